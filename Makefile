@@ -1,0 +1,47 @@
+# `make help` lists the targets.
+
+SERVERS := 12 13 15 17 18
+
+# Where the servers live: .postgres, unless the user that runs them could not enter it.
+POSTGRES_DIR := $(shell scripts/postgres-dir)
+export POSTGRES_DIR
+
+# Most of a test's time is spent in its servers; more than two packages at once only slow each other down.
+# `make test ARGS='-v -run Name'` adds to the flags.
+TESTFLAGS ?= -timeout 40m -p 2 -parallel 4
+
+STATICCHECK := go tool -modfile=tools/go.mod staticcheck
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench lint fmt clean fetch
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' Makefile | expand -t 16
+
+build: ## bin/pgbaton
+	go build -o bin/pgbaton ./cmd/pgbaton
+
+demo: build ## the whole story on throw-away servers: a shop under load moves from 12 to 15 and back
+	scripts/fetch-postgres 12 15
+	bin/pgbaton demo
+
+test: fetch ## all tests, on real servers
+	go test $(TESTFLAGS) $(ARGS) ./...
+
+bench: fetch build ## measurements; the results go to bench-out/
+	go run ./internal/bench
+
+fetch: ## the servers and PgBouncer that tests need, into POSTGRES_DIR
+	scripts/fetch-postgres $(SERVERS) pgbouncer
+
+lint: ## gofmt, go vet, staticcheck
+	@files=$$(gofmt -l $$(find . -name .postgres -prune -o -name '*.go' -print)); \
+	if [ -n "$$files" ]; then echo "not formatted (make fmt):"; echo "$$files"; exit 1; fi
+	go vet ./...
+	$(STATICCHECK) ./...
+
+fmt: ## format all Go files
+	gofmt -w $$(find . -name .postgres -prune -o -name '*.go' -print)
+
+clean: ## remove what was built; the servers in POSTGRES_DIR stay
+	rm -rf bin bench-out

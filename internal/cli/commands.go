@@ -1,0 +1,427 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/handover"
+	"pgbaton/internal/migrate"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/preflight"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/traffic"
+	"pgbaton/internal/ui"
+)
+
+// withMigration runs a command on a migration: configuration, printer, sessions.
+// locked commands are the migration's one operator.
+func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrate.Config) error,
+	do func(context.Context, migrate.Config, *migrate.Sessions, *ui.Printer) error) error {
+	m, err := a.migration()
+	if err != nil {
+		return err
+	}
+	if adjust != nil {
+		if err := adjust(&m); err != nil {
+			return err
+		}
+	}
+	printer := ui.NewPrinter(a.stdout, a.stderr, a.json)
+	defer printer.Close()
+	m.Observe = printer.Observe
+	ctx := cmd.Context()
+	sessions := migrate.Open(ctx, m)
+	defer sessions.Close()
+	if locked {
+		if err := sessions.Lock(ctx); err != nil {
+			return err
+		}
+	}
+	return do(ctx, m, sessions, printer)
+}
+
+// startFlags are shared by check, plan and start.
+type startFlags struct {
+	method  string
+	jobs    int
+	hold    bool
+	roles   bool
+	accept  []string
+	dumpDir string
+}
+
+func (f *startFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.method, "method", string(migrate.Stream), "how the rows get there: stream, native or dump")
+	flags.IntVar(&f.jobs, "jobs", 4, "tables copied, and indexes built, at a time")
+	flags.BoolVar(&f.hold, "hold", false, "leave the subscription disabled")
+	flags.BoolVar(&f.roles, "roles", false, "copy roles that are missing on the target")
+	flags.StringSliceVar(&f.accept, "accept", nil, "accept a finding of check by its code (repeatable)")
+	flags.StringVar(&f.dumpDir, "dump-dir", "", "method dump: keep the archive in this directory")
+}
+
+func (f *startFlags) apply(m *migrate.Config) error {
+	if !slices.Contains([]string{"stream", "native", "dump"}, f.method) {
+		return usagef("--method must be stream, native or dump, not %q", f.method)
+	}
+	if f.jobs < 1 || f.jobs > 256 {
+		return usagef("--jobs must be between 1 and 256")
+	}
+	if f.dumpDir != "" && f.method != "dump" {
+		return usagef("--dump-dir goes with --method dump")
+	}
+	m.Method, m.Jobs, m.Hold, m.Roles = migrate.Method(f.method), f.jobs, f.hold, f.roles
+	m.Accept, m.DumpDir = f.accept, f.dumpDir
+	return nil
+}
+
+// check looks at both servers for what a start would need.
+func check(ctx context.Context, m migrate.Config) (preflight.Report, error) {
+	return preflight.Run(ctx, preflight.Input{
+		Source: m.Source, Target: m.Target, SourceFromTarget: m.SourceFromTarget, TargetFromSource: m.TargetFromSource,
+		Migration: m.Name, Method: string(m.Method), Jobs: m.Jobs, Roles: m.Roles, Accept: m.Accept, PgBin: m.PgBin,
+	})
+}
+
+// blockers turns a report's blockers into a refusal.
+func blockers(what string, r preflight.Report) error {
+	found := r.Blockers()
+	if len(found) == 0 {
+		return nil
+	}
+	refused := &refusal.Refusal{What: what}
+	for _, f := range found {
+		why := f.Text
+		if f.Side != "" {
+			why = string(f.Side) + ": " + why
+		}
+		refused.Reasons = append(refused.Reasons, refusal.Reason{Why: why, Remedy: f.Remedy})
+	}
+	return refused
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	var f startFlags
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Look at both servers and say what stands in the way; changes nothing",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := a.migration()
+			if err == nil {
+				err = f.apply(&m)
+			}
+			if err != nil {
+				return err
+			}
+			report, err := check(cmd.Context(), m)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				p := ui.NewPrinter(a.stdout, a.stderr, true)
+				for _, finding := range report.Findings {
+					p.Object("finding", finding)
+				}
+				n := len(report.Blockers())
+				p.Result(map[string]any{"ok": n == 0, "blockers": n, "findings": len(report.Findings)})
+			} else {
+				ui.Check(a.stdout, report)
+			}
+			if len(report.Blockers()) > 0 {
+				return errReported
+			}
+			return nil
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+// errReported is a refusal whose reasons have been printed already.
+var errReported = &refusal.Refusal{What: "start"}
+
+func (a *app) planCommand() *cobra.Command {
+	var f startFlags
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Print every statement and command that start and switchover would run",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withMigration(cmd, false, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				steps, err := migrate.Plan(ctx, m, s)
+				if err != nil {
+					return err
+				}
+				handOver, err := migrate.PlanSwitchover(ctx, m, s)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					for _, step := range append(steps, handOver...) {
+						p.Object("step", step)
+					}
+					p.Result(map[string]any{"ok": true})
+					return nil
+				}
+				ui.Plan(a.stdout, "pgbaton start", steps)
+				fmt.Fprintln(a.stdout)
+				ui.Plan(a.stdout, "pgbaton switchover", handOver)
+				return nil
+			})
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (a *app) startCommand() *cobra.Command {
+	var f startFlags
+	cmd := &cobra.Command{
+		Use:   "start",
+		Short: "Bring the target from nothing to streaming; run again, it continues",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withMigration(cmd, true, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				// Connection failures say more than a list of findings would.
+				if s.SourceErr != nil {
+					return s.SourceErr
+				}
+				if s.TargetErr != nil && postgres.Code(s.TargetErr) != postgres.UndefinedDatabase {
+					return s.TargetErr
+				}
+				report, err := check(ctx, m)
+				if err != nil {
+					return err
+				}
+				if err := blockers("start", report); err != nil {
+					return err
+				}
+				for _, finding := range report.Findings {
+					if finding.Severity == preflight.Warning {
+						p.Observe(event.Warning{Side: string(finding.Side), Text: finding.Text, Remedy: finding.Remedy})
+					}
+				}
+				result, err := migrate.Start(ctx, m, s)
+				if err != nil {
+					return err
+				}
+				p.Close()
+				if a.json {
+					p.Result(okayStart{true, result})
+					return nil
+				}
+				copied := ""
+				if result.BytesCopied > 0 {
+					copied = fmt.Sprintf("%d tables, %s copied at %s/s. ", result.TablesCopied, ui.Bytes(result.BytesCopied), ui.Bytes(int64(result.BytesPerSec)))
+				}
+				fmt.Fprintf(a.stdout, "%sThe migration is %s after %s.\n", copied, result.Phase, ui.Seconds(result.Seconds))
+				return nil
+			})
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (a *app) pauseCommand() *cobra.Command {
+	return a.runningCommand("pause", "Disable the subscription: the target stops applying, the source keeps WAL", false)
+}
+
+func (a *app) resumeCommand() *cobra.Command {
+	return a.runningCommand("resume", "Enable the subscription again", true)
+}
+
+func (a *app) runningCommand(name, short string, run bool) *cobra.Command {
+	return &cobra.Command{
+		Use: name, Short: short,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withMigration(cmd, true, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				if err := s.Need(); err != nil {
+					return err
+				}
+				if err := migrate.SetRunning(ctx, m, s, run); err != nil {
+					return err
+				}
+				if a.json {
+					p.Result(map[string]any{"ok": true, "enabled": run})
+					return nil
+				}
+				state := "disabled: the source keeps WAL until it is resumed"
+				if run {
+					state = "enabled"
+				}
+				fmt.Fprintf(a.stdout, "The subscription is %s.\n", state)
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	var watch bool
+	var interval time.Duration
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show phase, progress, lag, WAL held back, and where the baton is",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if interval < 100*time.Millisecond {
+				return usagef("--interval must be at least 100ms")
+			}
+			for {
+				if err := a.statusOnce(cmd, watch); err != nil || !watch {
+					return err
+				}
+				timer := time.NewTimer(interval)
+				select {
+				case <-timer.C:
+				case <-cmd.Context().Done():
+					timer.Stop()
+					return nil // ending a watch is no failure
+				}
+			}
+		},
+	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again")
+	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "with --watch: how often")
+	return cmd
+}
+
+func (a *app) statusOnce(cmd *cobra.Command, watch bool) error {
+	return a.withMigration(cmd, false, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+		status, err := migrate.ReadStatus(ctx, m, s)
+		if err != nil {
+			return err
+		}
+		switch {
+		case a.json && watch:
+			p.Object("status", status)
+		case a.json:
+			p.Result(status)
+		default:
+			if watch {
+				fmt.Fprintf(a.stdout, "%s\n", time.Now().Format(time.DateTime))
+			}
+			ui.Status(a.stdout, status)
+			if watch {
+				fmt.Fprintln(a.stdout)
+			}
+		}
+		return nil
+	})
+}
+
+func (a *app) switchoverCommand() *cobra.Command {
+	var maxPause time.Duration
+	var yes bool
+	var hooks traffic.Hooks
+	cmd := &cobra.Command{
+		Use:   "switchover",
+		Short: "Hand the baton to the target, within a pause budget",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if maxPause < 100*time.Millisecond || maxPause > time.Hour {
+				return usagef("--max-pause must be between 100ms and 1h")
+			}
+			hooks.Output = a.stderr
+			return a.withMigration(cmd, true, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				if err := s.Need(); err != nil {
+					return err
+				}
+				if err := a.confirm(yes, fmt.Sprintf("Hand over from %s to %s?", m.Source.Address(), m.Target.Address())); err != nil {
+					return err
+				}
+				result, err := migrate.Switchover(ctx, m, s, hooks, maxPause)
+				if err != nil {
+					return &withResult{err, result}
+				}
+				if a.json {
+					p.Result(okayHandover{true, result})
+					return nil
+				}
+				ui.Handover(a.stdout, result)
+				return nil
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.DurationVar(&maxPause, "max-pause", 10*time.Second, "budget for the pause; a handover that would exceed it aborts by itself")
+	flags.BoolVar(&yes, "yes", false, "do not ask")
+	flags.StringVar(&hooks.OnPause, "on-pause", "", "command that holds the application back")
+	flags.StringVar(&hooks.OnSwitch, "on-switch", "", "command that points the application at PGBATON_TO_HOST, _PORT, _DATABASE")
+	flags.StringVar(&hooks.OnResume, "on-resume", "", "command that lets the application go again")
+	flags.StringVar(&hooks.OnAbort, "on-abort", "", "command that lets the application go where it came from, after an abort")
+	return cmd
+}
+
+// okayStart and okayHandover are results of commands that went well.
+type okayStart struct {
+	OK bool `json:"ok"`
+	migrate.StartResult
+}
+
+type okayHandover struct {
+	OK bool `json:"ok"`
+	handover.Result
+}
+
+func (a *app) finishCommand() *cobra.Command {
+	var yes, unfence bool
+	cmd := &cobra.Command{
+		Use:   "finish",
+		Short: "Remove everything pgbaton made, after the baton has passed for good",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.cleaning(cmd, yes, "Remove everything pgbaton made, and with it the way back?",
+				func(ctx context.Context, m migrate.Config, s *migrate.Sessions) (migrate.CleanResult, error) {
+					return migrate.Finish(ctx, m, s, unfence)
+				})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&unfence, "unfence", false, "lift the fence of the side without the baton too")
+	return cmd
+}
+
+func (a *app) resetCommand() *cobra.Command {
+	var yes, drop bool
+	cmd := &cobra.Command{
+		Use:   "reset",
+		Short: "Give up a migration whose target never held the baton",
+		Long: `reset removes everything of a migration whose target never held the baton: the
+subscription, slot, publication and schema pgbaton, and what start restored into
+the target database, which was empty before. With --drop-database it also drops
+the target database, if start made it.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.cleaning(cmd, yes, "Give the migration up and remove the copied tables from the target?",
+				func(ctx context.Context, m migrate.Config, s *migrate.Sessions) (migrate.CleanResult, error) {
+					return migrate.Reset(ctx, m, s, drop)
+				})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&drop, "drop-database", false, "drop the target database if start made it")
+	return cmd
+}
+
+func (a *app) cleaning(cmd *cobra.Command, yes bool, question string,
+	do func(context.Context, migrate.Config, *migrate.Sessions) (migrate.CleanResult, error)) error {
+	return a.withMigration(cmd, true, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+		if err := a.confirm(yes, question); err != nil {
+			return err
+		}
+		result, err := do(ctx, m, s)
+		if err != nil {
+			return err
+		}
+		if a.json {
+			p.Result(struct {
+				OK bool `json:"ok"`
+				migrate.CleanResult
+			}{true, result})
+			return nil
+		}
+		ui.Clean(a.stdout, result)
+		return nil
+	})
+}

@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"pgbaton/internal/demo"
+	"pgbaton/internal/ui"
+)
+
+func (a *app) demoCommand() *cobra.Command {
+	var o demo.Options
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Watch a shop under load move between two throw-away servers",
+		Long: `demo starts two throw-away servers and a small online shop with shoppers, and
+moves the shop from one server to the other: check, start, status, switchover.
+Then it proves that every order acknowledged to a shopper is there exactly once.
+The servers' programs are looked for in POSTGRES_DIR and where the usual packages
+put them; "make demo" brings them.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.From < 10 || o.To > 18 || o.From > o.To {
+				return usagef("--from and --to must be majors from 10 to 18, --to not the older")
+			}
+			o.PostgresDir, o.PgBin = os.Getenv("POSTGRES_DIR"), a.connections.pgBin
+			o.Out = a.stdout
+			if a.json {
+				o.Out = a.stderr
+			}
+			report, err := demo.Run(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				ui.NewPrinter(a.stdout, a.stderr, true).Result(struct {
+					OK bool `json:"ok"`
+					demo.Report
+				}{true, report})
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&o.From, "from", demo.DefaultFrom, "major version of the old server")
+	flags.IntVar(&o.To, "to", demo.DefaultTo, "major version of the new server")
+	flags.BoolVar(&o.Keep, "keep", false, "leave everything running until Ctrl-C")
+	flags.IntVar(&o.Port, "port", demo.DefaultPort, "port of the storefront")
+	flags.IntVar(&o.Orders, "orders", demo.DefaultOrders, "orders in the shop's history")
+	return cmd
+}

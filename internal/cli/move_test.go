@@ -1,0 +1,147 @@
+package cli_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pgbaton/internal/cluster"
+	"pgbaton/internal/pgtest"
+)
+
+// move is a migration between two clusters, driven through the program.
+type move struct {
+	t              *testing.T
+	source, target *cluster.Cluster
+	db             string
+	args           []string
+}
+
+func newMove(t *testing.T, from, to int) *move {
+	t.Helper()
+	return &move{t: t, source: pgtest.Start(t, from), target: pgtest.Start(t, to), db: "app"}
+}
+
+func (m *move) sourceURI() string { return m.source.ConnString(m.db) }
+func (m *move) targetURI() string { return m.target.ConnString(m.db) }
+
+func (m *move) options(args ...string) pgtest.RunOptions {
+	pgBin := filepath.Join(filepath.Dir(m.target.BinDir()), "bin")
+	return pgtest.RunOptions{
+		Args:    append(append(args, "--pg-bin", pgBin), m.args...),
+		Env:     []string{"PGBATON_SOURCE=" + m.sourceURI(), "PGBATON_TARGET=" + m.targetURI()},
+		Timeout: 3 * time.Minute,
+	}
+}
+
+// run runs the program and requires an exit code.
+func (m *move) run(code int, args ...string) pgtest.Result {
+	m.t.Helper()
+	r := pgtest.Run(m.t, m.options(args...))
+	if r.Code != code {
+		m.t.Fatalf("pgbaton %s: exit %d, want %d\n%s", strings.Join(args, " "), r.Code, code, r)
+	}
+	return r
+}
+
+// result runs the program with --json and returns the last object.
+func (m *move) result(code int, args ...string) map[string]any {
+	m.t.Helper()
+	r := m.run(code, append(args, "--json")...)
+	lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
+	var last map[string]any
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil {
+		m.t.Fatalf("last line of pgbaton %s is no JSON: %v\n%s", strings.Join(args, " "), err, r)
+	}
+	if last["type"] != "result" {
+		m.t.Fatalf("last line of pgbaton %s is no result: %s", strings.Join(args, " "), lines[len(lines)-1])
+	}
+	return last
+}
+
+// load makes the database and fills it.
+func (m *move) load(sql ...string) {
+	m.t.Helper()
+	pgtest.Exec(m.t, m.source.ConnString("postgres"), `CREATE DATABASE "`+m.db+`"`)
+	pgtest.Exec(m.t, m.sourceURI(), sql...)
+}
+
+// same compares every row of both databases.
+func (m *move) same() {
+	m.t.Helper()
+	diff, err := pgtest.Compare(m.t.Context(), m.sourceURI(), m.targetURI(), pgtest.CompareOptions{NextValues: true})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if len(diff) > 0 {
+		m.t.Fatalf("the databases differ:\n%s", strings.Join(diff, "\n"))
+	}
+}
+
+// TestMove moves a nasty database by each method between each pair of versions,
+// under write load, and compares every row and every sequence's next value.
+func TestMove(t *testing.T) {
+	for _, pair := range [][2]int{{12, 15}, {12, 17}, {13, 18}, {15, 18}} {
+		for _, method := range []string{"stream", "native", "dump"} {
+			t.Run(fmt.Sprintf("%d to %d by %s", pair[0], pair[1], method), func(t *testing.T) {
+				t.Parallel()
+				moveUnderLoad(t, pair[0], pair[1], method)
+			})
+		}
+	}
+}
+
+func moveUnderLoad(t *testing.T, from, to int, method string) {
+	m := newMove(t, from, to)
+	m.load(pgtest.WriterSchema, pgtest.NastySQL(from))
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	w := pgtest.StartWriters(ctx, t, m.sourceURI(), 3, pgtest.WritersOptions{Rate: 50})
+	if err := w.Await(ctx, 20); err != nil {
+		t.Fatal(err)
+	}
+
+	started := m.result(0, "start", "--method", method, "--roles")
+	if started["phase"] != "streaming" {
+		t.Fatalf("after start: %v", started)
+	}
+	nasty := pgtest.Connect(t, m.sourceURI())
+	for i := 1; i <= 20; i++ {
+		if err := pgtest.NastyWrite(ctx, nasty, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Await(ctx, 50); err != nil {
+		t.Fatal(err)
+	}
+	status := m.result(0, "status")
+	if status["phase"] != "streaming" || status["baton"] != "source" {
+		t.Fatalf("before the switchover: %v", status)
+	}
+	if c, n := status["tables_copied"], status["tables_total"]; c != n {
+		t.Errorf("%v of %v tables copied", c, n)
+	}
+
+	switched := m.result(0, "switchover", "--yes")
+	if switched["baton"] != "target" {
+		t.Fatalf("after the switchover: %v", switched)
+	}
+	t.Logf("pause %v ms", switched["pause_ms"])
+	m.same() // nothing has written to the target yet
+	w.Switch(m.targetURI())
+	if err := w.Await(ctx, 20); err != nil {
+		t.Fatal(err)
+	}
+	w.Stop()
+	if problems := w.Check(ctx, pgtest.Connect(t, m.targetURI())); len(problems) > 0 {
+		t.Fatalf("writes:\n%s", strings.Join(problems, "\n"))
+	}
+	if s := m.result(0, "status"); s["phase"] != "switched" || s["baton"] != "target" {
+		t.Fatalf("after the switchover: %v", s)
+	}
+	m.run(0, "finish", "--yes")
+}

@@ -1,0 +1,271 @@
+// Package cli is the command line: one file per command, each turning flags into
+// a call of the packages below and their answers into output and exit codes.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"pgbaton/internal/handover"
+	"pgbaton/internal/migrate"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/ui"
+)
+
+// Exit codes (docs/exit-codes.md).
+const (
+	exitDone      = 0
+	exitFailed    = 1
+	exitUsage     = 2
+	exitNotNow    = 3
+	exitAborted   = 4
+	exitAfterPass = 6
+	exitUnknown   = 7
+)
+
+// usageError is wrong usage or configuration: nothing was touched.
+type usageError struct{ err error }
+
+func (u *usageError) Error() string { return u.err.Error() }
+func (u *usageError) Unwrap() error { return u.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+// app is one invocation.
+type app struct {
+	stdin       io.Reader
+	stdout      io.Writer
+	stderr      io.Writer
+	json        bool
+	connections connections
+}
+
+// Run executes the command line and returns the exit code.
+func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := withSignals(ctx, stderr)
+	defer stop()
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	code := exitCode(err)
+	if !errors.Is(err, errReported) {
+		a.printError(err, code)
+	}
+	return code
+}
+
+// withSignals ends the context at the first SIGINT, SIGTERM or SIGHUP. Further
+// ones are ignored: a handover that is being undone must not be cut short.
+func withSignals(parent context.Context, stderr io.Writer) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-signals:
+			fmt.Fprintln(stderr, "\npgbaton: stopping cleanly …")
+			cancel(migrate.Interrupted())
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "pgbaton",
+		Short: "Move a live PostgreSQL database to another server",
+		Long: `pgbaton moves a live PostgreSQL database to a newer major version, another host
+or another cloud, over PostgreSQL's own logical replication: next to no
+downtime, nothing lost.
+
+  check → start → status → switchover → finish`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON lines on standard output")
+	a.connections.register(root.PersistentFlags())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.AddCommand(a.checkCommand(), a.planCommand(), a.startCommand(), a.pauseCommand(), a.resumeCommand(),
+		a.statusCommand(), a.switchoverCommand(), a.finishCommand(), a.resetCommand(), a.demoCommand(), a.versionCommand())
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.configure(cmd) }
+	for _, c := range root.Commands() {
+		if c.Args == nil {
+			c.Args = noArgs
+		}
+	}
+	return root
+}
+
+// noArgs refuses arguments as wrong usage.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// exitCode is the one place that maps errors to exit codes.
+func exitCode(err error) int {
+	var (
+		usage     *usageError
+		refused   *refusal.Refusal
+		aborted   *handover.Aborted
+		afterPass *handover.AfterPass
+		unknown   *handover.Unknown
+	)
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &unknown):
+		return exitUnknown
+	case errors.As(err, &afterPass):
+		return exitAfterPass
+	case errors.As(err, &aborted):
+		if len(aborted.Lost) > 0 {
+			return exitFailed // the holder may not serve
+		}
+		return exitAborted
+	case errors.As(err, &refused):
+		return exitNotNow
+	case strings.HasPrefix(err.Error(), "unknown command"):
+		return exitUsage // cobra has no type for it
+	}
+	return exitFailed
+}
+
+// failure is an error in JSON.
+type failure struct {
+	OK       bool             `json:"ok"`
+	ExitCode int              `json:"exit_code"`
+	Error    string           `json:"error"`
+	Hint     string           `json:"hint,omitempty"`
+	Side     postgres.Side    `json:"side,omitempty"`
+	SQLState string           `json:"sqlstate,omitempty"`
+	Reasons  []refusal.Reason `json:"reasons,omitempty"`
+	Result   any              `json:"result,omitempty"`
+}
+
+// withResult is an error of a command that has a result all the same.
+type withResult struct {
+	error
+	result any
+}
+
+func (w *withResult) Unwrap() error { return w.error }
+
+func (a *app) printError(err error, code int) {
+	f := failure{ExitCode: code, Error: describeError(err), Hint: hint(err, code), SQLState: postgres.Code(err)}
+	var sided *postgres.Error
+	if errors.As(err, &sided) {
+		f.Side = sided.Side
+	}
+	var refused *refusal.Refusal
+	if errors.As(err, &refused) {
+		f.Reasons = refused.Reasons
+	}
+	var result *withResult
+	if errors.As(err, &result) {
+		f.Result = result.result
+	}
+	if a.json {
+		ui.NewPrinter(a.stdout, a.stderr, true).Result(f)
+		return
+	}
+	if refused != nil {
+		fmt.Fprintf(a.stderr, "pgbaton: %s refused: nothing was changed\n", refused.What)
+		for _, r := range refused.Reasons {
+			fmt.Fprintf(a.stderr, "  - %s\n", r.Why)
+			if r.Remedy != "" {
+				fmt.Fprintf(a.stderr, "    hint: %s\n", r.Remedy)
+			}
+		}
+		return
+	}
+	fmt.Fprintf(a.stderr, "pgbaton: %s\n", f.Error)
+	if f.SQLState != "" && !strings.Contains(f.Error, f.SQLState) {
+		fmt.Fprintf(a.stderr, "  SQLSTATE %s\n", f.SQLState)
+	}
+	if f.Hint != "" {
+		fmt.Fprintf(a.stderr, "  hint: %s\n", f.Hint)
+	}
+}
+
+func describeError(err error) string {
+	var sided *postgres.Error
+	if errors.As(err, &sided) {
+		return err.Error() // details are in it
+	}
+	return postgres.Describe(err)
+}
+
+// hint is the remedy: the error's own, or what the exit code calls for.
+func hint(err error, code int) string {
+	if h := postgres.Hint(err); h != "" {
+		return h
+	}
+	var trouble *migrate.Trouble
+	if errors.As(err, &trouble) {
+		return trouble.Remedy
+	}
+	switch {
+	case errors.Is(err, migrate.Interrupted()) && code == exitFailed:
+		return "run the same command again to continue; pgbaton status shows what is there, pgbaton reset removes it"
+	case code == exitUsage:
+		return "pgbaton help shows the commands, pgbaton COMMAND --help their flags"
+	case code == exitAborted:
+		return "the holder serves again; pgbaton status shows where things stand"
+	case code == exitAfterPass, code == exitUnknown:
+		return "run the same command again: it continues from here"
+	}
+	return ""
+}
+
+// version is the module's, as the build recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.json {
+				ui.NewPrinter(a.stdout, a.stderr, true).Result(map[string]any{"ok": true, "version": version()})
+				return nil
+			}
+			_, err := fmt.Fprintf(a.stdout, "pgbaton %s\n", version())
+			return err
+		},
+	}
+}

@@ -1,0 +1,73 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"pgbaton/internal/demo/shop"
+)
+
+// auditTimeout bounds the last look at what the user may have broken.
+const auditTimeout = 15 * time.Second
+
+// keep leaves all running, with a few shoppers, until ctx ends; then it holds
+// their receipts against the database that the shop is at by then.
+func (d *demo) keep(ctx context.Context) error {
+	d.crowd = newCrowd(ctx, shop.ShopperOptions{
+		URL: d.front.url, Shoppers: keptShoppers, Rate: keptOrdersPerSec, Counters: &shop.Counters{},
+	})
+	d.explainKept()
+	<-ctx.Done()
+
+	d.chapter("Stopping")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
+	defer cancel()
+	ledger, err := d.crowd.stop()
+	if errors.Is(err, context.Canceled) {
+		return nil // before they had even looked around
+	}
+	if err != nil {
+		return err
+	}
+	url, err := d.front.databaseURL()
+	if err != nil {
+		return err
+	}
+	audit, err := d.audit(ctx, ledger, url)
+	if err != nil {
+		return fmt.Errorf("look at the shop once more: %w", err)
+	}
+	all, failed := requests(d.crowd.counters)
+	if !audit.OK() {
+		return fmt.Errorf("the server at %s does not hold what the shoppers were told since: %s", hostOf(url), faults(audit))
+	}
+	d.say("%s since, each of them there exactly once; %d of %s requests failed.",
+		plural(audit.Acknowledged, "order", "orders"), failed, count(all))
+	return nil
+}
+
+func (d *demo) explainKept() {
+	program := shellWord(d.Executable)
+	d.chapter("All of it stays until you press Ctrl-C, with an order now and then.")
+	d.fact("shop", "%s", d.report.ShopURL)
+	d.fact("its admin page", "%sadmin", d.report.ShopURL)
+	d.fact("settings and log", "%s, %s", d.front.path, d.front.log.Name())
+	d.fact("the source's log", "%s", d.source.LogFile())
+	d.fact("the target's log", "%s", d.target.LogFile())
+	d.fact("psql, source", "%s", shellWord(adminURL(d.source)))
+	d.fact("psql, target", "%s", shellWord(adminURL(d.target)))
+	d.fact("shoppers' receipts", "%s", filepath.Join(d.dir, "shoppers"))
+	d.blank()
+	d.say("Go on in another terminal, for instance back and forth:")
+	d.verbatim(fmt.Sprintf(`
+export PGBATON_SOURCE=%[2]s
+export PGBATON_TARGET=%[3]s
+%[1]s status
+%[1]s rollback --on-switch %[4]s
+%[1]s switchover --on-switch %[4]s
+%[1]s finish
+`, program, shellWord(adminURL(d.source)), shellWord(adminURL(d.target)), shellWord(d.hook())))
+}

@@ -1,0 +1,8 @@
+package shop
+
+// Internals that tests look at.
+var (
+	ParseEuros = parseEuros
+	Euros      = euros
+	SlugOf     = slugOf
+)

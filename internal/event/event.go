@@ -1,0 +1,115 @@
+// Package event holds what pgbaton's logic tells whoever watches: typed values,
+// never text. Package ui renders them; a program reads them as JSON.
+package event
+
+import "time"
+
+// Event is one thing that happened.
+type Event interface {
+	// Type names the event in JSON; it is part of the output contract.
+	Type() string
+}
+
+// Observer receives events, possibly from several goroutines at once.
+type Observer func(Event)
+
+// StepBegan says that a step of the migration has begun.
+type StepBegan struct {
+	Step string `json:"step"`
+}
+
+// StepEnded says that a step is complete. Skipped steps were found done.
+type StepEnded struct {
+	Step    string  `json:"step"`
+	Seconds float64 `json:"seconds"`
+	Skipped bool    `json:"skipped,omitempty"`
+}
+
+// Waiting says that a server makes us wait, and for whom.
+type Waiting struct {
+	For     string   `json:"for"`               // what is waited for
+	Side    string   `json:"side"`              // on which side
+	Behind  []string `json:"behind,omitempty"`  // the sessions or objects in the way
+	Seconds float64  `json:"seconds,omitempty"` // since when
+}
+
+// Warning is something a person should know; the work goes on.
+type Warning struct {
+	Side   string `json:"side,omitempty"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Progress is how far the copy is. Bytes are those of the COPY stream; of
+// tables not yet copied they are an estimate.
+type Progress struct {
+	TablesTotal  int     `json:"tables_total"`
+	TablesCopied int     `json:"tables_copied"`
+	BytesTotal   int64   `json:"bytes_total"`
+	BytesCopied  int64   `json:"bytes_copied"`
+	BytesPerSec  float64 `json:"bytes_per_second"`
+	ETASeconds   float64 `json:"eta_seconds"`
+}
+
+// TableCopied says that all rows of a table are on the target, committed.
+type TableCopied struct {
+	Table   string  `json:"table"`
+	Rows    int64   `json:"rows"`
+	Bytes   int64   `json:"bytes"`
+	Seconds float64 `json:"seconds"`
+}
+
+// Forecast is what a handover will probably cost, said before anyone waits.
+type Forecast struct {
+	LagBytes         int64    `json:"lag_bytes"`
+	RoundTripMS      float64  `json:"marker_round_trip_ms"`
+	Tables           int      `json:"tables"`
+	Sequences        int      `json:"sequences"`
+	Sessions         int      `json:"sessions"`
+	OpenTransactions []string `json:"open_transactions,omitempty"`
+	MaxPauseMS       float64  `json:"max_pause_ms"`
+}
+
+// PhaseEnded is one phase of a handover, with the time it took.
+type PhaseEnded struct {
+	Phase string  `json:"phase"`
+	MS    float64 `json:"ms"`
+}
+
+// PhaseUndone says that a phase was taken back while a handover was aborted.
+type PhaseUndone struct {
+	Phase string `json:"phase"`
+}
+
+// Type implements Event.
+func (StepBegan) Type() string { return "step_began" }
+
+// Type implements Event.
+func (StepEnded) Type() string { return "step_ended" }
+
+// Type implements Event.
+func (Waiting) Type() string { return "waiting" }
+
+// Type implements Event.
+func (Warning) Type() string { return "warning" }
+
+// Type implements Event.
+func (Progress) Type() string { return "progress" }
+
+// Type implements Event.
+func (TableCopied) Type() string { return "table_copied" }
+
+// Type implements Event.
+func (Forecast) Type() string { return "forecast" }
+
+// Type implements Event.
+func (PhaseEnded) Type() string { return "phase_ended" }
+
+// Type implements Event.
+func (PhaseUndone) Type() string { return "phase_undone" }
+
+// Since is the time since t in seconds, for events.
+func Since(t time.Time) float64 { return time.Since(t).Seconds() }
+
+// MS is a duration in milliseconds, for events and reports.
+func MS(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

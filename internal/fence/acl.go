@@ -1,0 +1,232 @@
+// Package fence keeps applications out of a side that does not hold the baton,
+// provably, and lets them in again with exactly the grants they had (rule 2).
+package fence
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+)
+
+// DB is a session or a transaction.
+type DB interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Grant is one entry of a database's access control list.
+type Grant struct {
+	Grantee    string   `json:"grantee"` // "" is PUBLIC
+	Grantor    string   `json:"grantor"`
+	Privileges []string `json:"privileges"`
+	Grantable  []string `json:"grantable,omitempty"` // of these privileges, with grant option
+}
+
+// Saved is what a fence changes, as it was before: it is kept in the journal of
+// the fenced side and restored as a set.
+type Saved struct {
+	Owner    string  `json:"owner"`
+	Grants   []Grant `json:"grants"`              // in the list's own order
+	ReadOnly string  `json:"read_only,omitempty"` // the database's own default_transaction_read_only, "" for none
+}
+
+// Read reads the database's grants and read-only default as they are now.
+func Read(ctx context.Context, db DB) (s Saved, err error) {
+	err = db.QueryRow(ctx, `
+		SELECT pg_catalog.pg_get_userbyid(d.datdba), coalesce((
+			SELECT pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1)
+			FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS c
+			WHERE s.setdatabase = d.oid AND s.setrole = 0 AND c LIKE 'default\_transaction\_read\_only=%'), '')
+		FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()`).Scan(&s.Owner, &s.ReadOnly)
+	if err != nil {
+		return s, err
+	}
+	rows, err := db.Query(ctx, `
+		SELECT CASE WHEN e.grantee = 0 THEN '' ELSE pg_catalog.pg_get_userbyid(e.grantee) END,
+			pg_catalog.pg_get_userbyid(e.grantor),
+			pg_catalog.array_agg(e.privilege_type ORDER BY e.privilege_type),
+			coalesce(pg_catalog.array_agg(e.privilege_type ORDER BY e.privilege_type) FILTER (WHERE e.is_grantable), '{}')
+		FROM pg_catalog.pg_database d,
+			pg_catalog.unnest(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) WITH ORDINALITY AS i (item, n),
+			pg_catalog.aclexplode(ARRAY[i.item]) AS e
+		WHERE d.datname = pg_catalog.current_database()
+		GROUP BY i.n, e.grantee, e.grantor ORDER BY i.n`)
+	if err != nil {
+		return s, err
+	}
+	s.Grants, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (g Grant, err error) {
+		err = row.Scan(&g.Grantee, &g.Grantor, &g.Privileges, &g.Grantable)
+		return g, err
+	})
+	return s, err
+}
+
+// OnlyRoles drops the grants of roles that do not exist, for a list that came
+// from another cluster, and lets the owner be the one given.
+func (s Saved) OnlyRoles(exists map[string]bool, owner string) Saved {
+	known := Saved{Owner: owner, ReadOnly: s.ReadOnly}
+	rename := func(role string) string {
+		if role == s.Owner {
+			return owner
+		}
+		return role
+	}
+	for _, g := range s.Grants {
+		g.Grantee, g.Grantor = rename(g.Grantee), rename(g.Grantor)
+		if (g.Grantee == "" || exists[g.Grantee]) && exists[g.Grantor] {
+			known.Grants = append(known.Grants, g)
+		}
+	}
+	return known
+}
+
+func role(name string) string {
+	if name == "" {
+		return "PUBLIC"
+	}
+	return postgres.QuoteIdent(name)
+}
+
+// revokeSQL takes a privilege from everybody in the list. Every grant goes back
+// to one by the owner, so CASCADE reaches those made by others too.
+func revokeSQL(database, privilege string, grants []Grant) []string {
+	var grantees []string
+	for _, g := range grants {
+		if name := role(g.Grantee); !slices.Contains(grantees, name) {
+			grantees = append(grantees, name)
+		}
+	}
+	if len(grantees) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("REVOKE %s ON DATABASE %s FROM %s CASCADE",
+		privilege, postgres.QuoteIdent(database), strings.Join(grantees, ", "))}
+}
+
+// grantSQL gives the list back, entry by entry, each by its own grantor.
+func (s Saved) grantSQL(database string) []string {
+	var sql []string
+	for _, g := range s.Grants {
+		plain := slices.DeleteFunc(slices.Clone(g.Privileges), func(p string) bool { return slices.Contains(g.Grantable, p) })
+		var grants []string
+		for _, part := range []struct {
+			privileges []string
+			option     string
+		}{{plain, ""}, {g.Grantable, " WITH GRANT OPTION"}} {
+			if len(part.privileges) > 0 {
+				grants = append(grants, fmt.Sprintf("GRANT %s ON DATABASE %s TO %s%s",
+					strings.Join(part.privileges, ", "), postgres.QuoteIdent(database), role(g.Grantee), part.option))
+			}
+		}
+		if g.Grantor != s.Owner {
+			grants = append(append([]string{"SET LOCAL ROLE " + role(g.Grantor)}, grants...), "RESET ROLE")
+		}
+		sql = append(sql, grants...)
+	}
+	return sql
+}
+
+// LiftSQL is the exact set of statements that lifts a fence, to be run in one
+// transaction by a superuser or the owner. now are the grants in force.
+func (s Saved) LiftSQL(database string, now []Grant) []string {
+	sql := append(revokeSQL(database, "ALL", now), s.grantSQL(database)...)
+	readOnly := fmt.Sprintf("ALTER DATABASE %s RESET default_transaction_read_only", postgres.QuoteIdent(database))
+	if s.ReadOnly != "" {
+		readOnly = fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = %s", postgres.QuoteIdent(database), postgres.QuoteLiteral(s.ReadOnly))
+	}
+	return append(sql, readOnly)
+}
+
+// RaiseSQL is what the fence commits: CONNECT from nobody but the roles that
+// keep it, and read-only for whoever gets in all the same.
+func (s Saved) RaiseSQL(database string, keep []string) []string {
+	sql := revokeSQL(database, "CONNECT", s.Grants)
+	for _, name := range keep {
+		sql = append(sql, fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", postgres.QuoteIdent(database), role(name)))
+	}
+	return append(sql, fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = on", postgres.QuoteIdent(database)))
+}
+
+// The journal's kind under which a fenced side keeps what the fence changed.
+const journalKind = "fence"
+
+// Raised returns what was saved when the side was fenced, nil when it is not.
+func Raised(ctx context.Context, db DB) (*Saved, error) {
+	var s Saved
+	ok, err := journal.Get(ctx, db, journalKind, "saved", &s)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// Raise commits the fence (a of rule 2). It saves what it changes in the same
+// transaction, once: raising a raised fence again changes nothing. instead, if
+// not nil, is what shall be restored later in place of what is found: the
+// grants of a database that was made for the migration.
+func Raise(ctx context.Context, conn *pgx.Conn, database string, keep []string, instead *Saved) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
+			return err
+		}
+		now, err := Read(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if saved, err := Raised(ctx, tx); err != nil || saved != nil {
+			return err
+		}
+		restore := now
+		if instead != nil {
+			restore = *instead
+		}
+		if err := journal.Put(ctx, tx, journalKind, "saved", restore); err != nil {
+			return err
+		}
+		// A superuser needs no grant, and one to it would let its members in.
+		rows, err := tx.Query(ctx, `SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY ($1) AND NOT rolsuper`, keep)
+		if err != nil {
+			return err
+		}
+		if keep, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+			return err
+		}
+		return execAll(ctx, tx, now.RaiseSQL(database, keep))
+	})
+}
+
+// Lift restores what the fence changed, in one transaction. A side that is not
+// fenced is left alone.
+func Lift(ctx context.Context, conn *pgx.Conn, database string) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		saved, err := Raised(ctx, tx)
+		if err != nil || saved == nil {
+			return err
+		}
+		now, err := Read(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if err := execAll(ctx, tx, saved.LiftSQL(database, now.Grants)); err != nil {
+			return err
+		}
+		return journal.Delete(ctx, tx, journalKind, "saved")
+	})
+}
+
+func execAll(ctx context.Context, tx pgx.Tx, statements []string) error {
+	for _, sql := range statements {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,98 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/fence"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+)
+
+// open lets applications into the taker. First the stream into it is checked to
+// be gone, then the taker records that it took the baton, then the fence falls.
+func (r *run) open(ctx context.Context) error {
+	for _, g := range r.Groups {
+		sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
+		if err != nil {
+			return err
+		}
+		if sub == nil {
+			continue // an earlier run got as far as settle
+		}
+		if err := replication.SetEnabled(ctx, r.taker, g.Name(), false); err != nil {
+			return err
+		}
+	}
+	err := pgx.BeginFunc(ctx, r.taker, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
+			return err
+		}
+		record, err := journal.Read(ctx, tx)
+		if err != nil || record == nil || record.Took && record.Generation > r.generation {
+			return err // an earlier run has taken it
+		}
+		if err := journal.ExecOne(ctx, tx, journal.TakeSQL, r.generation+1); err != nil {
+			return err
+		}
+		return journal.Put(ctx, tx, journalKind, keyTraffic, "to be moved")
+	})
+	if err != nil {
+		return fmt.Errorf("recording that the baton was taken: %w", err)
+	}
+	return fence.Lift(ctx, r.taker, r.Taker.Database())
+}
+
+// The journal on the taker: while the key is there, traffic has not been moved.
+const (
+	journalKind = "handover"
+	keyTraffic  = "traffic"
+)
+
+// trafficWaits says whether traffic is still to be moved: a run that completes
+// another's handover must not move it twice.
+func (r *run) trafficWaits(ctx context.Context) (bool, error) {
+	var state string
+	return journal.Get(ctx, r.taker, journalKind, keyTraffic, &state)
+}
+
+func (r *run) switchTraffic(ctx context.Context) error { return r.Traffic.Switch(ctx, r.route()) }
+
+func (r *run) resume(ctx context.Context) error {
+	if err := r.Traffic.Resume(ctx, r.route()); err != nil {
+		return err
+	}
+	return journal.Delete(ctx, r.taker, journalKind, keyTraffic)
+}
+
+// settle tidies up behind the pass: nobody waits any more. Everything is tried;
+// a second run does what is left.
+func (r *run) settle(ctx context.Context) error {
+	var errs []error
+	try := func(side postgres.Side, doing string, err error) {
+		errs = append(errs, postgres.WrapHint(side, doing, err, "run the same command again to complete this"))
+	}
+	if !r.holder.IsClosed() {
+		try(r.Holder.Side, "dropping the slot of the leak check", fence.CloseLeakCheck(ctx, r.holder, r.leakSlot()))
+	}
+	for _, g := range r.Groups {
+		_, err := replication.DropSubscription(ctx, r.taker, g.Name())
+		try(r.Taker.Side, "dropping subscription "+g.Name(), err)
+		try(r.Holder.Side, "dropping slot "+g.Name(), replication.DropSlots(ctx, r.holder, replication.LikeLiteral(g.Name())))
+	}
+	try(r.Taker.Side, "restoring triggers", schema.RestoreTriggers(ctx, r.taker))
+	// Those that were populated on the holder were refreshed after the copy, so
+	// they are populated here.
+	views, err := catalog.MatViews(ctx, r.taker)
+	try(r.Taker.Side, "listing materialized views", err)
+	for _, err := range schema.Refresh(ctx, r.taker, views) {
+		try(r.Taker.Side, "refreshing", err)
+	}
+	return errors.Join(errs...)
+}

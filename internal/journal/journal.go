@@ -1,0 +1,168 @@
+// Package journal keeps the baton and the intentions of a migration durable in
+// the two databases themselves, in schema pgbaton. After a crash they say what
+// was intended; what exists is asked of the catalogs.
+package journal
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgbaton/internal/postgres"
+)
+
+//go:embed schema.sql
+var schemaSQL string
+
+// Schema is the name of pgbaton's schema on both sides.
+const Schema = "pgbaton"
+
+// SchemaSQL is the statement list that makes the schema, for `pgbaton plan`.
+func SchemaSQL() string { return schemaSQL }
+
+// DB is a session or a transaction.
+type DB interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Record is one side's view of the migration.
+type Record struct {
+	Name       string
+	ID         string
+	Side       postgres.Side
+	Method     string
+	Generation int64
+	Attempt    int64
+	HandedOver bool
+	Took       bool
+}
+
+// NewID makes the identity that ties the two records of one migration together.
+func NewID() string {
+	b := make([]byte, 16)
+	if _, err := rand.Read(b); err != nil {
+		panic(err) // crypto/rand never fails on a supported system
+	}
+	return hex.EncodeToString(b)
+}
+
+// Read returns the database's record, or nil when there is none (or no schema).
+func Read(ctx context.Context, db DB) (*Record, error) {
+	if there, err := present(ctx, db); err != nil || !there {
+		return nil, err
+	}
+	var r Record
+	err := db.QueryRow(ctx, `SELECT name, id, side, method, generation, attempt, handed_over, took FROM pgbaton.migration`).
+		Scan(&r.Name, &r.ID, &r.Side, &r.Method, &r.Generation, &r.Attempt, &r.HandedOver, &r.Took)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return &r, err
+}
+
+// present says whether the schema is there. Asking first keeps errors out of
+// the log of a server that has nothing of ours.
+func present(ctx context.Context, db DB) (there bool, err error) {
+	err = db.QueryRow(ctx, `SELECT pg_catalog.to_regclass('pgbaton.journal') IS NOT NULL`).Scan(&there)
+	return there, err
+}
+
+// Create makes schema and record. On the source the migration begins with the
+// baton held: took is true there in generation 0.
+func Create(ctx context.Context, conn *pgx.Conn, r Record) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, schemaSQL); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `
+			INSERT INTO pgbaton.migration (name, id, side, method, generation, handed_over, took)
+			VALUES ($1, $2, $3, $4, 0, false, $5)`,
+			r.Name, r.ID, r.Side, r.Method, r.Side == postgres.Source)
+		return err
+	})
+}
+
+// Drop removes the schema with all it holds.
+func Drop(ctx context.Context, db DB) error {
+	_, err := db.Exec(ctx, `DROP SCHEMA IF EXISTS pgbaton CASCADE`)
+	return err
+}
+
+// Put stores a value under kind and key, replacing what was there.
+func Put(ctx context.Context, db DB, kind, key string, value any) error {
+	b, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec(ctx, `
+		INSERT INTO pgbaton.journal (kind, key, value) VALUES ($1, $2, $3::text::jsonb)
+		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = clock_timestamp()`,
+		kind, key, string(b))
+	return err
+}
+
+// PutNew stores a value unless there is one: what must be put back as it was
+// is remembered once, not overwritten by what a second run finds.
+func PutNew(ctx context.Context, db DB, kind, key string, value any) error {
+	b, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec(ctx, `
+		INSERT INTO pgbaton.journal (kind, key, value) VALUES ($1, $2, $3::text::jsonb)
+		ON CONFLICT (kind, key) DO NOTHING`, kind, key, string(b))
+	return err
+}
+
+// Get reads a value into v and says whether it was there.
+func Get(ctx context.Context, db DB, kind, key string, v any) (bool, error) {
+	if there, err := present(ctx, db); err != nil || !there {
+		return false, err
+	}
+	var text string
+	err := db.QueryRow(ctx, `SELECT value::text FROM pgbaton.journal WHERE kind = $1 AND key = $2`, kind, key).Scan(&text)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, json.Unmarshal([]byte(text), v)
+}
+
+// List reads all values of a kind, by key.
+func List[T any](ctx context.Context, db DB, kind string) (map[string]T, error) {
+	values := map[string]T{}
+	if there, err := present(ctx, db); err != nil || !there {
+		return values, err
+	}
+	rows, err := db.Query(ctx, `SELECT key, value::text FROM pgbaton.journal WHERE kind = $1`, kind)
+	if err != nil {
+		return nil, err
+	}
+	var key, text string
+	_, err = pgx.ForEachRow(rows, []any{&key, &text}, func() error {
+		var v T
+		if err := json.Unmarshal([]byte(text), &v); err != nil {
+			return fmt.Errorf("journal entry %s %q: %w", kind, key, err)
+		}
+		values[key] = v
+		return nil
+	})
+	return values, err
+}
+
+// Delete forgets all values of a kind; a key of "" means every key.
+func Delete(ctx context.Context, db DB, kind, key string) error {
+	_, err := db.Exec(ctx, `DELETE FROM pgbaton.journal WHERE kind = $1 AND (key = $2 OR $2 = '')`, kind, key)
+	return err
+}

@@ -1,0 +1,40 @@
+package journal
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// lockKey is pgbaton's advisory lock in a database ("pgbaton" in ASCII). At most
+// one migration is active per database, so one key is enough.
+const lockKey int64 = 0x70676261746f6e
+
+// Lock makes the session the database's one operator. It is a session-level
+// advisory lock: it dies with its holder. When somebody else has it, ok is
+// false and who describes them.
+func Lock(ctx context.Context, conn *pgx.Conn) (ok bool, who string, err error) {
+	if err = conn.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock($1)`, lockKey).Scan(&ok); err != nil || ok {
+		return ok, "", err
+	}
+	who = "somebody"
+	// The name comes from the lock's owner: it may have gone by now.
+	_ = conn.QueryRow(ctx, `
+		SELECT pg_catalog.format('pid %s, user %s, from %s, since %s', a.pid, a.usename,
+			coalesce(a.client_addr::text, 'this host'), pg_catalog.date_trunc('second', a.backend_start))
+		FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+		WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+			AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+			AND (l.classid::int8 << 32 | l.objid::int8) = $1`, lockKey).Scan(&who)
+	return false, who, nil
+}
+
+// LockHolder returns the pid of the session that holds the lock, 0 for none.
+func LockHolder(ctx context.Context, db DB) (pid int32, err error) {
+	err = db.QueryRow(ctx, `
+		SELECT coalesce(max(l.pid), 0) FROM pg_catalog.pg_locks l
+		WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+			AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+			AND (l.classid::int8 << 32 | l.objid::int8) = $1`, lockKey).Scan(&pid)
+	return pid, err
+}

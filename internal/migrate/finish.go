@@ -1,0 +1,262 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/fence"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+)
+
+// CleanResult is what finish and reset did, and what they could not do.
+type CleanResult struct {
+	Phase   string   `json:"phase"`
+	Removed []string `json:"removed"`
+	Left    []Note   `json:"left"`              // what could not be removed, and how to
+	Unfence []string `json:"unfence,omitempty"` // finish: the SQL that lifts the old side's fence
+	Fenced  string   `json:"fenced,omitempty"`  // finish: the side that stays fenced
+	Emptied bool     `json:"emptied,omitempty"` // reset: the target's tables are gone
+	Dropped string   `json:"dropped,omitempty"` // reset: the target database that start had made
+}
+
+func (r *CleanResult) did(format string, args ...any) {
+	r.Removed = append(r.Removed, fmt.Sprintf(format, args...))
+}
+
+func (r *CleanResult) left(text, remedy string) { r.Left = append(r.Left, Note{text, remedy}) }
+
+// cleaner removes what pgbaton made. Each part is tried, whatever became of the
+// others.
+type cleaner struct {
+	Config
+	*Sessions
+	result CleanResult
+	failed map[postgres.Side]bool
+}
+
+func newCleaner(c Config, s *Sessions, phase string) *cleaner {
+	return &cleaner{Config: c, Sessions: s, failed: map[postgres.Side]bool{},
+		result: CleanResult{Phase: phase, Removed: []string{}, Left: []Note{}}}
+}
+
+// Finish removes everything pgbaton made, after the baton has passed for good.
+// The side without the baton stays fenced unless unfence is set.
+func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResult, error) {
+	k := newCleaner(c, s, PhaseFinished)
+	source, target, err := s.records(ctx, c)
+	if err != nil {
+		return k.result, err
+	}
+	if s.SourceConn == nil && s.TargetConn == nil {
+		return k.result, errors.Join(s.SourceErr, s.TargetErr)
+	}
+	b, known := journal.Decide(source, target)
+	switch {
+	case !known:
+		if s.Need() == nil { // nothing is there: done before
+			return k.result, nil
+		}
+		return k.result, refusal.New("finish", "the side that can be reached has no record of the migration", "make the other side reachable")
+	case b.Side == postgres.Source:
+		return k.result, refusal.New("finish", "the source still holds the baton", "pgbaton switchover first; to give the migration up: pgbaton reset")
+	case b.Passed && (target == nil || !target.Took):
+		return k.result, refusal.New("finish", "the baton has passed, but the target has not taken it yet", "pgbaton switchover, run again, completes it")
+	}
+	k.cleanStreams(ctx)
+	if s.SourceConn != nil {
+		k.finishOldSide(ctx, unfence)
+	} else {
+		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
+			fmt.Sprintf("if it comes back: pgbaton finish again; by hand: DROP SCHEMA pgbaton CASCADE; DROP PUBLICATION IF EXISTS %s; and its slot if there is one", postgres.QuoteIdent(c.Group().Name())))
+	}
+	if s.TargetConn != nil {
+		k.try(postgres.Target, "replica identities restored", func() error { return restoreIdentities(ctx, s.TargetConn) })
+		k.try(postgres.Target, "triggers restored", func() error { return schema.RestoreTriggers(ctx, s.TargetConn) })
+	}
+	k.dropSchemas(ctx)
+	return k.result, nil
+}
+
+// finishOldSide lifts the fence of the source, or says how to.
+func (k *cleaner) finishOldSide(ctx context.Context, unfence bool) {
+	saved, err := fence.Raised(ctx, k.SourceConn)
+	if err != nil || saved == nil {
+		if err != nil {
+			k.result.left("the source's fence could not be read: "+err.Error(), "pgbaton finish again")
+		}
+		return
+	}
+	database := k.Source.Database()
+	if unfence {
+		k.try(postgres.Source, "fence lifted", func() error { return fence.Lift(ctx, k.SourceConn, database) })
+		return
+	}
+	now, err := fence.Read(ctx, k.SourceConn)
+	if err != nil {
+		k.result.left("the source's grants could not be read: "+err.Error(), "pgbaton finish again")
+		return
+	}
+	k.result.Fenced = string(postgres.Source)
+	k.result.Unfence = append(append([]string{"BEGIN"}, saved.LiftSQL(database, now.Grants)...), "COMMIT")
+}
+
+// Reset abandons a migration whose target never held the baton.
+func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (CleanResult, error) {
+	k := newCleaner(c, s, PhaseNew)
+	source, target, err := s.records(ctx, c)
+	if err != nil {
+		return k.result, err
+	}
+	noTarget := postgres.Code(s.TargetErr) == postgres.UndefinedDatabase
+	if s.SourceConn == nil && s.TargetConn == nil {
+		return k.result, errors.Join(s.SourceErr, s.TargetErr)
+	}
+	if b, _ := journal.Decide(source, target); b.Side == postgres.Target {
+		return k.result, refusal.New("reset", "the target holds the baton: its data is the only current copy", "pgbaton finish")
+	}
+	if s.SourceConn != nil {
+		// Applications first, if a handover died: the source has the baton.
+		k.try(postgres.Source, "fence lifted", func() error { return fence.Lift(ctx, s.SourceConn, c.Source.Database()) })
+	}
+	made := k.madeTarget(ctx)
+	k.cleanStreams(ctx)
+	if s.SourceConn == nil {
+		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
+			fmt.Sprintf("pgbaton reset again when it is back: its slot %s keeps WAL until then", c.Group().Name()))
+	}
+	switch {
+	case s.TargetConn == nil && !noTarget:
+		k.result.left("the target could not be reached: "+s.TargetErr.Error(), "pgbaton reset again when it is back")
+	case s.TargetConn == nil:
+	case target == nil && made == "":
+		// Nothing of ours is there.
+	case s.SourceConn == nil:
+		// The source might have passed the baton: the target's rows may be the only ones.
+		k.result.left("the copied tables on the target were kept, because the source could not be asked where the baton is",
+			"drop them by hand if they are not needed")
+		k.unfenceTarget(ctx)
+	case dropDatabase && made == c.Target.Database():
+		k.dropTarget(ctx)
+	case dropDatabase:
+		k.result.left("the target database was not made by pgbaton: it was emptied, not dropped", "DROP DATABASE by hand if it is not needed")
+		k.emptyTarget(ctx)
+	default:
+		k.emptyTarget(ctx)
+	}
+	k.dropSchemas(ctx)
+	return k.result, nil
+}
+
+// madeTarget returns the name of the target database if start made it.
+func (k *cleaner) madeTarget(ctx context.Context) (name string) {
+	if k.SourceConn != nil {
+		_, err := journal.Get(ctx, k.SourceConn, kindTarget, keyCreated, &name)
+		if err != nil {
+			k.result.left("the source's journal could not be read: "+err.Error(), "pgbaton reset again")
+		}
+	}
+	return name
+}
+
+func (k *cleaner) unfenceTarget(ctx context.Context) {
+	k.try(postgres.Target, "fence lifted", func() error { return fence.Lift(ctx, k.TargetConn, k.Target.Database()) })
+}
+
+func (k *cleaner) emptyTarget(ctx context.Context) {
+	if k.try(postgres.Target, "copied tables and all else that was restored", func() error { return emptyTarget(ctx, k.TargetConn) }) {
+		k.result.Emptied = true
+	}
+	k.unfenceTarget(ctx)
+}
+
+// dropTarget drops the database that start made, from another database.
+func (k *cleaner) dropTarget(ctx context.Context) {
+	name := k.Target.Database()
+	k.try(postgres.Target, "database "+postgres.QuoteIdent(name), func() error {
+		conn, err := schema.ConnectMaintenance(ctx, k.Target)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		k.TargetConn.Close(ctx)
+		k.TargetConn, k.TargetErr = nil, nil
+		if err := schema.DropDatabase(ctx, conn, name); err != nil {
+			return err
+		}
+		k.result.Dropped = name
+		return nil
+	})
+}
+
+// cleanStreams removes subscription, slots and publication. Either side is
+// cleaned without the other.
+func (k *cleaner) cleanStreams(ctx context.Context) {
+	name := k.Group().Name()
+	pattern := replication.LikeLiteral(postgres.ClusterName(k.Name, "")) + "%"
+	var oid uint32
+	if k.TargetConn != nil {
+		k.try(postgres.Target, "subscription "+name, func() (err error) {
+			oid, err = replication.DropSubscription(ctx, k.TargetConn, name)
+			return err
+		})
+	}
+	if k.SourceConn == nil {
+		return
+	}
+	k.try(postgres.Source, "slot "+name, func() error {
+		if err := replication.DropSlots(ctx, k.SourceConn, pattern); err != nil || oid == 0 {
+			return err
+		}
+		return replication.DropSlots(ctx, k.SourceConn, replication.SyncSlotPattern(oid))
+	})
+	k.try(postgres.Source, "publication "+name, func() error {
+		_, err := k.SourceConn.Exec(ctx, replication.DropPublicationSQL(name))
+		return err
+	})
+	// Nothing publishes the tables any more: their identities can go back.
+	k.try(postgres.Source, "replica identities restored", func() error { return restoreIdentities(ctx, k.SourceConn) })
+}
+
+// restoreIdentities puts replica identities back as the side's journal remembers
+// them. A table that is gone by now needs nothing.
+func restoreIdentities(ctx context.Context, conn *pgx.Conn) error {
+	changes, err := journal.List[replication.IdentityChange](ctx, conn, kindIdentity)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		_, err := conn.Exec(ctx, c.RestoreSQL())
+		if code := postgres.Code(err); err != nil && code != postgres.UndefinedTable && code != postgres.UndefinedObject && code != postgres.InvalidSchema {
+			return fmt.Errorf("%s: %w", c.RestoreSQL(), err)
+		}
+	}
+	return nil
+}
+
+// dropSchemas removes the journal last, and only where nothing failed: it holds
+// what a second try needs.
+func (k *cleaner) dropSchemas(ctx context.Context) {
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if conn := k.conn(side); conn != nil && !k.failed[side] {
+			k.try(side, "schema pgbaton", func() error { return journal.Drop(ctx, conn) })
+		}
+	}
+}
+
+// try runs one part of the cleaning and says how it went.
+func (k *cleaner) try(side postgres.Side, what string, f func() error) bool {
+	if err := f(); err != nil {
+		k.result.left(fmt.Sprintf("%s: %s: %s", side, what, postgres.Describe(err)), "run the same command again")
+		k.failed[side] = true
+		return false
+	}
+	k.result.did("%s: %s", side, what)
+	return true
+}

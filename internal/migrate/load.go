@@ -1,0 +1,392 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+	"pgbaton/internal/tablecopy"
+)
+
+// This file has the steps that depend on the slot's snapshot. They are done when
+// the target says that a load is complete, for the slot that exists. The
+// snapshot dies with the process that exported it: a run that finds an
+// unfinished load starts it over under a new slot (never two snapshots under one
+// slot, rule 5).
+
+// isLoaded says that the load is complete, and refuses when the slot that it
+// goes with is gone: what was written meanwhile is lost, which no new slot would
+// show.
+func (st *start) isLoaded(ctx context.Context) (bool, error) {
+	if st.targetRecord == nil {
+		return false, nil
+	}
+	var l loaded
+	ok, err := journal.Get(ctx, st.TargetConn, kindCopy, keyLoaded, &l)
+	if err != nil || !ok {
+		return false, postgres.Wrap(postgres.Target, "reading the journal", err)
+	}
+	slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), l.Slot)
+	if err != nil {
+		return false, postgres.Wrap(postgres.Source, "reading the slot", err)
+	}
+	if slot == nil || slot.Lost {
+		return false, refusal.New("start", fmt.Sprintf("replication slot %s is lost: what was written on the source since then cannot reach the target", l.Slot),
+			"pgbaton reset, then start again; if the server removed the WAL, raise max_slot_wal_keep_size first")
+	}
+	return true, nil
+}
+
+func (st *start) planSlot(context.Context) ([]Action, error) {
+	return on(postgres.Source, replication.CreateSlotCommand(st.Group().Name(), st.Method != Native)), nil
+}
+
+func (st *start) doneSlot(ctx context.Context) (bool, error) { return st.isLoaded(ctx) }
+
+// slotAttempts bounds how often the slot is made anew because tables were
+// created between publication and slot.
+const slotAttempts = 5
+
+func (st *start) runSlot(ctx context.Context) error {
+	if err := st.clearTarget(ctx); err != nil {
+		return err
+	}
+	name := st.Group().Name()
+	for attempt := 1; ; attempt++ {
+		if err := replication.DropSlots(ctx, st.SourceConn, replication.LikeLiteral(name)); err != nil {
+			return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
+		}
+		slot, err := replication.CreateSlot(ctx, st.Source, st.SourceConn, name, st.Method != Native, st.Observe)
+		if err != nil {
+			return err
+		}
+		st.slot = slot
+		st.result.Snapshot = slot.ConsistentPoint.String()
+		if st.tables, err = st.snapshotTables(ctx); err != nil {
+			return err
+		}
+		published, err := replication.PublicationTables(ctx, st.SourceConn, name)
+		if err != nil {
+			return postgres.Wrap(postgres.Source, "reading the publication", err)
+		}
+		if slices.Equal(published, publishable(st.tables, st.Group())) {
+			return nil
+		}
+		// A table created between publication and slot would be copied but never
+		// streamed.
+		slot.Close(ctx)
+		if attempt == slotAttempts {
+			return refusal.New("start", "tables keep being created and dropped on the source", "stop DDL while start runs")
+		}
+		if err := st.runPublication(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// snapshotTables lists the tables as the slot's snapshot shows them; without
+// one (method native) as they are.
+func (st *start) snapshotTables(ctx context.Context) (tables []catalog.Table, err error) {
+	if st.slot.Snapshot == "" {
+		tables, err = catalog.Tables(ctx, st.SourceConn, st.Source.Version())
+		return tables, postgres.Wrap(postgres.Source, "listing tables", err)
+	}
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err = pgx.BeginTxFunc(ctx, st.SourceConn, options, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+postgres.QuoteLiteral(st.slot.Snapshot)); err != nil {
+			return err
+		}
+		tables, err = catalog.Tables(ctx, tx, st.Source.Version())
+		return err
+	})
+	return tables, postgres.Wrap(postgres.Source, "listing tables under the slot's snapshot", err)
+}
+
+// clearTarget removes what an unfinished load left on the target: our
+// subscription, and everything the restore made.
+func (st *start) clearTarget(ctx context.Context) error {
+	conn := st.TargetConn
+	oid, err := replication.DropSubscription(ctx, conn, st.Group().Name())
+	if err == nil && oid != 0 {
+		err = replication.DropSlots(ctx, st.SourceConn, replication.SyncSlotPattern(oid))
+	}
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription", err)
+	}
+	for _, kind := range []string{kindCopy, "quiet-trigger"} {
+		if err := journal.Delete(ctx, conn, kind, ""); err != nil {
+			return postgres.Wrap(postgres.Target, "writing the journal", err)
+		}
+	}
+	return emptyTarget(ctx, conn)
+}
+
+// emptyTarget takes everything out of the target database that a restore put
+// in: it was empty when the migration began.
+func emptyTarget(ctx context.Context, conn *pgx.Conn) error {
+	var baseline schema.Baseline
+	ok, err := journal.Get(ctx, conn, kindTarget, keyBaseline, &baseline)
+	if err == nil && !ok {
+		return nil
+	}
+	if err == nil {
+		err = schema.Empty(ctx, conn, baseline)
+	}
+	return postgres.Wrap(postgres.Target, "emptying the target database", err)
+}
+
+func (st *start) snapshot() string {
+	if st.slot == nil {
+		return "<the slot's snapshot>"
+	}
+	return st.slot.Snapshot
+}
+
+func (st *start) archiveFile() string { return filepath.Join(st.workDir, "schema.dump") }
+
+func (st *start) planArchive(context.Context) ([]Action, error) {
+	snapshot := st.snapshot()
+	if st.Method == Native {
+		snapshot = ""
+	}
+	return []Action{{"operator", schema.DumpSchema(st.Source, snapshot, st.archiveFile()).String()}}, nil
+}
+
+func (st *start) runArchive(ctx context.Context) error {
+	st.archive = st.archiveFile()
+	return schema.Dump(ctx, st.tools, schema.DumpSchema(st.Source, st.slot.Snapshot, st.archive))
+}
+
+// restoreOptions asks which of the roles that the source's objects name the
+// target has.
+func (st *start) restoreOptions(ctx context.Context) (schema.RestoreOptions, error) {
+	ownership, err := schema.ReadOwnership(ctx, st.SourceConn)
+	if err != nil {
+		return schema.RestoreOptions{}, postgres.Wrap(postgres.Source, "reading owners and grants", err)
+	}
+	exists := map[string]bool{}
+	if st.TargetConn == nil { // a plan for a database that is still to be made
+		for _, r := range append(ownership.Owners, ownership.Grantees...) {
+			exists[r] = true
+		}
+	} else if exists, err = schema.Roles(ctx, st.TargetConn); err != nil {
+		return schema.RestoreOptions{}, postgres.Wrap(postgres.Target, "listing roles", err)
+	}
+	return ownership.OptionsFor(exists, st.Jobs), nil
+}
+
+func (st *start) planSection(ctx context.Context, archive, section string) ([]Action, error) {
+	o, err := st.restoreOptions(ctx)
+	return []Action{{"operator", schema.Restore(st.Target, archive, section, o).String()}}, err
+}
+
+func (st *start) restoreSection(ctx context.Context, section string) error {
+	o, err := st.restoreOptions(ctx)
+	if err != nil {
+		return err
+	}
+	return schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, section, o), nil)
+}
+
+func (st *start) planPreData(ctx context.Context) ([]Action, error) {
+	return st.planSection(ctx, st.archiveFile(), schema.PreData)
+}
+
+func (st *start) runPreData(ctx context.Context) error { return st.restoreSection(ctx, schema.PreData) }
+
+func (st *start) planCopy(context.Context) ([]Action, error) {
+	var actions []Action
+	for _, t := range st.tables {
+		from, to := tablecopy.Statements(t)
+		actions = append(actions, on(postgres.Source, from)...)
+		actions = append(actions, on(postgres.Target, to)...)
+	}
+	return actions, nil
+}
+
+// copyTables are the tables whose rows the copy moves: also the unlogged ones
+// that were accepted, as they are now.
+func (st *start) runCopy(ctx context.Context) error {
+	note, err := st.Target.Connect(ctx) // a session of its own for the progress that status shows
+	if err != nil {
+		return err
+	}
+	defer note.Close(context.WithoutCancel(ctx))
+	result, err := tablecopy.Run(ctx, tablecopy.Job{
+		Source: st.Source, Target: st.Target, Snapshot: st.slot.Snapshot, Tables: st.tables, Jobs: st.Jobs,
+		Observer: st.Observe,
+		OnProgress: func(ctx context.Context, p event.Progress, running []tablecopy.TableState) {
+			names := make([]string, len(running))
+			for i, t := range running {
+				names[i] = t.Table.String()
+			}
+			// Shown to people only: a failure is no reason to stop the copy.
+			_ = st.noteProgress(ctx, note, p, names)
+		},
+	})
+	if err != nil {
+		if errors.Is(err, tablecopy.ErrSnapshotGone) {
+			return postgres.WrapHint(postgres.Source, "copying rows", err, "run start again: it begins the copy anew under a new slot and snapshot")
+		}
+		return err
+	}
+	st.result.TablesCopied, st.result.BytesCopied = result.Tables, result.Bytes
+	if s := result.Elapsed.Seconds(); s > 0 {
+		st.result.BytesPerSec = float64(result.Bytes) / s
+	}
+	return nil
+}
+
+func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progress, running []string) error {
+	return journal.Put(ctx, conn, kindCopy, keyProgress, progress{Progress: p, Step: "copy rows", Running: running})
+}
+
+func (st *start) planPostData(ctx context.Context) ([]Action, error) {
+	return st.planSection(ctx, st.archiveFile(), schema.PostData)
+}
+
+func (st *start) runPostData(ctx context.Context) error {
+	// Nobody reads under the snapshot any more; the source can vacuum again.
+	if err := st.slot.Close(ctx); err != nil {
+		return postgres.Wrap(postgres.Source, "releasing the snapshot", err)
+	}
+	if err := st.restoreSection(ctx, schema.PostData); err != nil {
+		return err
+	}
+	return st.markLoaded(ctx)
+}
+
+// markLoaded is the commit after which the load counts. It is synchronous, and
+// with it all that the copy committed before.
+func (st *start) markLoaded(ctx context.Context) error {
+	if err := schema.QuietTriggers(ctx, st.TargetConn); err != nil {
+		return postgres.Wrap(postgres.Target, "keeping triggers from firing twice", err)
+	}
+	err := pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
+			return err
+		}
+		return journal.Put(ctx, tx, kindCopy, keyLoaded, loaded{Slot: st.slot.Name,
+			ConsistentPoint: st.slot.ConsistentPoint.String(), Tables: st.result.TablesCopied, Bytes: st.result.BytesCopied})
+	})
+	return postgres.Wrap(postgres.Target, "recording that the load is complete", err)
+}
+
+func (st *start) planSchema(ctx context.Context) ([]Action, error) {
+	return st.planSection(ctx, st.archiveFile(), schema.Everything)
+}
+
+// runSchema restores all definitions at once, for a subscription that copies.
+func (st *start) runSchema(ctx context.Context) error {
+	if err := st.restoreSection(ctx, schema.Everything); err != nil {
+		return err
+	}
+	return st.markLoaded(ctx)
+}
+
+func (st *start) dumpDirectory() string {
+	if st.DumpDir != "" {
+		return st.DumpDir
+	}
+	return filepath.Join(st.workDir, "dump")
+}
+
+func (st *start) planDump(context.Context) ([]Action, error) {
+	return []Action{{"operator", schema.DumpAll(st.Source, st.snapshot(), st.dumpDirectory(), st.Jobs, true).String()}}, nil
+}
+
+func (st *start) runDump(ctx context.Context) error {
+	st.archive = st.dumpDirectory()
+	if err := st.discardDump(); err != nil {
+		return err
+	}
+	if err := schema.Dump(ctx, st.tools, schema.DumpAll(st.Source, st.slot.Snapshot, st.archive, st.Jobs, true)); err != nil {
+		return err
+	}
+	return postgres.Wrap(postgres.Source, "releasing the snapshot", st.slot.Close(ctx))
+}
+
+// discardDump removes an earlier run's archive from a directory that the
+// operator named: it belongs to another snapshot. Anything else in its place is
+// not ours to remove.
+func (st *start) discardDump() error {
+	entries, err := os.ReadDir(st.archive)
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(st.archive, "toc.dat")); err != nil && !unfinishedDump(entries) {
+		return refusal.New("start", fmt.Sprintf("%s is not empty and holds no pg_dump archive", st.archive), "name an empty directory with --dump-dir")
+	}
+	return os.RemoveAll(st.archive)
+}
+
+// unfinishedDump says whether a directory holds nothing but data files of a
+// pg_dump that was killed before it wrote its table of contents.
+func unfinishedDump(entries []os.DirEntry) bool {
+	for _, e := range entries {
+		if ok, _ := filepath.Match("[0-9]*.dat*", e.Name()); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (st *start) planRestore(ctx context.Context) ([]Action, error) {
+	return st.planSection(ctx, st.dumpDirectory(), schema.Everything)
+}
+
+func (st *start) runRestore(ctx context.Context) error {
+	o, err := st.restoreOptions(ctx)
+	if err != nil {
+		return err
+	}
+	items, err := schema.Items(ctx, st.tools, st.archive)
+	if err != nil {
+		return err
+	}
+	// Only a parallel restore reports its items.
+	o.Jobs = max(2, o.Jobs)
+	note, err := st.Target.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer note.Close(context.WithoutCancel(ctx))
+	p := event.Progress{TablesTotal: len(items)}
+	for _, t := range st.tables {
+		p.BytesTotal += t.Bytes
+	}
+	sizes := map[postgres.Ident]int64{}
+	for _, t := range st.tables {
+		sizes[t.Ident] = t.Bytes
+	}
+	err = schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, schema.Everything, o), func(id string) {
+		t, ok := items[id]
+		if !ok {
+			return
+		}
+		p.TablesCopied++
+		p.BytesCopied += sizes[t]
+		st.Observe(p)
+		_ = st.noteProgress(ctx, note, p, nil) // shown to people only
+	})
+	if err != nil {
+		return err
+	}
+	st.result.TablesCopied, st.result.BytesCopied = p.TablesTotal, p.BytesTotal
+	return st.markLoaded(ctx)
+}

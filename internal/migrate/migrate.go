@@ -1,0 +1,174 @@
+// Package migrate is the migration as a list of steps: what is planned, run,
+// recognised as done after a crash, and undone by reset.
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/replication"
+)
+
+// Method is how the rows get to the target.
+type Method string
+
+// The three methods.
+const (
+	Stream Method = "stream" // parallel COPY under the slot's snapshot
+	Native Method = "native" // a subscription with copy_data = true
+	Dump   Method = "dump"   // a pg_dump directory under the slot's snapshot
+)
+
+// Config is everything a command was told.
+type Config struct {
+	Name             string // of the migration
+	Source, Target   *postgres.Server
+	SourceFromTarget postgres.Conninfo // how the target's server reaches the source
+	TargetFromSource postgres.Conninfo // how the source's server reaches the target
+	Method           Method
+	Jobs             int
+	Hold             bool     // leave the subscription disabled
+	Roles            bool     // copy roles that are missing on the target
+	Accept           []string // findings that are accepted
+	PgBin            string   // directory of pg_dump and pg_restore, "" to look for one
+	DumpDir          string   // method dump: where the archive goes, "" for a temporary directory
+	Observe          event.Observer
+}
+
+// Group is the migration's forward group: one, as long as nothing was
+// interrupted or divided.
+func (c Config) Group() replication.Group {
+	return replication.Group{Migration: c.Name, Direction: replication.Forward, Number: 1}
+}
+
+// server returns the configured server of a side.
+func (c Config) server(side postgres.Side) *postgres.Server {
+	if side == postgres.Source {
+		return c.Source
+	}
+	return c.Target
+}
+
+// holderKeeps are the roles that keep CONNECT on a fenced side: ours, and the
+// one as which the other side's server streams from here.
+func (c Config) holderKeeps(side postgres.Side) []string {
+	from := c.SourceFromTarget
+	if side == postgres.Target {
+		from = c.TargetFromSource
+	}
+	roles := []string{c.server(side).User()}
+	if u := from["user"]; u != "" && !slices.Contains(roles, u) {
+		roles = append(roles, u)
+	}
+	return roles
+}
+
+// Sessions are one command's sessions, one per side. A side that is out of
+// reach has none, and the reason.
+type Sessions struct {
+	SourceConn, TargetConn *pgx.Conn
+	SourceErr, TargetErr   error
+}
+
+// Open connects both sides; what fails is in the result. A target database that
+// does not exist is no error of the migration: TargetErr then has SQLSTATE 3D000.
+func Open(ctx context.Context, c Config) *Sessions {
+	s := &Sessions{}
+	s.SourceConn, s.SourceErr = c.Source.Connect(ctx)
+	s.TargetConn, s.TargetErr = c.Target.Connect(ctx)
+	return s
+}
+
+// Close ends the sessions; a lock they hold is released.
+func (s *Sessions) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for _, conn := range []*pgx.Conn{s.SourceConn, s.TargetConn} {
+		if conn != nil {
+			conn.Close(ctx)
+		}
+	}
+}
+
+// Need returns an error unless both sides are connected.
+func (s *Sessions) Need() error {
+	if s.SourceErr != nil {
+		return s.SourceErr
+	}
+	return s.TargetErr
+}
+
+// conn returns the session of a side, nil when there is none.
+func (s *Sessions) conn(side postgres.Side) *pgx.Conn {
+	if side == postgres.Source {
+		return s.SourceConn
+	}
+	return s.TargetConn
+}
+
+// Lock makes these sessions the one operator of the migration, on every side
+// that is connected.
+func (s *Sessions) Lock(ctx context.Context) error {
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if conn := s.conn(side); conn != nil {
+			if err := lock(ctx, side, conn); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func lock(ctx context.Context, side postgres.Side, conn *pgx.Conn) error {
+	ok, who, err := journal.Lock(ctx, conn)
+	if err != nil {
+		return postgres.Wrap(side, "taking the operator's lock", err)
+	}
+	if !ok {
+		return refusal.New("this command", fmt.Sprintf("another pgbaton is at work on the %s (%s)", side, who),
+			"wait for it; the lock ends with its session")
+	}
+	return nil
+}
+
+// records reads both sides' records and the baton. A side that is not connected
+// has no record; a record of another migration is refused.
+func (s *Sessions) records(ctx context.Context, c Config) (source, target *journal.Record, err error) {
+	read := func(side postgres.Side, conn *pgx.Conn) (*journal.Record, error) {
+		if conn == nil {
+			return nil, nil
+		}
+		r, err := journal.Read(ctx, conn)
+		if err != nil {
+			return nil, postgres.Wrap(side, "reading the migration's record", err)
+		}
+		if r != nil && r.Name != c.Name {
+			return nil, refusal.New("this command", fmt.Sprintf("the %s belongs to migration %q", side, r.Name),
+				fmt.Sprintf("name it with --migration %s, or reset it first", r.Name))
+		}
+		if r != nil && r.Side != side {
+			return nil, refusal.New("this command", fmt.Sprintf("the database given as %s is the %s of migration %q", side, r.Side, r.Name),
+				"exchange --source and --target")
+		}
+		return r, nil
+	}
+	if source, err = read(postgres.Source, s.SourceConn); err != nil {
+		return nil, nil, err
+	}
+	if target, err = read(postgres.Target, s.TargetConn); err != nil {
+		return nil, nil, err
+	}
+	if source != nil && target != nil && source.ID != target.ID {
+		return nil, nil, refusal.New("this command", "source and target belong to different runs of migration "+c.Name,
+			"check --source and --target; pgbaton reset removes what is left of an earlier run")
+	}
+	return source, target, nil
+}

@@ -1,0 +1,329 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/fence"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+)
+
+// This file has the steps before the slot: records, target database, fence,
+// replica identities, publication.
+
+func (st *start) planSourceRecord(context.Context) ([]Action, error) {
+	return on(postgres.Source, journal.SchemaSQL(), replication.MarkerTableSQL(st.Group().MarkerTable())), nil
+}
+
+func (st *start) doneSourceRecord(context.Context) (bool, error) { return st.sourceRecord != nil, nil }
+
+func (st *start) runSourceRecord(ctx context.Context) error {
+	r := journal.Record{Name: st.Name, ID: journal.NewID(), Side: postgres.Source, Method: string(st.Method), Took: true}
+	if err := st.makeRecord(ctx, postgres.Source, r); err != nil {
+		return err
+	}
+	st.sourceRecord = &r
+	return nil
+}
+
+func (st *start) makeRecord(ctx context.Context, side postgres.Side, r journal.Record) error {
+	conn := st.conn(side)
+	if err := journal.Create(ctx, conn, r); err != nil {
+		return postgres.WrapHint(side, "creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
+			postgres.QuoteIdent(st.server(side).Database()), postgres.QuoteIdent(st.server(side).User())))
+	}
+	_, err := conn.Exec(ctx, replication.MarkerTableSQL(st.Group().MarkerTable()))
+	return postgres.Wrap(side, "creating the marker table", err)
+}
+
+func (st *start) planRoles(context.Context) ([]Action, error) {
+	return on(postgres.Target, "-- CREATE ROLE for each role of the source that is missing here, with its settings, memberships and password verifier"), nil
+}
+
+func (st *start) doneRoles(ctx context.Context) (bool, error) { return st.targetRecord != nil, nil }
+
+func (st *start) runRoles(ctx context.Context) error {
+	roles, withPasswords, err := schema.ReadRoles(ctx, st.SourceConn)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "reading roles", err)
+	}
+	if !withPasswords {
+		st.Observe(event.Warning{Side: string(postgres.Source), Text: "password verifiers cannot be read without superuser: the copied roles have no password",
+			Remedy: "set passwords on the target with ALTER ROLE ... PASSWORD"})
+	}
+	conn, err := schema.ConnectMaintenance(ctx, st.Target)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	created, err := schema.CopyRoles(ctx, conn, roles)
+	if err != nil {
+		return postgres.WrapHint(postgres.Target, "copying roles", err, "the role needs CREATEROLE; or create the roles by hand and start without --roles")
+	}
+	return postgres.Wrap(postgres.Source, "remembering the copied roles",
+		journal.Put(ctx, st.SourceConn, kindRole, "created", created))
+}
+
+func (st *start) planDatabase(ctx context.Context) ([]Action, error) {
+	d, err := schema.ReadDatabase(ctx, st.SourceConn, st.Source.Version())
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "reading the database's properties", err)
+	}
+	name, v := st.Target.Database(), st.Target.Version()
+	return on(postgres.Target, append([]string{d.CreateSQL(name, v, false)}, d.FollowSQL(name, func(string) bool { return true })...)...), nil
+}
+
+func (st *start) doneDatabase(context.Context) (bool, error) { return st.TargetConn != nil, nil }
+
+func (st *start) runDatabase(ctx context.Context) error {
+	d, err := schema.ReadDatabase(ctx, st.SourceConn, st.Source.Version())
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "reading the database's properties", err)
+	}
+	name := st.Target.Database()
+	// The intention first: a database that nobody remembers making could not be
+	// told from one that was there.
+	if err := journal.Put(ctx, st.SourceConn, kindTarget, keyCreated, name); err != nil {
+		return postgres.Wrap(postgres.Source, "writing the journal", err)
+	}
+	conn, err := schema.ConnectMaintenance(ctx, st.Target)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	note, err := schema.CreateDatabase(ctx, conn, d, name, st.Target.Version())
+	if err != nil {
+		return postgres.WrapHint(postgres.Target, "creating database "+postgres.QuoteIdent(name), err,
+			"the role needs CREATEDB; or create the database, empty, by hand")
+	}
+	if note != "" {
+		st.Observe(event.Warning{Side: string(postgres.Target), Text: note})
+	}
+	if st.TargetConn, err = st.Target.Connect(ctx); err != nil {
+		return err
+	}
+	st.TargetErr = nil
+	return lock(ctx, postgres.Target, st.TargetConn)
+}
+
+func (st *start) planTargetRecord(context.Context) ([]Action, error) {
+	return on(postgres.Target, journal.SchemaSQL(), replication.MarkerTableSQL(st.Group().MarkerTable())), nil
+}
+
+func (st *start) doneTargetRecord(context.Context) (bool, error) { return st.targetRecord != nil, nil }
+
+func (st *start) runTargetRecord(ctx context.Context) error {
+	conn := st.TargetConn
+	baseline, err := schema.ReadBaseline(ctx, conn)
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "reading what the target database holds", err)
+	}
+	r := journal.Record{Name: st.Name, ID: st.sourceRecord.ID, Side: postgres.Target, Method: string(st.Method)}
+	if err := st.makeRecord(ctx, postgres.Target, r); err != nil {
+		return err
+	}
+	st.targetRecord = &r
+	if err := journal.PutNew(ctx, conn, kindTarget, keyBaseline, baseline); err != nil {
+		return postgres.Wrap(postgres.Target, "writing the journal", err)
+	}
+	return nil
+}
+
+// planFence shows the target's fence. What is restored later are the grants of
+// the source's database when start made the target's.
+func (st *start) planFence(ctx context.Context) ([]Action, error) {
+	saved := fence.Saved{Grants: []fence.Grant{{}}}
+	if st.TargetConn != nil {
+		var err error
+		if saved, err = fence.Read(ctx, st.TargetConn); err != nil {
+			return nil, postgres.Wrap(postgres.Target, "reading the database's grants", err)
+		}
+	}
+	return on(postgres.Target, saved.RaiseSQL(st.Target.Database(), st.holderKeeps(postgres.Target))...), nil
+}
+
+func (st *start) doneFence(ctx context.Context) (bool, error) {
+	if st.targetRecord == nil {
+		return false, nil
+	}
+	saved, err := fence.Raised(ctx, st.TargetConn)
+	return saved != nil, postgres.Wrap(postgres.Target, "looking for the fence", err)
+}
+
+func (st *start) runFence(ctx context.Context) error {
+	var instead *fence.Saved
+	var created string
+	made, err := journal.Get(ctx, st.SourceConn, kindTarget, keyCreated, &created)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "reading the journal", err)
+	}
+	if made {
+		onSource, err := fence.Read(ctx, st.SourceConn)
+		if err != nil {
+			return postgres.Wrap(postgres.Source, "reading the database's grants", err)
+		}
+		exists, err := schema.Roles(ctx, st.TargetConn)
+		if err != nil {
+			return postgres.Wrap(postgres.Target, "listing roles", err)
+		}
+		here, err := fence.Read(ctx, st.TargetConn)
+		if err != nil {
+			return postgres.Wrap(postgres.Target, "reading the database's grants", err)
+		}
+		grants := onSource.OnlyRoles(exists, here.Owner)
+		instead = &grants
+	}
+	err = fence.Raise(ctx, st.TargetConn, st.Target.Database(), st.holderKeeps(postgres.Target), instead)
+	return postgres.WrapHint(postgres.Target, "fencing the target database", err, "the role must own the database or be superuser")
+}
+
+// identityChanges are the tables whose replica identity has to change (rule 11).
+func (st *start) identityChanges(ctx context.Context) ([]replication.IdentityChange, error) {
+	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version())
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
+	}
+	var changes []replication.IdentityChange
+	for i := range tables {
+		if c, ok := replication.SettleIdentity(&tables[i]); ok && !tables[i].Unlogged {
+			changes = append(changes, c)
+		}
+	}
+	return changes, nil
+}
+
+func (st *start) planIdentities(ctx context.Context) ([]Action, error) {
+	changes, err := st.identityChanges(ctx)
+	var sql []string
+	for _, c := range changes {
+		sql = append(sql, c.ApplySQL())
+	}
+	return on(postgres.Source, sql...), err
+}
+
+func (st *start) doneIdentities(ctx context.Context) (bool, error) {
+	changes, err := st.identityChanges(ctx)
+	return len(changes) == 0, err
+}
+
+// identityLockTimeout bounds the wait for a table's lock: while ALTER TABLE waits,
+// the application queues behind it.
+const identityLockTimeout = "500ms"
+
+func (st *start) runIdentities(ctx context.Context) error {
+	changes, err := st.identityChanges(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		// The target gets the identity with the schema: it must be restored there too.
+		if err := journal.PutNew(ctx, st.TargetConn, kindIdentity, c.Table.String(), c); err != nil {
+			return postgres.Wrap(postgres.Target, "writing the journal", err)
+		}
+		began := time.Now()
+		for {
+			err := pgx.BeginFunc(ctx, st.SourceConn, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+identityLockTimeout+"'"); err != nil {
+					return err
+				}
+				if err := journal.PutNew(ctx, tx, kindIdentity, c.Table.String(), c); err != nil {
+					return err
+				}
+				_, err := tx.Exec(ctx, c.ApplySQL())
+				return err
+			})
+			if err == nil {
+				break
+			}
+			if postgres.Code(err) != postgres.LockNotAvailable {
+				return postgres.Wrap(postgres.Source, c.ApplySQL(), err)
+			}
+			st.Observe(event.Waiting{For: "a lock to set the replica identity of " + c.Table.String(),
+				Side: string(postgres.Source), Seconds: event.Since(began)})
+			if err := pause(ctx, time.Second); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// publicationTables are the tables to publish: all but unlogged ones, and the
+// marker.
+func (st *start) publicationTables(ctx context.Context) ([]postgres.Ident, error) {
+	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version())
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
+	}
+	return publishable(tables, st.Group()), nil
+}
+
+func publishable(tables []catalog.Table, g replication.Group) []postgres.Ident {
+	names := []postgres.Ident{g.MarkerTable()}
+	for _, t := range tables {
+		if !t.Unlogged {
+			names = append(names, t.Ident)
+		}
+	}
+	slices.SortFunc(names, func(a, b postgres.Ident) int {
+		if a == b {
+			return 0
+		}
+		if a.Less(b) {
+			return -1
+		}
+		return 1
+	})
+	return names
+}
+
+func (st *start) planPublication(ctx context.Context) ([]Action, error) {
+	tables, err := st.publicationTables(ctx)
+	return on(postgres.Source, replication.PublicationSQL(st.Group().Name(), tables)), err
+}
+
+// donePublication: a publication of a load that is not complete must list the
+// tables as they are now; that of a complete one is what the target has.
+func (st *start) donePublication(ctx context.Context) (bool, error) {
+	exists, err := replication.PublicationExists(ctx, st.SourceConn, st.Group().Name())
+	if err != nil || !exists {
+		return false, postgres.Wrap(postgres.Source, "looking for the publication", err)
+	}
+	if done, err := st.isLoaded(ctx); err != nil || done {
+		return done, err
+	}
+	want, err := st.publicationTables(ctx)
+	if err != nil {
+		return false, err
+	}
+	have, err := replication.PublicationTables(ctx, st.SourceConn, st.Group().Name())
+	return slices.Equal(want, have), postgres.Wrap(postgres.Source, "reading the publication", err)
+}
+
+// runPublication makes the publication before the slot: a change decoded from
+// before it existed is an error. One that an earlier run left goes first, with
+// the slot that knows it.
+func (st *start) runPublication(ctx context.Context) error {
+	name := st.Group().Name()
+	if err := replication.DropSlots(ctx, st.SourceConn, replication.LikeLiteral(name)); err != nil {
+		return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
+	}
+	tables, err := st.publicationTables(ctx)
+	if err != nil {
+		return err
+	}
+	err = execAll(ctx, postgres.Source, st.SourceConn, replication.DropPublicationSQL(name), replication.PublicationSQL(name, tables))
+	if postgres.Code(err) == postgres.InsufficientPrivilege {
+		err = postgres.WrapHint(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
+	}
+	return err
+}

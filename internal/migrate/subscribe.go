@@ -1,0 +1,222 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+)
+
+// This file has the steps after the load: statistics, materialized views, the
+// subscription, and catching up.
+
+func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
+	views, err := catalog.MatViews(ctx, st.SourceConn)
+	actions := on(postgres.Target, "ANALYZE")
+	for _, v := range views {
+		if v.Populated {
+			actions = append(actions, on(postgres.Target, schema.RefreshSQL(v, false))...)
+		}
+	}
+	return actions, postgres.Wrap(postgres.Source, "listing materialized views", err)
+}
+
+func (st *start) doneAnalyze(ctx context.Context) (bool, error) {
+	if st.targetRecord == nil {
+		return false, nil
+	}
+	var at string
+	ok, err := journal.Get(ctx, st.TargetConn, kindCopy, keyFinished, &at)
+	return ok, postgres.Wrap(postgres.Target, "reading the journal", err)
+}
+
+func (st *start) runAnalyze(ctx context.Context) error {
+	views, err := catalog.MatViews(ctx, st.SourceConn)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "listing materialized views", err)
+	}
+	if _, err := st.TargetConn.Exec(ctx, "ANALYZE"); err != nil {
+		return postgres.Wrap(postgres.Target, "gathering statistics", err)
+	}
+	for _, err := range schema.Refresh(ctx, st.TargetConn, views) {
+		st.Observe(event.Warning{Side: string(postgres.Target), Text: "refreshing: " + postgres.Describe(err),
+			Remedy: "it is tried again after the switchover; REFRESH MATERIALIZED VIEW by hand shows more"})
+	}
+	return postgres.Wrap(postgres.Target, "writing the journal",
+		journal.Put(ctx, st.TargetConn, kindCopy, keyFinished, time.Now().UTC().Format(time.RFC3339)))
+}
+
+func (st *start) planSubscription(context.Context) ([]Action, error) {
+	shown := st.SourceFromTarget
+	if shown["password"] != "" {
+		shown = shown.With("password", "********")
+	}
+	return on(postgres.Target, replication.SubscriptionSQL(st.Group().Name(), shown.String(), st.Method == Native)), nil
+}
+
+func (st *start) doneSubscription(ctx context.Context) (bool, error) {
+	if st.targetRecord == nil {
+		return false, nil
+	}
+	sub, err := replication.ReadSubscription(ctx, st.TargetConn, st.Group().Name())
+	return sub != nil, postgres.Wrap(postgres.Target, "looking for the subscription", err)
+}
+
+// runSubscription creates it connected and disabled, and checks that it holds
+// exactly the planned tables before anything enables it (rule 12).
+func (st *start) runSubscription(ctx context.Context) error {
+	name := st.Group().Name()
+	err := replication.CreateSubscription(ctx, st.TargetConn, name, st.SourceFromTarget, st.Method == Native)
+	if err != nil {
+		hint := "the target's server must reach the source: see --source-from-target"
+		if postgres.Code(err) == postgres.InsufficientPrivilege {
+			hint = "the role must be superuser, or since 16 have pg_create_subscription and CREATE on the database"
+		}
+		return postgres.WrapHint(postgres.Target, "creating the subscription", err, hint)
+	}
+	want, err := replication.PublicationTables(ctx, st.SourceConn, name)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "reading the publication", err)
+	}
+	have, err := replication.SubscriptionTables(ctx, st.TargetConn, name)
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "reading the subscription", err)
+	}
+	state := "r"
+	if st.Method == Native {
+		state = "i"
+	}
+	var names []postgres.Ident
+	for _, t := range have {
+		names = append(names, t.Ident)
+		if t.State != state {
+			return postgres.Wrap(postgres.Target, "checking the subscription", fmt.Errorf("table %s is in state %q instead of %q", t.Ident, t.State, state))
+		}
+	}
+	if !slices.Equal(want, names) {
+		return postgres.Wrap(postgres.Target, "checking the subscription",
+			fmt.Errorf("it has %d tables, the publication has %d: they differ", len(names), len(want)))
+	}
+	return nil
+}
+
+// planSync shows the native copy: the servers do it by themselves once the
+// subscription is enabled.
+func (st *start) planSync(context.Context) ([]Action, error) {
+	return on(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.Group().Name())+" ENABLE"), nil
+}
+
+// doneSync: with --hold nothing is copied until `pgbaton resume`.
+func (st *start) doneSync(ctx context.Context) (bool, error) {
+	if st.Hold {
+		return true, nil
+	}
+	if st.targetRecord == nil {
+		return false, nil
+	}
+	p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Group())
+	return err == nil && p.TablesTotal > 0 && p.TablesCopied == p.TablesTotal, err
+}
+
+// runSync waits while the subscription copies, and says how far it is. It fails
+// when the servers' workers keep failing.
+func (st *start) runSync(ctx context.Context) error {
+	name := st.Group().Name()
+	if err := replication.SetEnabled(ctx, st.TargetConn, name, true); err != nil {
+		return postgres.Wrap(postgres.Target, "enabling the subscription", err)
+	}
+	began := time.Now()
+	watch := stuck{}
+	for {
+		p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Group())
+		if err != nil {
+			return err
+		}
+		if s := event.Since(began); s > 0 && p.BytesCopied > 0 {
+			p.BytesPerSec = float64(p.BytesCopied) / s
+			p.ETASeconds = float64(max(0, p.BytesTotal-p.BytesCopied)) / p.BytesPerSec
+		}
+		st.Observe(p)
+		if p.TablesCopied == p.TablesTotal {
+			st.result.TablesCopied, st.result.BytesCopied, st.result.BytesPerSec = p.TablesCopied, p.BytesCopied, p.BytesPerSec
+			return nil
+		}
+		if trouble, err := watch.look(ctx, st.Config, st.Sessions, p.BytesCopied+int64(p.TablesCopied)); err != nil || trouble != nil {
+			if err == nil {
+				err = trouble
+			}
+			return err
+		}
+		if err := pause(ctx, 250*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (st *start) planCatchUp(context.Context) ([]Action, error) {
+	if st.Hold {
+		return nil, nil
+	}
+	return on(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.Group().Name())+" ENABLE"), nil
+}
+
+// doneCatchUp is never true in advance: only a marker's way through the stream
+// shows that the target is up to date. With --hold there is nothing to wait for.
+func (st *start) doneCatchUp(ctx context.Context) (bool, error) {
+	if st.Hold {
+		st.result.Phase = PhaseHeld
+		sub, err := replication.ReadSubscription(ctx, st.TargetConn, st.Group().Name())
+		if err == nil && sub != nil && sub.Enabled {
+			st.result.Phase = PhaseStreaming
+		}
+		return true, postgres.Wrap(postgres.Target, "reading the subscription", err)
+	}
+	return false, nil
+}
+
+// runCatchUp enables the subscription and waits for a marker to come through.
+func (st *start) runCatchUp(ctx context.Context) error {
+	name, marker := st.Group().Name(), st.Group().MarkerTable()
+	if err := replication.SetEnabled(ctx, st.TargetConn, name, true); err != nil {
+		return postgres.Wrap(postgres.Target, "enabling the subscription", err)
+	}
+	token, err := replication.WriteMarker(ctx, st.SourceConn, marker, replication.Heartbeat)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "writing a marker", err)
+	}
+	began := time.Now()
+	watch := stuck{}
+	for {
+		seen, err := replication.SawMarker(ctx, st.TargetConn, marker, token, time.Second)
+		if err != nil {
+			return postgres.Wrap(postgres.Target, "waiting for a marker", err)
+		}
+		if seen {
+			st.result.Phase = PhaseStreaming
+			return nil
+		}
+		slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), name)
+		if err != nil {
+			return postgres.Wrap(postgres.Source, "reading the slot", err)
+		}
+		behind := int64(0)
+		if slot != nil {
+			behind = slot.BehindBytes
+		}
+		st.Observe(event.Waiting{For: fmt.Sprintf("the target to apply %d bytes of WAL", behind), Side: string(postgres.Target), Seconds: event.Since(began)})
+		trouble, err := watch.look(ctx, st.Config, st.Sessions, -behind)
+		if err != nil {
+			return err
+		}
+		if trouble != nil {
+			return trouble
+		}
+	}
+}

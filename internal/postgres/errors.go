@@ -1,0 +1,97 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// SQLSTATEs on which pgbaton branches
+// (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+const (
+	InvalidPassword       = "28P01"
+	InvalidAuthorization  = "28000"
+	UndefinedDatabase     = "3D000"
+	UndefinedTable        = "42P01"
+	UndefinedObject       = "42704"
+	InvalidSchema         = "3F000"
+	DuplicateObject       = "42710"
+	DuplicateDatabase     = "42P04"
+	FeatureNotSupported   = "0A000"
+	InsufficientPrivilege = "42501"
+	LockNotAvailable      = "55P03"
+	ObjectInUse           = "55006"
+	QueryCanceled         = "57014"
+	TooManyConnections    = "53300"
+	ConfigLimitExceeded   = "53400"
+	CannotConnectNow      = "57P03"
+)
+
+// Error is something that failed on one side, with the remedy.
+type Error struct {
+	Side  Side
+	Doing string // what was being done: "creating the publication"
+	Err   error
+	Hint  string // what to do next; may be empty
+}
+
+// Error says what failed and where. The server's SQLSTATE, detail and hint are
+// part of it.
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s: %s: %s", e.Side, e.Doing, Describe(e.Err))
+}
+
+// Unwrap gives the cause, so that *pgconn.PgError stays reachable.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Wrap names the side and the action of an error; nil stays nil.
+func Wrap(side Side, doing string, err error) error {
+	return WrapHint(side, doing, err, "")
+}
+
+// WrapHint is Wrap with a remedy.
+func WrapHint(side Side, doing string, err error, hint string) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Side: side, Doing: doing, Err: err, Hint: hint}
+}
+
+// Hint returns the remedies attached to an error, outermost first.
+func Hint(err error) string {
+	var hints []string
+	for err != nil {
+		if e, ok := err.(*Error); ok && e.Hint != "" {
+			hints = append(hints, e.Hint)
+		}
+		err = errors.Unwrap(err)
+	}
+	return strings.Join(hints, "; ")
+}
+
+// Code returns the SQLSTATE of a server error, "" for any other error.
+func Code(err error) string {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return pe.Code
+	}
+	return ""
+}
+
+// Describe prints an error with the server's detail and hint, which pgconn
+// leaves out of its own text.
+func Describe(err error) string {
+	text := err.Error()
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		if pe.Detail != "" && !strings.Contains(text, pe.Detail) {
+			text += "; detail: " + pe.Detail
+		}
+		if pe.Hint != "" && !strings.Contains(text, pe.Hint) {
+			text += "; server's hint: " + pe.Hint
+		}
+	}
+	return text
+}

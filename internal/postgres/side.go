@@ -1,0 +1,22 @@
+// Package postgres is the thin layer between pgbaton and the protocol: one way
+// to open a connection, connection strings, versions, identifiers, positions,
+// and errors that say on which side they happened.
+package postgres
+
+// Side is one of the two ends of a migration. It is fixed for the whole
+// migration: the source stays the source, also after the baton has moved.
+type Side string
+
+// The two sides.
+const (
+	Source Side = "source"
+	Target Side = "target"
+)
+
+// Other returns the opposite side.
+func (s Side) Other() Side {
+	if s == Source {
+		return Target
+	}
+	return Source
+}

@@ -1,0 +1,90 @@
+package replication
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/postgres"
+)
+
+// MarkerTableSQL makes a group's marker table, the same on both sides.
+func MarkerTableSQL(table postgres.Ident) string {
+	return fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (token text PRIMARY KEY, kind text NOT NULL, written_at timestamptz NOT NULL)", table)
+}
+
+// Marker kinds.
+const (
+	Heartbeat = "heartbeat" // written by status, to measure lag
+	Drain     = "drain"     // written inside a fence, to prove that all before it was applied
+)
+
+// WriteMarker writes a row into the group's marker table on the side that holds
+// the baton and returns its token. The commit is synchronous: what is then seen
+// on the other side is durable here.
+func WriteMarker(ctx context.Context, conn *pgx.Conn, table postgres.Ident, kind string) (token string, err error) {
+	token = rand.Text()
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s VALUES ($1, $2, pg_catalog.clock_timestamp())", table), token, kind)
+		return err
+	})
+	return token, err
+}
+
+// WaitMarker polls the other side until the marker is visible there: everything
+// committed before it has been applied (rule 3).
+func WaitMarker(ctx context.Context, db DB, table postgres.Ident, token string) error {
+	for {
+		seen, err := SawMarker(ctx, db, table, token, time.Minute)
+		if err != nil || seen {
+			return err
+		}
+	}
+}
+
+// SawMarker is WaitMarker with a bound that is no failure: false when the marker
+// has not arrived by then. The session stays usable.
+func SawMarker(ctx context.Context, db DB, table postgres.Ident, token string, within time.Duration) (bool, error) {
+	sql := fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE token = $1)", table)
+	for deadline := time.Now().Add(within); ; {
+		var seen bool
+		if err := db.QueryRow(ctx, sql, token).Scan(&seen); err != nil || seen || time.Now().After(deadline) {
+			return seen, err
+		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return false, err
+		}
+	}
+}
+
+// OldestUnapplied returns the age of the oldest marker that was written on the
+// publisher and is not yet applied on the subscriber; 0 when there is none.
+func OldestUnapplied(ctx context.Context, publisher, subscriber DB, table postgres.Ident) (time.Duration, error) {
+	rows, err := subscriber.Query(ctx, fmt.Sprintf("SELECT token FROM %s", table))
+	if err != nil {
+		return 0, err
+	}
+	applied, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, err
+	}
+	var seconds float64
+	err = publisher.QueryRow(ctx, fmt.Sprintf(`
+		SELECT coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - min(written_at)), 0)::float8
+		FROM %s WHERE token <> ALL ($1)`, table), applied).Scan(&seconds)
+	return time.Duration(seconds * float64(time.Second)), err
+}
+
+// TrimMarkers removes, on the publisher, the heartbeats written before one that
+// is known to be applied. The deletion follows through the stream.
+func TrimMarkers(ctx context.Context, publisher DB, table postgres.Ident, applied string) error {
+	_, err := publisher.Exec(ctx, fmt.Sprintf(`
+		DELETE FROM %[1]s WHERE kind = $2 AND written_at < (SELECT written_at FROM %[1]s WHERE token = $1)`, table), applied, Heartbeat)
+	return err
+}

@@ -1,0 +1,48 @@
+// Package replication drives PostgreSQL's own logical replication:
+// publications, slots with exported snapshots, subscriptions, markers, lag,
+// replica identities and sequences.
+package replication
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgbaton/internal/postgres"
+)
+
+// DB is a session or a transaction.
+type DB interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Direction is the way a stream flows.
+type Direction string
+
+// Forward is source to target, Reverse the way back.
+const (
+	Forward Direction = "forward"
+	Reverse Direction = "reverse"
+)
+
+// Group is a set of tables with its own publication, slot, subscription and
+// marker table. All four names derive from migration, direction and number.
+type Group struct {
+	Migration string
+	Direction Direction
+	Number    int
+}
+
+// Name is that of the publication, the slot and the subscription alike.
+func (g Group) Name() string {
+	return postgres.ClusterName(g.Migration, fmt.Sprintf("%s_%d", g.Direction, g.Number))
+}
+
+// MarkerTable is the group's marker table, present on both sides.
+func (g Group) MarkerTable() postgres.Ident {
+	return postgres.Ident{Schema: "pgbaton", Name: fmt.Sprintf("marker_%s_%d", g.Direction, g.Number)}
+}

@@ -1,0 +1,48 @@
+package replication
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/postgres"
+)
+
+// PublicationSQL lists ordinary tables and leaf partitions by name, each with
+// ONLY: neither inheritance children nor a partition root come in by the back
+// door.
+func PublicationSQL(name string, tables []postgres.Ident) string {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = t.String()
+	}
+	return "CREATE PUBLICATION " + postgres.QuoteIdent(name) + " FOR TABLE ONLY " + strings.Join(names, ", ONLY ")
+}
+
+// PublicationExists says whether the database has the publication.
+func PublicationExists(ctx context.Context, db DB, name string) (exists bool, err error) {
+	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1)`, name).Scan(&exists)
+	return exists, err
+}
+
+// PublicationTables lists the tables of a publication by name.
+func PublicationTables(ctx context.Context, db DB, name string) ([]postgres.Ident, error) {
+	rows, err := db.Query(ctx, `
+		SELECT n.nspname, c.relname
+		FROM pg_catalog.pg_publication p
+		JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+		JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE p.pubname = $1
+		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, name)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[postgres.Ident])
+}
+
+// DropPublicationSQL drops it if it is there.
+func DropPublicationSQL(name string) string {
+	return "DROP PUBLICATION IF EXISTS " + postgres.QuoteIdent(name)
+}

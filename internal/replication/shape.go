@@ -1,0 +1,79 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
+)
+
+// Streams compares what must agree before anything is handed over: the tables
+// and columns of the publisher, the groups' publications, the tables the
+// subscriptions apply (all ready), and the subscriber's tables. It returns the
+// differences, as sentences; none means that every row of every table flows.
+func Streams(ctx context.Context, publisher, subscriber DB, pv, sv postgres.Version, groups []Group) ([]string, error) {
+	here, err := catalog.Tables(ctx, publisher, pv)
+	if err != nil {
+		return nil, err
+	}
+	there, err := catalog.Tables(ctx, subscriber, sv)
+	if err != nil {
+		return nil, err
+	}
+	published, applied := map[postgres.Ident]bool{}, map[postgres.Ident]string{}
+	for _, g := range groups {
+		tables, err := PublicationTables(ctx, publisher, g.Name())
+		if err != nil {
+			return nil, err
+		}
+		states, err := SubscriptionTables(ctx, subscriber, g.Name())
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range tables {
+			published[t] = true
+		}
+		for _, t := range states {
+			applied[t.Ident] = t.State
+		}
+		if !published[g.MarkerTable()] || applied[g.MarkerTable()] == "" {
+			return []string{fmt.Sprintf("the marker table of group %d is not in its publication and subscription", g.Number)}, nil
+		}
+	}
+	var diff []string
+	say := func(format string, args ...any) { diff = append(diff, fmt.Sprintf(format, args...)) }
+	shapes := map[postgres.Ident]string{}
+	for i := range there {
+		shapes[there[i].Ident] = there[i].Shape()
+	}
+	for i := range here {
+		t := &here[i]
+		state, subscribed := applied[t.Ident]
+		shape, exists := shapes[t.Ident]
+		delete(shapes, t.Ident)
+		switch {
+		case t.Unlogged: // cannot be published; accepted at check
+		case !published[t.Ident]:
+			say("table %s is not in the publication: it was created after the migration started", t.Ident)
+		case !subscribed:
+			say("table %s is not in the subscription", t.Ident)
+		case state != "r":
+			say("table %s is not ready: its state is %q", t.Ident, state)
+		case !exists:
+			say("table %s does not exist on the receiving side", t.Ident)
+		case shape != t.Shape():
+			say("table %s has other columns on the receiving side: %s here, %s there", t.Ident, t.Shape(), shape)
+		}
+		delete(published, t.Ident)
+	}
+	for t := range published {
+		if t.Schema != "pgbaton" {
+			say("table %s is in the publication but is no longer among the tables", t)
+		}
+	}
+	for t := range shapes {
+		say("table %s exists only on the receiving side", t)
+	}
+	return diff, nil
+}

@@ -1,0 +1,228 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/postgres"
+)
+
+// Slot is a logical replication slot that was just created.
+type Slot struct {
+	Name            string
+	ConsistentPoint postgres.LSN
+	Snapshot        string // exported; "" when none was asked for
+
+	conn *pgconn.PgConn
+}
+
+// Close ends the session that exported the snapshot: from then on nobody can
+// import it. The slot stays.
+func (s *Slot) Close(ctx context.Context) error {
+	if s == nil || s.conn == nil {
+		return nil
+	}
+	return s.conn.Close(ctx)
+}
+
+// Alive asks whether the session that exported the snapshot is still there,
+// without using it: any command on it would end the export.
+func (s *Slot) Alive(ctx context.Context, db DB) (alive bool, err error) {
+	if s == nil || s.conn == nil {
+		return false, nil
+	}
+	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = $1)`, int32(s.conn.PID())).Scan(&alive)
+	return alive, err
+}
+
+// CreateSlotCommand is the walsender command. This spelling is understood by
+// all of 10 to 18 (https://www.postgresql.org/docs/current/protocol-replication.html).
+func CreateSlotCommand(name string, export bool) string {
+	snapshot := "NOEXPORT_SNAPSHOT"
+	if export {
+		snapshot = "EXPORT_SNAPSHOT"
+	}
+	return fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", postgres.QuoteIdent(name), snapshot)
+}
+
+// CreateSlot makes a slot over the replication protocol, for the snapshot that
+// only this way exports. The server waits for every transaction that has
+// written and is still open, in any database of the cluster; observe hears
+// whom, every second. With export the returned Slot must be kept open until
+// the last import of its snapshot.
+func CreateSlot(ctx context.Context, server *postgres.Server, db DB, name string, export bool, observe event.Observer) (*Slot, error) {
+	conn, err := server.ConnectReplication(ctx)
+	if err != nil {
+		return nil, err
+	}
+	type answer struct {
+		results []*pgconn.Result
+		err     error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		results, err := conn.Exec(ctx, CreateSlotCommand(name, export)).ReadAll()
+		done <- answer{results, err}
+	}()
+	began := time.Now()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case a := <-done:
+			if a.err == nil {
+				slot, err := slotFromResult(conn, a.results)
+				if err == nil {
+					return slot, nil
+				}
+				a.err = err
+			}
+			conn.Close(context.WithoutCancel(ctx))
+			return nil, postgres.WrapHint(server.Side, "creating replication slot "+name, a.err, slotHint(a.err))
+		case <-tick.C:
+			behind, err := WritersInCluster(ctx, db, int32(conn.PID()))
+			if err == nil {
+				observe(event.Waiting{For: "open transactions to end, so that the slot has a consistent point",
+					Side: string(server.Side), Behind: behind, Seconds: event.Since(began)})
+			}
+		}
+	}
+}
+
+func slotHint(err error) string {
+	switch postgres.Code(err) {
+	case postgres.ConfigLimitExceeded:
+		return "all replication slots are in use: drop one, or raise max_replication_slots and restart"
+	case postgres.DuplicateObject:
+		return "a slot of this name exists: pgbaton reset removes what an earlier run left"
+	case postgres.InsufficientPrivilege:
+		return "the role needs REPLICATION"
+	}
+	return ""
+}
+
+func slotFromResult(conn *pgconn.PgConn, results []*pgconn.Result) (*Slot, error) {
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 3 {
+		return nil, errors.New("the server's answer to CREATE_REPLICATION_SLOT is not understood")
+	}
+	row := results[0].Rows[0]
+	point, err := postgres.ParseLSN(string(row[1]))
+	if err != nil {
+		return nil, err
+	}
+	return &Slot{Name: string(row[0]), ConsistentPoint: point, Snapshot: string(row[2]), conn: conn}, nil
+}
+
+// WritersInCluster describes the sessions of the whole cluster whose
+// transactions have written: creating a slot waits for them.
+func WritersInCluster(ctx context.Context, db DB, except int32) ([]string, error) {
+	rows, err := db.Query(ctx, `
+		SELECT pg_catalog.format('pid %s, user %s, database %s, open for %s s, %s', pid, usename, datname,
+			pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::numeric, 1), state)
+		FROM pg_catalog.pg_stat_activity
+		WHERE backend_xid IS NOT NULL AND pid <> $1 AND pid <> pg_catalog.pg_backend_pid()
+		UNION ALL
+		SELECT pg_catalog.format('prepared transaction %L, user %s, database %s, since %s', gid, owner, database,
+			pg_catalog.date_trunc('second', prepared))
+		FROM pg_catalog.pg_prepared_xacts`, except)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// SlotState is a slot as its server shows it.
+type SlotState struct {
+	Name          string       `json:"name"`
+	Active        bool         `json:"active"`
+	ActivePID     int32        `json:"active_pid,omitempty"`
+	RestartLSN    postgres.LSN `json:"-"`
+	Confirmed     postgres.LSN `json:"-"`
+	RetainedBytes int64        `json:"retained_bytes"` // WAL that the server keeps for this slot
+	BehindBytes   int64        `json:"behind_bytes"`   // WAL written and not yet confirmed by the consumer
+	Lost          bool         `json:"lost"`           // the server has removed WAL that the slot needs
+	XminAge       int64        `json:"xmin_age"`       // transactions that vacuum may not clean behind, because of this slot
+}
+
+// ReadSlot returns the slot's state, nil when there is no such slot.
+func ReadSlot(ctx context.Context, db DB, v postgres.Version, name string) (*SlotState, error) {
+	lost := "false"
+	if v.Major() >= 13 {
+		lost = "coalesce(wal_status = 'lost', false)"
+	}
+	var s SlotState
+	var restart, confirmed string
+	err := db.QueryRow(ctx, `
+		SELECT slot_name, active, coalesce(active_pid, 0), coalesce(restart_lsn::text, '0/0'), coalesce(confirmed_flush_lsn::text, '0/0'),
+			coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint,
+			greatest(coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn), 0), 0)::bigint,
+			`+lost+`, coalesce(pg_catalog.age(catalog_xmin), 0)::bigint
+		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, name).
+		Scan(&s.Name, &s.Active, &s.ActivePID, &restart, &confirmed, &s.RetainedBytes, &s.BehindBytes, &s.Lost, &s.XminAge)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.RestartLSN, err = postgres.ParseLSN(restart); err != nil {
+		return nil, err
+	}
+	s.Confirmed, err = postgres.ParseLSN(confirmed)
+	return &s, err
+}
+
+// DropSlots removes the slots whose names match a LIKE pattern, ending whoever
+// is active on one: a dead operator's walsender may linger (rule 15). No match
+// is no error. It gives up after 10 seconds of a slot that stays in use.
+func DropSlots(ctx context.Context, db DB, pattern string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		_, err := db.Exec(ctx, `
+			SELECT pg_catalog.pg_terminate_backend(active_pid)
+			FROM pg_catalog.pg_replication_slots WHERE slot_name LIKE $1 AND active_pid IS NOT NULL`, pattern)
+		if err != nil {
+			return err
+		}
+		_, err = db.Exec(ctx, `
+			SELECT pg_catalog.pg_drop_replication_slot(slot_name)
+			FROM pg_catalog.pg_replication_slots WHERE slot_name LIKE $1`, pattern)
+		if postgres.Code(err) != postgres.ObjectInUse && postgres.Code(err) != postgres.UndefinedObject {
+			return err
+		}
+		if pause(ctx, 20*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
+// LikeLiteral escapes a name for use in a LIKE pattern.
+func LikeLiteral(name string) string {
+	var b []byte
+	for i := range len(name) {
+		if name[i] == '_' || name[i] == '%' || name[i] == '\\' {
+			b = append(b, '\\')
+		}
+		b = append(b, name[i])
+	}
+	return string(b)
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

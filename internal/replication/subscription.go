@@ -1,0 +1,196 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/postgres"
+)
+
+// SubscriptionSQL is the statement that makes a subscription, connected and
+// disabled, on a slot that pgbaton makes itself (rule 12). copyData is true
+// only for method native.
+func SubscriptionSQL(name, conninfo string, copyData bool) string {
+	return fmt.Sprintf("CREATE SUBSCRIPTION %[1]s CONNECTION %[2]s PUBLICATION %[1]s "+
+		"WITH (copy_data = %[3]t, create_slot = false, enabled = false, slot_name = %[4]s)",
+		postgres.QuoteIdent(name), postgres.QuoteLiteral(conninfo), copyData, postgres.QuoteLiteral(name))
+}
+
+// CreateSubscription makes the subscription; conninfo is how the subscriber
+// reaches the publisher and may hold a password.
+func CreateSubscription(ctx context.Context, conn *pgx.Conn, name string, conninfo postgres.Conninfo, copyData bool) error {
+	return discreetly(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), copyData))
+		return err
+	})
+}
+
+// errProbe ends the probe's transaction.
+var errProbe = errors.New("the probe is over")
+
+// Probe lets one server connect to another and leaves nothing behind: a
+// subscription is created and rolled back.
+func Probe(ctx context.Context, conn *pgx.Conn, conninfo postgres.Conninfo) error {
+	err := discreetly(ctx, conn, func(tx pgx.Tx) error {
+		const name = "pgbaton_probe"
+		if _, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), false)); err != nil {
+			return err
+		}
+		return errProbe
+	})
+	if errors.Is(err, errProbe) {
+		return nil
+	}
+	return err
+}
+
+// discreetly runs statements that carry a password in a transaction that the
+// server's log and pg_stat_statements do not see, as far as the role may say so
+// (rule 8; check warns where it may not).
+func discreetly(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		for _, setting := range []string{
+			"log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'",
+			"pg_stat_statements.track = 'none'",
+		} {
+			err := pgx.BeginFunc(ctx, tx, func(sp pgx.Tx) error { // a savepoint: refusal is no failure
+				_, err := sp.Exec(ctx, "SET LOCAL "+setting)
+				return err
+			})
+			if err != nil && postgres.Code(err) == "" {
+				return err // not the server's answer: the connection is gone
+			}
+		}
+		return f(tx)
+	})
+}
+
+// Subscription is a subscription of ours as its server shows it.
+type Subscription struct {
+	OID     uint32
+	Name    string
+	Enabled bool
+	SlotSet bool
+}
+
+// ReadSubscription returns this database's subscription, nil when there is none.
+func ReadSubscription(ctx context.Context, db DB, name string) (*Subscription, error) {
+	var s Subscription
+	// subconninfo is not readable for everyone; the columns named here are.
+	err := db.QueryRow(ctx, `
+		SELECT oid, subname, subenabled, subslotname IS NOT NULL FROM pg_catalog.pg_subscription
+		WHERE subname = $1 AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`,
+		name).Scan(&s.OID, &s.Name, &s.Enabled, &s.SlotSet)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return &s, err
+}
+
+// SetEnabled enables or disables a subscription. Disabling waits until its
+// workers are gone.
+func SetEnabled(ctx context.Context, db DB, name string, enabled bool) error {
+	action := "DISABLE"
+	if enabled {
+		action = "ENABLE"
+	}
+	if _, err := db.Exec(ctx, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(name)+" "+action); err != nil || enabled {
+		return err
+	}
+	return WaitNoWorker(ctx, db, name)
+}
+
+// WaitNoWorker waits until the subscription has no apply or sync worker.
+func WaitNoWorker(ctx context.Context, db DB, name string) error {
+	for {
+		pids, err := WorkerPIDs(ctx, db, name)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return fmt.Errorf("waiting for the workers of subscription %s to end: %w", name, err)
+		}
+	}
+}
+
+// WorkerPIDs lists the running workers of a subscription. The view is
+// cluster-wide; names are unique per database only, so it is asked by OID.
+func WorkerPIDs(ctx context.Context, db DB, name string) ([]int32, error) {
+	rows, err := db.Query(ctx, `
+		SELECT w.pid FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
+		WHERE s.subname = $1 AND w.pid IS NOT NULL
+			AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`, name)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int32])
+}
+
+// DropSubscription removes a subscription without touching its publisher, which
+// may be gone: the slot is dropped apart. It returns the subscription's OID,
+// by which leftover table synchronization slots are known, 0 when there was none.
+func DropSubscription(ctx context.Context, db DB, name string) (uint32, error) {
+	s, err := ReadSubscription(ctx, db, name)
+	if err != nil || s == nil {
+		return 0, err
+	}
+	q := postgres.QuoteIdent(name)
+	if err := SetEnabled(ctx, db, name, false); err != nil {
+		return s.OID, err
+	}
+	if s.SlotSet {
+		if _, err := db.Exec(ctx, "ALTER SUBSCRIPTION "+q+" SET (slot_name = NONE)"); err != nil {
+			return s.OID, err
+		}
+	}
+	_, err = db.Exec(ctx, "DROP SUBSCRIPTION "+q)
+	return s.OID, err
+}
+
+// SyncSlotPattern matches the slots that table synchronization made for a
+// subscription (src/backend/replication/logical/tablesync.c:
+// pg_<subscription>_sync_<table>_<system identifier>).
+func SyncSlotPattern(oid uint32) string { return fmt.Sprintf(`pg\_%d\_sync\_%%`, oid) }
+
+// TableState is the state of one table in a subscription: i initialize, d data
+// is being copied, f finished copying, s synchronized, r ready.
+type TableState struct {
+	postgres.Ident
+	State string
+}
+
+// SubscriptionTables lists the tables a subscription applies, by name.
+func SubscriptionTables(ctx context.Context, db DB, name string) ([]TableState, error) {
+	rows, err := db.Query(ctx, `
+		SELECT n.nspname, c.relname, r.srsubstate::text
+		FROM pg_catalog.pg_subscription s
+		JOIN pg_catalog.pg_subscription_rel r ON r.srsubid = s.oid
+		JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE s.subname = $1
+			AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, name)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TableState, err error) {
+		err = row.Scan(&t.Schema, &t.Name, &t.State)
+		return t, err
+	})
+}
+
+// ApplyErrors is how often the subscription's workers ended with an error:
+// known on 15 and newer, -1 elsewhere.
+func ApplyErrors(ctx context.Context, db DB, v postgres.Version, oid uint32) (n int64, err error) {
+	if v.Major() < 15 {
+		return -1, nil
+	}
+	err = db.QueryRow(ctx, `
+		SELECT coalesce(sum(apply_error_count + sync_error_count), 0)::bigint
+		FROM pg_catalog.pg_stat_subscription_stats WHERE subid = $1`, oid).Scan(&n)
+	return n, err
+}

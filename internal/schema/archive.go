@@ -1,0 +1,182 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"pgbaton/internal/postgres"
+)
+
+// Sections of an archive, as pg_restore names them. Everything is for an
+// archive that also holds rows.
+const (
+	PreData    = "pre-data"
+	PostData   = "post-data"
+	Everything = ""
+)
+
+// never are the options that keep out of an archive what is not moved: the
+// user's own publications and subscriptions, and our own schema.
+var never = []string{"--no-publications", "--no-subscriptions", "--exclude-schema=pgbaton"}
+
+// DumpSchema writes the definitions, as a snapshot shows them, into a file. An
+// empty snapshot takes one of pg_dump's own.
+func DumpSchema(source *postgres.Server, snapshot, file string) Command {
+	args := append([]string{"--format=custom", "--schema-only"}, never...)
+	return dump(source, snapshot, file, args)
+}
+
+// DumpAll writes definitions and rows into a directory, jobs tables at a time.
+// Large objects are left out: they are not replicated (check says so).
+func DumpAll(source *postgres.Server, snapshot, directory string, jobs int, unlogged bool) Command {
+	args := append([]string{"--format=directory", fmt.Sprintf("--jobs=%d", jobs), "--no-blobs"}, never...)
+	if !unlogged {
+		args = append(args, "--no-unlogged-table-data")
+	}
+	return dump(source, snapshot, directory, args)
+}
+
+func dump(source *postgres.Server, snapshot, file string, args []string) Command {
+	if snapshot != "" {
+		args = append(args, "--snapshot="+snapshot)
+	}
+	args = append(args, "--file="+file, "--dbname="+source.ClientConninfo())
+	return Command{Program: "pg_dump", Args: args, server: source}
+}
+
+// Dump runs pg_dump.
+func Dump(ctx context.Context, tools Tools, c Command) error {
+	stderr, err := c.run(ctx, tools, nil)
+	if err == nil {
+		return nil
+	}
+	if exitStatus(err) != 0 && stderr != "" {
+		err = fmt.Errorf("%s: %s", err, stderr)
+	}
+	return postgres.WrapHint(postgres.Source, "pg_dump", err,
+		"the message above is pg_dump's own; a missing privilege is shown by pgbaton check")
+}
+
+// RestoreOptions say what of the archive's ownership the target can have.
+type RestoreOptions struct {
+	Jobs    int
+	NoOwner bool // an owner role does not exist on the target
+	NoGrant bool // a grantee or grantor does not exist on the target
+}
+
+// Restore builds the pg_restore of a section. It does not stop at the first
+// error, so that a DBA sees all of them; RunRestore judges them.
+func Restore(target *postgres.Server, archive, section string, o RestoreOptions) Command {
+	args := []string{"--dbname=" + target.ClientConninfo(), "--verbose"}
+	if section != Everything {
+		args = append(args, "--section="+section)
+	}
+	if o.Jobs > 1 && section != PreData {
+		args = append(args, fmt.Sprintf("--jobs=%d", o.Jobs))
+	}
+	if o.NoOwner {
+		args = append(args, "--no-owner")
+	}
+	if o.NoGrant {
+		args = append(args, "--no-privileges")
+	}
+	return Command{Program: "pg_restore", Args: append(args, archive), server: target}
+}
+
+// RunRestore runs pg_restore and fails unless every error it met is harmless.
+// onItem hears each finished item of a parallel restore: its number in the
+// archive's list.
+func RunRestore(ctx context.Context, tools Tools, c Command, onItem func(id string)) error {
+	stderr, err := c.run(ctx, tools, func(line string) {
+		if m := finishedItem.FindStringSubmatch(line); m != nil && onItem != nil {
+			onItem(m[1])
+		}
+	})
+	failures := restoreFailures(stderr)
+	if err == nil && len(failures) == 0 {
+		return nil
+	}
+	if len(failures) == 0 && exitStatus(err) == 1 && strings.Contains(stderr, "errors ignored on restore") {
+		return nil // only harmless ones
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if len(failures) == 0 {
+		failures = tail(stderr, 5)
+	}
+	return postgres.WrapHint(postgres.Target, "pg_restore", fmt.Errorf("%s", strings.Join(failures, "\n")),
+		"the target cannot hold the source's definitions as they are; change them on the source, then pgbaton reset and start again")
+}
+
+var (
+	finishedItem = regexp.MustCompile(`finished item (\d+) `)
+	chatter      = regexp.MustCompile(`^pg_restore: (connecting|creating|processing|executing|launching|finished|entering|skipping|dropping|setting|implied|disabling|enabling|from TOC|while |warning: errors ignored)`)
+)
+
+// harmless are statements that fail where nothing is lost: settings of a newer
+// pg_dump that an older server does not know, and the comment that only an
+// extension's owner may set (the extension brings the same comment).
+var harmless = []string{"Command was: SET transaction_timeout", "Command was: COMMENT ON EXTENSION"}
+
+// restoreFailures cuts pg_restore's messages into failures, without the
+// harmless ones. A failure begins with "pg_restore: error:" and goes on until
+// the next message.
+func restoreFailures(stderr string) []string {
+	var failures []string
+	var current []string
+	end := func() {
+		text := strings.Join(current, "\n")
+		current = nil
+		if text == "" {
+			return
+		}
+		for _, h := range harmless {
+			if strings.Contains(text, h) {
+				return
+			}
+		}
+		failures = append(failures, text)
+	}
+	for _, line := range strings.Split(stderr, "\n") {
+		switch {
+		case strings.HasPrefix(line, "pg_restore: error:"):
+			end()
+			current = []string{strings.TrimPrefix(line, "pg_restore: error: ")}
+		case chatter.MatchString(line):
+			end()
+		case current != nil:
+			current = append(current, line)
+		}
+	}
+	end()
+	return failures
+}
+
+func tail(s string, n int) []string {
+	all := strings.Split(strings.TrimSpace(s), "\n")
+	return all[max(0, len(all)-n):]
+}
+
+// Items lists the archive's entries that hold rows: number to table.
+func Items(ctx context.Context, tools Tools, archive string) (map[string]postgres.Ident, error) {
+	out, err := exec.CommandContext(ctx, filepath.Join(tools.Dir, "pg_restore"), "--list", archive).Output()
+	if err != nil {
+		return nil, fmt.Errorf("pg_restore --list: %w", err)
+	}
+	items := map[string]postgres.Ident{}
+	for _, line := range strings.Split(string(out), "\n") {
+		if m := tableData.FindStringSubmatch(line); m != nil {
+			items[m[1]] = postgres.Ident{Schema: m[2], Name: m[3]}
+		}
+	}
+	return items, nil
+}
+
+// tableData matches "4032; 0 16402 TABLE DATA public orders owner". A name with
+// a space makes schema and table ambiguous here; the number is what counts.
+var tableData = regexp.MustCompile(`^(\d+); \d+ \d+ TABLE DATA (\S+) (.*) \S+$`)

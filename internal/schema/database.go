@@ -1,0 +1,208 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
+)
+
+// Database is what a database is made of before anything is in it.
+type Database struct {
+	Name       string
+	Owner      string
+	Encoding   string
+	Collate    string
+	Ctype      string
+	Provider   string // pg_database.datlocprovider: c, i (15+) or b (17+)
+	Locale     string // of providers i and b
+	ConnLimit  int
+	Comment    string
+	Settings   []Setting
+	IsTemplate bool
+}
+
+// Setting is one ALTER DATABASE ... SET, or ALTER ROLE ... IN DATABASE ... SET.
+type Setting struct {
+	Role  string // "" for all roles
+	Name  string
+	Value string
+}
+
+// ReadDatabase describes the database that the session is connected to.
+func ReadDatabase(ctx context.Context, q catalog.Querier, v postgres.Version) (Database, error) {
+	provider, locale := "'c'", "''"
+	switch {
+	case v.Major() >= 17:
+		provider, locale = "datlocprovider::text", "coalesce(datlocale, '')"
+	case v.Major() >= 15:
+		provider, locale = "datlocprovider::text", "coalesce(daticulocale, '')"
+	}
+	var d Database
+	err := q.QueryRow(ctx, fmt.Sprintf(`
+		SELECT datname, pg_catalog.pg_get_userbyid(datdba), pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype,
+			%s, %s, datconnlimit, datistemplate, coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '')
+		FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()`, provider, locale)).
+		Scan(&d.Name, &d.Owner, &d.Encoding, &d.Collate, &d.Ctype, &d.Provider, &d.Locale, &d.ConnLimit, &d.IsTemplate, &d.Comment)
+	if err != nil {
+		return d, err
+	}
+	rows, err := q.Query(ctx, `
+		SELECT coalesce(r.rolname, ''), pg_catalog.split_part(c, '=', 1), pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1)
+		FROM pg_catalog.pg_db_role_setting s
+		LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole,
+		pg_catalog.unnest(s.setconfig) AS c
+		WHERE s.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`)
+	if err != nil {
+		return d, err
+	}
+	d.Settings, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Setting])
+	return d, err
+}
+
+// CreateSQL makes the database with this encoding and locale; likeTarget leaves
+// the locale to the target's own default.
+func (d Database) CreateSQL(name string, target postgres.Version, likeTarget bool) string {
+	sql := fmt.Sprintf("CREATE DATABASE %s TEMPLATE template0 ENCODING %s", postgres.QuoteIdent(name), postgres.QuoteLiteral(d.Encoding))
+	if likeTarget {
+		return sql
+	}
+	sql += fmt.Sprintf(" LC_COLLATE %s LC_CTYPE %s", postgres.QuoteLiteral(d.Collate), postgres.QuoteLiteral(d.Ctype))
+	switch {
+	case d.Provider == "i" && target.Major() >= 15:
+		sql += " LOCALE_PROVIDER icu ICU_LOCALE " + postgres.QuoteLiteral(d.Locale)
+	case d.Provider == "b" && target.Major() >= 17:
+		sql += " LOCALE_PROVIDER builtin BUILTIN_LOCALE " + postgres.QuoteLiteral(d.Locale)
+	case target.Major() >= 15:
+		sql += " LOCALE_PROVIDER libc" // template0 may have another provider
+	}
+	return sql
+}
+
+// listSettings hold lists that the catalogs store already quoted
+// (GUC_LIST_QUOTE, src/bin/pg_dump/dumputils.c).
+var listSettings = map[string]bool{"local_preload_libraries": true, "search_path": true, "session_preload_libraries": true,
+	"shared_preload_libraries": true, "temp_tablespaces": true, "unix_socket_directories": true}
+
+// FollowSQL are the properties that come after the creation. Roles that do not
+// exist on the target are left out, and so is the read-only default: that one is
+// the fence's.
+func (d Database) FollowSQL(name string, exists func(role string) bool) []string {
+	db := postgres.QuoteIdent(name)
+	var sql []string
+	if exists(d.Owner) {
+		sql = append(sql, fmt.Sprintf("ALTER DATABASE %s OWNER TO %s", db, postgres.QuoteIdent(d.Owner)))
+	}
+	if d.ConnLimit != -1 {
+		sql = append(sql, fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT %d", db, d.ConnLimit))
+	}
+	if d.Comment != "" {
+		sql = append(sql, fmt.Sprintf("COMMENT ON DATABASE %s IS %s", db, postgres.QuoteLiteral(d.Comment)))
+	}
+	for _, s := range d.Settings {
+		if strings.EqualFold(s.Name, "default_transaction_read_only") && s.Role == "" {
+			continue
+		}
+		value := postgres.QuoteLiteral(s.Value)
+		if listSettings[strings.ToLower(s.Name)] {
+			value = s.Value
+		}
+		whose := "DATABASE " + db
+		if s.Role != "" {
+			if !exists(s.Role) {
+				continue
+			}
+			whose = fmt.Sprintf("ROLE %s IN DATABASE %s", postgres.QuoteIdent(s.Role), db)
+		}
+		sql = append(sql, fmt.Sprintf("ALTER %s SET %s = %s", whose, quoteSetting(s.Name), value))
+	}
+	return sql
+}
+
+// quoteSetting quotes a setting's name, which may be of the form extension.name.
+func quoteSetting(name string) string {
+	return pgx.Identifier(strings.Split(name, ".")).Sanitize()
+}
+
+// ConnectMaintenance opens a session on a database that every cluster has, for
+// what cannot be done from inside the database itself.
+func ConnectMaintenance(ctx context.Context, s *postgres.Server) (*pgx.Conn, error) {
+	var errs []error
+	for _, name := range []string{"postgres", "template1"} {
+		conn, err := s.ConnectDatabase(ctx, name)
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errs[0]
+}
+
+// DatabaseExists asks a maintenance session.
+func DatabaseExists(ctx context.Context, q catalog.Querier, name string) (exists bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)`, name).Scan(&exists)
+	return exists, err
+}
+
+// Roles lists the names of a cluster's roles.
+func Roles(ctx context.Context, q catalog.Querier) (map[string]bool, error) {
+	rows, err := q.Query(ctx, `SELECT rolname FROM pg_catalog.pg_roles`)
+	if err != nil {
+		return nil, err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	set := make(map[string]bool, len(names))
+	for _, n := range names {
+		set[n] = true
+	}
+	return set, err
+}
+
+// CreateDatabase makes the target database like the source's, from a
+// maintenance session on the target. Where the target lacks the locale it takes
+// its own default and returns a sentence that says so.
+func CreateDatabase(ctx context.Context, conn *pgx.Conn, d Database, name string, v postgres.Version) (note string, err error) {
+	_, err = conn.Exec(ctx, d.CreateSQL(name, v, false))
+	switch postgres.Code(err) {
+	case "":
+		if err != nil {
+			return "", err
+		}
+	case "42809", "22023": // wrong_object_type, invalid_parameter_value: no such locale here
+		first := err
+		if _, err = conn.Exec(ctx, d.CreateSQL(name, v, true)); err != nil {
+			return "", errors.Join(first, err)
+		}
+		note = fmt.Sprintf("the target has no locale %s/%s: the database has the target's default; text may sort differently",
+			d.Collate, d.Ctype)
+	default:
+		return "", err
+	}
+	exists, err := Roles(ctx, conn)
+	if err != nil {
+		return note, err
+	}
+	for _, sql := range d.FollowSQL(name, func(r string) bool { return exists[r] }) {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return note, fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return note, nil
+}
+
+// DropDatabase removes a database from a maintenance session, ending whoever is
+// connected to it. The subscriptions in it must have been dropped.
+func DropDatabase(ctx context.Context, conn *pgx.Conn, name string) error {
+	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+		WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid()`, name)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, "DROP DATABASE IF EXISTS "+postgres.QuoteIdent(name))
+	return err
+}

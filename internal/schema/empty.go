@@ -1,0 +1,162 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
+)
+
+// Baseline is what an empty target database held before anything was restored
+// into it.
+type Baseline struct {
+	Schemas    []string `json:"schemas"`
+	Extensions []string `json:"extensions"`
+	Languages  []string `json:"languages"`
+}
+
+// ReadBaseline takes it; the database must be empty of user objects.
+func ReadBaseline(ctx context.Context, q catalog.Querier) (b Baseline, err error) {
+	for _, part := range []struct {
+		into *[]string
+		sql  string
+	}{
+		{&b.Schemas, `SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'pgbaton') ORDER BY 1`},
+		{&b.Extensions, `SELECT extname FROM pg_catalog.pg_extension ORDER BY 1`},
+		{&b.Languages, `SELECT lanname FROM pg_catalog.pg_language ORDER BY 1`},
+	} {
+		rows, err := q.Query(ctx, part.sql)
+		if err != nil {
+			return b, err
+		}
+		if *part.into, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+// leftovers lists, as DROP statements in order, everything that is not in the
+// baseline ($1 schemas, $2 extensions, $3 languages). Objects inside a schema go
+// with it, except in schemas that were there before, of which only public can
+// have been filled: those are made anew.
+const leftovers = `
+SELECT pg_catalog.format('DROP EVENT TRIGGER %I CASCADE', evtname) FROM pg_catalog.pg_event_trigger t
+	WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.deptype = 'e'
+		AND d.classid = 'pg_catalog.pg_event_trigger'::pg_catalog.regclass AND d.objid = t.oid)
+UNION ALL
+SELECT pg_catalog.format('DROP EXTENSION %I CASCADE', extname) FROM pg_catalog.pg_extension WHERE extname <> ALL ($2)
+UNION ALL
+SELECT pg_catalog.format('DROP SCHEMA %I CASCADE', nspname) FROM pg_catalog.pg_namespace
+	WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'pgbaton') AND nspname <> ALL ($1)
+UNION ALL
+SELECT pg_catalog.format('DROP FOREIGN DATA WRAPPER %I CASCADE', fdwname) FROM pg_catalog.pg_foreign_data_wrapper WHERE oid >= 16384
+UNION ALL
+SELECT pg_catalog.format('DROP CAST (%s AS %s) CASCADE', castsource::pg_catalog.regtype, casttarget::pg_catalog.regtype)
+	FROM pg_catalog.pg_cast WHERE oid >= 16384
+UNION ALL
+SELECT pg_catalog.format('DROP LANGUAGE %I CASCADE', lanname) FROM pg_catalog.pg_language WHERE lanname <> ALL ($3)`
+
+// defaultGrants lists what takes a database-wide ALTER DEFAULT PRIVILEGES back:
+// everything that was granted is revoked, and the built-in default granted again.
+const defaultGrants = `
+SELECT pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I REVOKE ALL ON %s FROM %s', r.rolname, kind.name,
+		CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END), 1 AS pass
+	FROM pg_catalog.pg_default_acl d JOIN pg_catalog.pg_roles r ON r.oid = d.defaclrole
+	JOIN (VALUES ('r', 'TABLES'), ('S', 'SEQUENCES'), ('f', 'FUNCTIONS'), ('T', 'TYPES'), ('n', 'SCHEMAS')) AS kind (code, name)
+		ON kind.code = d.defaclobjtype::text
+	CROSS JOIN LATERAL (SELECT DISTINCT grantee FROM pg_catalog.aclexplode(d.defaclacl)) AS a
+	WHERE d.defaclnamespace = 0
+UNION ALL
+SELECT pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT %s ON %s TO %s', r.rolname, g.privilege, kind.name,
+		coalesce(g.grantee, pg_catalog.quote_ident(r.rolname))), 2
+	FROM pg_catalog.pg_default_acl d JOIN pg_catalog.pg_roles r ON r.oid = d.defaclrole
+	JOIN (VALUES ('r', 'TABLES'), ('S', 'SEQUENCES'), ('f', 'FUNCTIONS'), ('T', 'TYPES'), ('n', 'SCHEMAS')) AS kind (code, name)
+		ON kind.code = d.defaclobjtype::text
+	JOIN (VALUES ('r', 'ALL', NULL), ('S', 'ALL', NULL), ('f', 'ALL', NULL), ('T', 'ALL', NULL), ('n', 'ALL', NULL),
+		('f', 'EXECUTE', 'PUBLIC'), ('T', 'USAGE', 'PUBLIC')) AS g (code, privilege, grantee) ON g.code = d.defaclobjtype::text
+	WHERE d.defaclnamespace = 0
+ORDER BY 2`
+
+// Empty takes everything out of a target database that a restore put in, back
+// to its baseline. It is for a database that was there, empty, before pgbaton;
+// one that pgbaton made is dropped instead.
+func Empty(ctx context.Context, conn *pgx.Conn, b Baseline) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := dropAll(ctx, tx, leftovers, b.Schemas, b.Extensions, b.Languages); err != nil {
+			return err
+		}
+		for _, name := range b.Schemas {
+			if err := remake(ctx, tx, name); err != nil {
+				return err
+			}
+		}
+		return dropAll(ctx, tx, `SELECT s.sql FROM (`+defaultGrants+`) AS s (sql, pass) ORDER BY pass`)
+	})
+}
+
+func dropAll(ctx context.Context, tx pgx.Tx, list string, args ...any) error {
+	rows, err := tx.Query(ctx, list, args...)
+	if err != nil {
+		return err
+	}
+	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, sql := range statements {
+		if _, err := tx.Exec(ctx, sql); err != nil && postgres.Code(err) != postgres.UndefinedObject {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return nil
+}
+
+// remake drops a schema with all it holds and makes it again with the same
+// owner, grants and comment. One that holds nothing is left alone.
+func remake(ctx context.Context, tx pgx.Tx, name string) error {
+	var owner, comment string
+	var holds, standard bool
+	err := tx.QueryRow(ctx, `
+		SELECT pg_catalog.pg_get_userbyid(n.nspowner), coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), ''),
+			EXISTS (SELECT FROM pg_catalog.pg_depend d
+				WHERE d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.refobjid = n.oid AND d.deptype = 'n'
+					AND NOT (d.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass)),
+			n.nspacl IS NULL
+		FROM pg_catalog.pg_namespace n WHERE n.nspname = $1`, name).Scan(&owner, &comment, &holds, &standard)
+	if err != nil || !holds {
+		return err
+	}
+	var grants []string
+	if !standard {
+		rows, err := tx.Query(ctx, `
+			SELECT pg_catalog.format('GRANT %s ON SCHEMA %I TO %s%s', a.privilege_type, n.nspname,
+				CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END,
+				CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+			FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) AS a WHERE n.nspname = $1`, name)
+		if err != nil {
+			return err
+		}
+		if grants, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+			return err
+		}
+	}
+	q := postgres.QuoteIdent(name)
+	statements := []string{
+		fmt.Sprintf("DROP SCHEMA %s CASCADE", q),
+		fmt.Sprintf("CREATE SCHEMA %s AUTHORIZATION %s", q, postgres.QuoteIdent(owner)),
+	}
+	statements = append(statements, grants...)
+	if comment != "" {
+		statements = append(statements, fmt.Sprintf("COMMENT ON SCHEMA %s IS %s", q, postgres.QuoteLiteral(comment)))
+	}
+	for _, sql := range statements {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package tablecopy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgbaton/internal/postgres"
+)
+
+// copySettings make a value read on one side mean the same on the other, beyond
+// what every session of ours sets: the text form of money depends on lc_monetary,
+// that of xml on xmloption, and array_nulls decides whether NULL in an array is
+// one.
+var copySettings = map[string]string{
+	"lc_monetary": "C",
+	"xmloption":   "content",
+	"array_nulls": "on",
+}
+
+// sourceSettings: rows arrive in the order in which they lie on disk, so that a
+// clustered table stays one.
+var sourceSettings = merged(copySettings, map[string]string{
+	"synchronize_seqscans": "off",
+})
+
+// targetSettings: a crash of the target may take back the last tables together
+// with what was recorded of them, never one without the other, so that waiting
+// for the disk at each table would buy nothing.
+var targetSettings = merged(copySettings, map[string]string{
+	"synchronous_commit": "off",
+})
+
+func merged(a, b map[string]string) map[string]string {
+	m := maps.Clone(a)
+	maps.Copy(m, b)
+	return m
+}
+
+// learnVersion makes sure that a server's version is known, on which the
+// settings of its sessions depend (rule 15).
+func learnVersion(ctx context.Context, s *postgres.Server) error {
+	if s.Version() != 0 {
+		return nil
+	}
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
+}
+
+// openSource opens a session that reads under the snapshot.
+func openSource(ctx context.Context, s *postgres.Server, snapshot string) (*pgconn.PgConn, error) {
+	conn, err := s.ConnectRaw(ctx, sourceSettings)
+	if err != nil {
+		return nil, err
+	}
+	err = exec(ctx, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT "+postgres.QuoteLiteral(snapshot))
+	if err != nil {
+		end(ctx, conn, true)
+		hint := ""
+		switch postgres.Code(err) {
+		case invalidParameterValue, postgres.UndefinedObject, objectNotInPrerequisiteState:
+			// What servers from 10 to 18 say of it differs.
+			err = fmt.Errorf("%w: %w", ErrSnapshotGone, err)
+			hint = "the session that exported the snapshot has ended: run start again, it copies under a new one"
+		}
+		return nil, postgres.WrapHint(postgres.Source, fmt.Sprintf("reading under snapshot %q", snapshot), err, hint)
+	}
+	return conn, nil
+}
+
+// openTarget opens a session that loads tables.
+func openTarget(ctx context.Context, s *postgres.Server) (*pgconn.PgConn, error) {
+	conn, err := s.ConnectRaw(ctx, targetSettings)
+	if err != nil {
+		return nil, err
+	}
+	// Triggers are created after the copy. Should there be one already, it must
+	// not fire: rows come as they are. Not every role may say so (before 15 only
+	// superusers); then a trigger that drops rows is found by counting them.
+	err = exec(ctx, conn, "SET session_replication_role = replica")
+	if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege {
+		end(ctx, conn, true)
+		return nil, postgres.Wrap(postgres.Target, "preparing a session for the copy", err)
+	}
+	return conn, nil
+}
+
+// exec runs statements whose results do not matter.
+func exec(ctx context.Context, conn *pgconn.PgConn, sql string) error {
+	return conn.Exec(ctx, sql).Close()
+}
+
+// endTimeout bounds each step of ending a session.
+const endTimeout = 3 * time.Second
+
+// end closes a session and waits until it is closed. After a failure the server
+// may still be at work, waiting for a lock for instance, and would not notice
+// that we have gone: it is told to cancel.
+func end(ctx context.Context, conn *pgconn.PgConn, failed bool) {
+	// Also, and above all, when ctx has ended.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	if failed && !conn.IsClosed() {
+		// Best effort, here and below: the session is gone with its socket.
+		_ = conn.CancelRequest(ctx)
+		_ = conn.Conn().SetDeadline(time.Now().Add(endTimeout))
+	}
+	_ = conn.Close(ctx)
+	select {
+	case <-conn.CleanupDone(): // pgconn may have begun to close it on its own
+	case <-ctx.Done():
+		_ = conn.Conn().Close()
+		<-conn.CleanupDone()
+	}
+}

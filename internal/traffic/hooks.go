@@ -1,0 +1,129 @@
+// Package traffic moves what stands between the application and its database
+// from one side to the other.
+package traffic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"pgbaton/internal/postgres"
+)
+
+// Endpoint is where an application finds a database, as the operator's
+// connection string names it.
+type Endpoint struct {
+	Side     postgres.Side
+	Host     string
+	Port     int
+	Database string
+}
+
+// Route is what a traffic action is told: from where to where traffic moves.
+type Route struct {
+	Migration string
+	From, To  Endpoint
+}
+
+// Hooks are the operator's commands. Each runs in a shell, in a process group
+// of its own; an empty one does nothing. They learn what happens from the
+// environment: PGBATON_PHASE (pause, switch, resume, abort), PGBATON_MIGRATION,
+// and PGBATON_TO_SIDE, _HOST, _PORT, _DATABASE and the same for PGBATON_FROM_.
+// After an abort traffic belongs where it came from: TO is then the holder.
+type Hooks struct {
+	OnPause, OnSwitch, OnResume, OnAbort string
+	Output                               io.Writer // what the commands print
+}
+
+// Pause holds traffic back.
+func (h Hooks) Pause(ctx context.Context, r Route) error {
+	return h.run(ctx, "pause", h.OnPause, r)
+}
+
+// Switch points traffic at the route's end.
+func (h Hooks) Switch(ctx context.Context, r Route) error {
+	return h.run(ctx, "switch", h.OnSwitch, r)
+}
+
+// Resume lets traffic go again.
+func (h Hooks) Resume(ctx context.Context, r Route) error {
+	return h.run(ctx, "resume", h.OnResume, r)
+}
+
+// Abort lets traffic go where it came from, after a handover was given up.
+func (h Hooks) Abort(ctx context.Context, r Route) error {
+	r.From, r.To = r.To, r.From
+	return h.run(ctx, "abort", h.OnAbort, r)
+}
+
+// run executes one hook. When ctx ends, its whole process group is killed.
+func (h Hooks) run(ctx context.Context, phase, command string, r Route) error {
+	if command == "" {
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second // a grandchild that keeps our pipe open does not hold us
+	cmd.Env = append(withoutSecrets(os.Environ()), "PGBATON_PHASE="+phase, "PGBATON_MIGRATION="+r.Migration)
+	for prefix, e := range map[string]Endpoint{"PGBATON_TO_": r.To, "PGBATON_FROM_": r.From} {
+		cmd.Env = append(cmd.Env, prefix+"SIDE="+string(e.Side), prefix+"HOST="+e.Host,
+			prefix+"PORT="+strconv.Itoa(e.Port), prefix+"DATABASE="+e.Database)
+	}
+	said := &lastWords{}
+	cmd.Stderr, cmd.Stdout = said, said
+	if h.Output != nil {
+		out := io.MultiWriter(h.Output, said)
+		cmd.Stderr, cmd.Stdout = out, out
+	}
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("hook --on-%s did not finish in time and was killed: %w", phase, ctx.Err())
+	case errors.Is(err, exec.ErrWaitDelay):
+		return nil // the command itself ended well; something it started in the background lives on
+	}
+	return fmt.Errorf("hook --on-%s failed: %w%s", phase, err, said.suffix())
+}
+
+// withoutSecrets keeps connection strings and passwords away from commands that
+// do not need them.
+func withoutSecrets(env []string) []string {
+	var kept []string
+	for _, kv := range env {
+		switch name, _, _ := strings.Cut(kv, "="); name {
+		case "PGBATON_SOURCE", "PGBATON_TARGET", "PGBATON_SOURCE_FROM_TARGET", "PGBATON_TARGET_FROM_SOURCE", "PGPASSWORD":
+		default:
+			kept = append(kept, kv)
+		}
+	}
+	return kept
+}
+
+// lastWords keeps the end of what a command printed.
+type lastWords struct{ b []byte }
+
+// Write implements io.Writer.
+func (l *lastWords) Write(p []byte) (int, error) {
+	l.b = append(l.b, p...)
+	if len(l.b) > 2000 {
+		l.b = l.b[len(l.b)-2000:]
+	}
+	return len(p), nil
+}
+
+func (l *lastWords) suffix() string {
+	if s := strings.TrimSpace(string(l.b)); s != "" {
+		return ": " + s
+	}
+	return ""
+}
