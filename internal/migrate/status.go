@@ -373,7 +373,7 @@ func (r *reader) readLag(ctx context.Context) error {
 
 // readTrouble says why a stream does not flow.
 func (r *reader) readTrouble(ctx context.Context) error {
-	t, err := diagnose(ctx, r.Config, r.Sessions)
+	t, err := diagnose(ctx, r.Config, r.Sessions, false)
 	if t != nil {
 		r.note(t.Text, t.Remedy)
 	}

@@ -58,7 +58,7 @@ func (st *start) planSubscription(context.Context) ([]Action, error) {
 	if shown["password"] != "" {
 		shown = shown.With("password", "********")
 	}
-	return on(postgres.Target, replication.SubscriptionSQL(st.Group().Name(), shown.String(), st.Method == Native)), nil
+	return on(postgres.Target, replication.SubscriptionSQL(st.Group().Name(), shown.String(), st.Method == Native, st.Target.Version())), nil
 }
 
 func (st *start) doneSubscription(ctx context.Context) (bool, error) {
@@ -73,7 +73,7 @@ func (st *start) doneSubscription(ctx context.Context) (bool, error) {
 // exactly the planned tables before anything enables it (rule 12).
 func (st *start) runSubscription(ctx context.Context) error {
 	name := st.Group().Name()
-	err := replication.CreateSubscription(ctx, st.TargetConn, name, st.SourceFromTarget, st.Method == Native)
+	err := replication.CreateSubscription(ctx, st.TargetConn, st.Target.Version(), name, st.SourceFromTarget, st.Method == Native)
 	if err != nil {
 		hint := "the target's server must reach the source: see --source-from-target"
 		if postgres.Code(err) == postgres.InsufficientPrivilege {

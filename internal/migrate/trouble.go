@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"pgbaton/internal/postgres"
@@ -20,8 +21,9 @@ type Trouble struct {
 func (t *Trouble) Error() string { return "the subscription does not get on: " + t.Text }
 
 // diagnose looks at a stream that does not flow. nil: nothing is wrong that
-// shows, it is only behind.
-func diagnose(ctx context.Context, c Config, s *Sessions) (*Trouble, error) {
+// shows, it is only behind. long says that nothing has moved for a long time:
+// before 15 no statistics tell of failures.
+func diagnose(ctx context.Context, c Config, s *Sessions, long bool) (*Trouble, error) {
 	name := c.Group().Name()
 	sub, err := replication.ReadSubscription(ctx, s.TargetConn, name)
 	if err != nil || sub == nil || !sub.Enabled {
@@ -35,10 +37,14 @@ func diagnose(ctx context.Context, c Config, s *Sessions) (*Trouble, error) {
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "reading the subscription's statistics", err)
 	}
-	if len(pids) > 0 && failures <= 0 {
+	if len(pids) > 0 && failures <= 0 && !long {
 		return nil, nil
 	}
-	message, err := replication.Rehearse(ctx, s.SourceConn, c.Target, name)
+	applied, err := replication.AppliedUpTo(ctx, s.TargetConn, sub.OID)
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Target, "reading the position applied", err)
+	}
+	message, err := replication.Rehearse(ctx, s.SourceConn, c.Target, name, applied)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +58,17 @@ func diagnose(ctx context.Context, c Config, s *Sessions) (*Trouble, error) {
 			Remedy: "mend the row or the definition on the target (as the role that pgbaton uses: the database is fenced); the worker tries again by itself every few seconds",
 		}, nil
 	}
+	waiting, err := unsynchronized(ctx, s, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(waiting) > 0 && (failures > 0 || long) {
+		return &Trouble{
+			Text: fmt.Sprintf("the servers' own copy of %s does not get on%s", strings.Join(waiting, ", "), count),
+			Remedy: "the target's log has the server's message; rows that violate a NOT VALID constraint cannot be copied by --method native: " +
+				"pgbaton reset and start with --method stream, or mend the rows",
+		}, nil
+	}
 	if len(pids) > 0 {
 		return nil, nil // it failed once, and it runs
 	}
@@ -62,10 +79,23 @@ func diagnose(ctx context.Context, c Config, s *Sessions) (*Trouble, error) {
 	}, nil
 }
 
+// unsynchronized lists tables whose initial copy is not done.
+func unsynchronized(ctx context.Context, s *Sessions, name string) ([]string, error) {
+	states, err := replication.SubscriptionTables(ctx, s.TargetConn, name)
+	var names []string
+	for _, t := range states {
+		if t.State == "i" || t.State == "d" {
+			names = append(names, t.String())
+		}
+	}
+	return names, postgres.Wrap(postgres.Target, "reading the subscription", err)
+}
+
 // stuck notices that a stream makes no headway.
 type stuck struct {
-	last  int64
-	since time.Time
+	last   int64
+	since  time.Time // the figure has not changed
+	looked time.Time
 }
 
 // stuckAfter is how long nothing may move before a stream is looked into:
@@ -79,9 +109,9 @@ func (w *stuck) look(ctx context.Context, c Config, s *Sessions, figure int64) (
 		w.last, w.since = figure, time.Now()
 		return nil, nil
 	}
-	if time.Since(w.since) < stuckAfter {
+	if time.Since(w.since) < stuckAfter || time.Since(w.looked) < stuckAfter {
 		return nil, nil
 	}
-	w.since = time.Now()
-	return diagnose(ctx, c, s)
+	w.looked = time.Now()
+	return diagnose(ctx, c, s, time.Since(w.since) > 3*stuckAfter)
 }

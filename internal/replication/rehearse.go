@@ -12,17 +12,18 @@ import (
 	"pgbaton/internal/postgres"
 )
 
+// rehearsedChanges bounds how much of the stream is looked at.
+const rehearsedChanges = 5000
+
 // The server writes the reason for which an apply worker fails into its log
 // only. Rehearse finds it out: it peeks at the transaction that the worker fails
-// on, tries the same changes on the subscriber in a transaction that is rolled
-// back, and returns the server's message; "" when nothing fails, or when the
-// slot is in use at the moment.
-func Rehearse(ctx context.Context, publisher DB, subscriber *postgres.Server, group string) (string, error) {
-	// The worker between two attempts does not hold the slot; it is asked for
-	// one transaction at least, whatever its length, and no more than needed.
+// on, the first behind the position applied, tries the same changes on the
+// subscriber in a transaction that is rolled back, and returns the server's
+// message; "" when nothing fails, or when the slot is in use at the moment.
+func Rehearse(ctx context.Context, publisher DB, subscriber *postgres.Server, group string, applied postgres.LSN) (string, error) {
 	rows, err := publisher.Query(ctx, `
-		SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1, NULL, 1, 'proto_version', '1', 'publication_names', $2)`,
-		group, postgres.QuoteIdent(group))
+		SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1, NULL, $3, 'proto_version', '1', 'publication_names', $2)`,
+		group, postgres.QuoteIdent(group), rehearsedChanges)
 	var messages [][]byte
 	if err == nil {
 		messages, err = pgx.CollectRows(rows, pgx.RowTo[[]byte])
@@ -33,6 +34,7 @@ func Rehearse(ctx context.Context, publisher DB, subscriber *postgres.Server, gr
 	if err != nil {
 		return "", postgres.Wrap(postgres.Source, "looking at what the slot holds", err)
 	}
+	messages = firstUnapplied(messages, applied)
 	conn, err := subscriber.Connect(ctx)
 	if err != nil {
 		return "", err
@@ -54,6 +56,32 @@ func Rehearse(ctx context.Context, publisher DB, subscriber *postgres.Server, gr
 		err = nil
 	}
 	return message, postgres.Wrap(subscriber.Side, "trying the changes that are not applied", err)
+}
+
+// firstUnapplied drops the changes of transactions that were applied, and
+// everything behind the first that was not. Relations are kept: they are sent
+// once.
+func firstUnapplied(messages [][]byte, applied postgres.LSN) [][]byte {
+	var kept [][]byte
+	done := true
+	for _, m := range messages {
+		switch m[0] {
+		case 'B': // begin: the position of the transaction's commit
+			d := decoder{b: m[1:]}
+			done = postgres.LSN(d.uint64()) < applied
+		case 'C':
+			if !done {
+				return kept
+			}
+		case 'R':
+			kept = append(kept, m)
+		default:
+			if !done {
+				kept = append(kept, m)
+			}
+		}
+	}
+	return kept
 }
 
 var errRehearsed = errors.New("the rehearsal is over")
@@ -194,7 +222,8 @@ func (d *decoder) ok() bool { return !d.short }
 func (d *decoder) take(n int) []byte {
 	if n < 0 || len(d.b) < n {
 		d.short = true
-		return make([]byte, max(n, 0)&0xff)
+		d.b = nil
+		return make([]byte, 8) // enough for any number
 	}
 	out := d.b[:n]
 	d.b = d.b[n:]
@@ -202,14 +231,13 @@ func (d *decoder) take(n int) []byte {
 }
 
 func (d *decoder) byte() byte {
-	if b := d.take(1); len(b) == 1 {
-		return b[0]
-	}
-	return 0
+	return d.take(1)[0]
 }
 
 func (d *decoder) uint16() int    { return int(binary.BigEndian.Uint16(d.take(2))) }
 func (d *decoder) uint32() uint32 { return binary.BigEndian.Uint32(d.take(4)) }
+
+func (d *decoder) uint64() uint64 { return binary.BigEndian.Uint64(d.take(8)) }
 
 func (d *decoder) string() string {
 	i := strings.IndexByte(string(d.b), 0)

@@ -13,18 +13,23 @@ import (
 
 // SubscriptionSQL is the statement that makes a subscription, connected and
 // disabled, on a slot that pgbaton makes itself (rule 12). copyData is true
-// only for method native.
-func SubscriptionSQL(name, conninfo string, copyData bool) string {
-	return fmt.Sprintf("CREATE SUBSCRIPTION %[1]s CONNECTION %[2]s PUBLICATION %[1]s "+
-		"WITH (copy_data = %[3]t, create_slot = false, enabled = false, slot_name = %[4]s)",
+// only for method native. Since 16 apply switches to each table's owner, whom
+// row security may keep from writing; as before 16, ours applies as its own.
+func SubscriptionSQL(name, conninfo string, copyData bool, subscriber postgres.Version) string {
+	sql := fmt.Sprintf("CREATE SUBSCRIPTION %[1]s CONNECTION %[2]s PUBLICATION %[1]s "+
+		"WITH (copy_data = %[3]t, create_slot = false, enabled = false, slot_name = %[4]s",
 		postgres.QuoteIdent(name), postgres.QuoteLiteral(conninfo), copyData, postgres.QuoteLiteral(name))
+	if subscriber.Major() >= 16 {
+		sql += ", run_as_owner = true"
+	}
+	return sql + ")"
 }
 
 // CreateSubscription makes the subscription; conninfo is how the subscriber
 // reaches the publisher and may hold a password.
-func CreateSubscription(ctx context.Context, conn *pgx.Conn, name string, conninfo postgres.Conninfo, copyData bool) error {
+func CreateSubscription(ctx context.Context, conn *pgx.Conn, v postgres.Version, name string, conninfo postgres.Conninfo, copyData bool) error {
 	return discreetly(ctx, conn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), copyData))
+		_, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), copyData, v))
 		return err
 	})
 }
@@ -37,7 +42,7 @@ var errProbe = errors.New("the probe is over")
 func Probe(ctx context.Context, conn *pgx.Conn, conninfo postgres.Conninfo) error {
 	err := discreetly(ctx, conn, func(tx pgx.Tx) error {
 		const name = "pgbaton_probe"
-		if _, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), false)); err != nil {
+		if _, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), false, 0)); err != nil {
 			return err
 		}
 		return errProbe
@@ -181,6 +186,18 @@ func SubscriptionTables(ctx context.Context, db DB, name string) ([]TableState, 
 		err = row.Scan(&t.Schema, &t.Name, &t.State)
 		return t, err
 	})
+}
+
+// AppliedUpTo is the publisher's position up to which the subscription has
+// applied, kept by its replication origin.
+func AppliedUpTo(ctx context.Context, db DB, oid uint32) (postgres.LSN, error) {
+	var lsn string
+	err := db.QueryRow(ctx, `SELECT coalesce((SELECT remote_lsn::text FROM pg_catalog.pg_replication_origin_status
+		WHERE external_id = pg_catalog.format('pg_%s', $1::oid)), '0/0')`, oid).Scan(&lsn)
+	if err != nil {
+		return 0, err
+	}
+	return postgres.ParseLSN(lsn)
 }
 
 // ApplyErrors is how often the subscription's workers ended with an error:
