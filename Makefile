@@ -8,7 +8,7 @@ export POSTGRES_DIR
 
 # Most of a test's time is spent in its servers; more than two packages at once only slow each other down.
 # `make test ARGS='-v -run Name'` adds to the flags.
-TESTFLAGS ?= -timeout 40m -p 2 -parallel 4
+TESTFLAGS ?= -count=1 -timeout 40m -p 2 -parallel 4
 
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 

@@ -136,7 +136,7 @@ func moveUnderLoad(t *testing.T, from, to int, method string) {
 	if switched["baton"] != "target" {
 		t.Fatalf("after the switchover: %v", switched)
 	}
-	t.Logf("pause %v ms", switched["pause_ms"])
+	t.Logf("pause %v ms: %v", switched["pause_ms"], switched["phases"])
 	m.same() // nothing has written to the target yet
 	w.Switch(m.targetURI())
 	if err := w.Await(ctx, 20); err != nil {

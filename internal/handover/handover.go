@@ -115,13 +115,14 @@ func (u *Unknown) Unwrap() error { return u.Err }
 type run struct {
 	Config
 	holder, taker *pgx.Conn // the sessions that hold the lock on either side
-	watch         *pgx.Conn // a second session on the holder, for what runs beside the drain
-	attempt       int64
-	generation    int64 // that the holder took
-	sequences     []catalog.Sequence
-	result        Result
-	paused        time.Time
-	problems      []error // after the pass
+	// Second sessions, for what runs beside the drain.
+	watchHolder, watchTaker *pgx.Conn
+	attempt                 int64
+	generation              int64 // that the holder took
+	sequences               []catalog.Sequence
+	result                  Result
+	paused                  time.Time
+	problems                []error // after the pass
 }
 
 // phase is one step of the handover: data, with its own undo.
@@ -308,7 +309,9 @@ func endpoint(s *postgres.Server) traffic.Endpoint {
 }
 
 func (r *run) closeWatch() {
-	if r.watch != nil {
-		r.watch.Close(context.Background())
+	for _, conn := range []*pgx.Conn{r.watchHolder, r.watchTaker} {
+		if conn != nil {
+			conn.Close(context.Background())
+		}
 	}
 }

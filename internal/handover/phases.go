@@ -35,7 +35,7 @@ func (r *run) fence(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "waiting at the barrier for sessions that start up", err)
 	}
 	like := replication.LikeLiteral(postgres.ClusterName(r.Migration, "")) + "%"
-	ours := []int32{int32(r.holder.PgConn().PID()), int32(r.watch.PgConn().PID())}
+	ours := []int32{int32(r.holder.PgConn().PID()), int32(r.watchHolder.PgConn().PID())}
 	if _, err := fence.Evict(ctx, r.holder, ours, like); err != nil {
 		return postgres.Wrap(r.Holder.Side, "ending the sessions that could still write", err)
 	}
@@ -116,22 +116,27 @@ func (r *run) drain(ctx context.Context) error {
 		}
 		tokens[i] = token
 	}
-	drains.Go(func() error { // one session: the groups one after the other, then the comparison
+	drains.Go(func() error {
 		for i, g := range r.Groups {
 			if err := replication.WaitMarker(ctx, r.taker, g.MarkerTable(), tokens[i]); err != nil {
 				return postgres.Wrap(r.Taker.Side, "waiting until everything up to the fence is applied", err)
 			}
 		}
-		diff, err := replication.Streams(ctx, r.watch, r.taker, r.Holder.Version(), r.Taker.Version(), r.Groups)
-		if err != nil {
-			return postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
-		}
-		if len(diff) > 0 {
-			return fmt.Errorf("the tables changed since the handover was found ready: %s", strings.Join(diff, "; "))
-		}
 		return nil
 	})
+	drains.Go(func() error { // in sessions of its own
+		diff, err := r.compareTables(ctx)
+		if err == nil && len(diff) > 0 {
+			err = fmt.Errorf("the tables changed since the handover was found ready: %s", strings.Join(diff, "; "))
+		}
+		return err
+	})
 	return drains.Wait()
+}
+
+func (r *run) compareTables(ctx context.Context) ([]string, error) {
+	diff, err := replication.Streams(ctx, r.watchHolder, r.watchTaker, r.Holder.Version(), r.Taker.Version(), r.Groups)
+	return diff, postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
 }
 
 // setSequences sets every sequence of the taker exactly as on the holder. Only

@@ -183,7 +183,14 @@ func (r *run) roundTrip(ctx context.Context, g replication.Group) (took time.Dur
 
 // prepare does all that can be done before anyone waits.
 func (r *run) prepare(ctx context.Context) (err error) {
-	if r.watch, err = r.Holder.Connect(ctx); err != nil {
+	if r.watchHolder, err = r.Holder.Connect(ctx); err != nil {
+		return err
+	}
+	if r.watchTaker, err = r.Taker.Connect(ctx); err != nil {
+		return err
+	}
+	// A session's first look at the catalogs is its slowest: not inside the pause.
+	if _, err := r.compareTables(ctx); err != nil {
 		return err
 	}
 	onTaker, err := catalog.Sequences(ctx, r.taker)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
 )
@@ -13,12 +15,17 @@ import (
 // subscriptions apply (all ready), and the subscriber's tables. It returns the
 // differences, as sentences; none means that every row of every table flows.
 func Streams(ctx context.Context, publisher, subscriber DB, pv, sv postgres.Version, groups []Group) ([]string, error) {
-	here, err := catalog.Tables(ctx, publisher, pv)
-	if err != nil {
-		return nil, err
-	}
-	there, err := catalog.Tables(ctx, subscriber, sv)
-	if err != nil {
+	var here, there []catalog.Table
+	both, readCtx := errgroup.WithContext(ctx)
+	both.Go(func() (err error) {
+		here, err = catalog.Tables(readCtx, publisher, pv)
+		return err
+	})
+	both.Go(func() (err error) {
+		there, err = catalog.Tables(readCtx, subscriber, sv)
+		return err
+	})
+	if err := both.Wait(); err != nil {
 		return nil, err
 	}
 	published, applied := map[postgres.Ident]bool{}, map[postgres.Ident]string{}

@@ -97,13 +97,23 @@ func ReadSubscription(ctx context.Context, db DB, name string) (*Subscription, e
 }
 
 // SetEnabled enables or disables a subscription. Disabling waits until its
-// workers are gone.
+// workers are gone. Before 16 a worker looks only once a second whether it is
+// still wanted: it is ended, which is safe at any point, since what it applies is
+// a transaction with its origin's position.
 func SetEnabled(ctx context.Context, db DB, name string, enabled bool) error {
 	action := "DISABLE"
 	if enabled {
 		action = "ENABLE"
 	}
 	if _, err := db.Exec(ctx, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(name)+" "+action); err != nil || enabled {
+		return err
+	}
+	_, err := db.Exec(ctx, `
+		SELECT pg_catalog.pg_terminate_backend(w.pid)
+		FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
+		WHERE s.subname = $1 AND w.pid IS NOT NULL
+			AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`, name)
+	if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege { // then it goes by itself, later
 		return err
 	}
 	return WaitNoWorker(ctx, db, name)
