@@ -4,10 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
@@ -151,3 +155,21 @@ func moveUnderLoad(t *testing.T, from, to int, method string) {
 	}
 	m.run(0, "finish", "--yes")
 }
+
+func mustExec(t *testing.T, conn *pgx.Conn, sql string) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func port(c *cluster.Cluster) string { return strconv.Itoa(c.Port()) }

@@ -252,8 +252,8 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 	return aborted
 }
 
-// forward completes a handover after the pass. Nothing stops it half-way: what
-// fails is collected, and the rest is done all the same.
+// forward completes a handover after the pass. What fails is collected; what
+// does not depend on it is done all the same.
 func (r *run) forward(ctx context.Context) (Result, error) {
 	r.result.Baton = r.Taker.Side
 	if r.paused.IsZero() {
@@ -271,7 +271,11 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 	if waiting {
 		for _, p := range []phase{{name: PhaseSwitch, do: r.switchTraffic}, {name: PhaseResume, do: r.resume}} {
 			if err := r.timed(ctx, p); err != nil {
-				r.problems = append(r.problems, err)
+				// Traffic that points at the fenced side must not be let go: the
+				// applications would get errors instead of waiting.
+				r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "moving traffic", err,
+					"mend the hook and run the same command again: it moves the traffic, and nothing else is repeated"))
+				break
 			}
 		}
 		r.result.PauseMS = event.MS(time.Since(r.paused))

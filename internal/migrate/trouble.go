@@ -73,8 +73,8 @@ func diagnose(ctx context.Context, c Config, s *Sessions, long bool) (*Trouble, 
 		return nil, nil // it failed once, and it runs
 	}
 	return &Trouble{
-		Text: fmt.Sprintf("the subscription is enabled but its worker does not run%s", count),
-		Remedy: "the target's log has the reason: no connection to the source (see --source-from-target), or no free worker " +
+		Text: fmt.Sprintf("the subscription is enabled but its worker does not run at the moment%s", count),
+		Remedy: "after an interruption servers up to 15 take wal_retrieve_retry_interval (5 s) to start it; if it stays so, the target's log has the reason: no connection to the source (see --source-from-target), or no free worker " +
 			"(max_logical_replication_workers, max_worker_processes), or an error while applying",
 	}, nil
 }

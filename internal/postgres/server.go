@@ -56,6 +56,10 @@ func NewServer(side Side, connString string) (*Server, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
+	// A network that drops us silently is noticed within a minute, on our side too.
+	dialer := &net.Dialer{Timeout: config.ConnectTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}}
+	config.DialFunc = dialer.DialContext
 	s := &Server{Side: side, conninfo: c, config: config}
 	// Make explicit what was resolved, so that pg_dump and the other server
 	// use the very same.

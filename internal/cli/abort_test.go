@@ -1,0 +1,232 @@
+package cli_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/pgtest"
+)
+
+// streaming returns a migration that streams, with the application's role and
+// writers on the source.
+func streaming(t *testing.T, from, to int) (*move, *pgtest.Writers) {
+	t.Helper()
+	m := newMove(t, from, to)
+	m.loadApp()
+	w := pgtest.StartWriters(t.Context(), t, m.source.ConnStringAs("app", "", m.db), 2, pgtest.WritersOptions{Rate: 40})
+	if r := m.result(0, "start"); r["phase"] != "streaming" {
+		t.Fatalf("start: %v", r)
+	}
+	return m, w
+}
+
+// serves requires that the source serves and the migration goes on after an
+// aborted handover, then hands over for real and accounts for every write.
+func (m *move) serves(w *pgtest.Writers) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	defer cancel()
+	if sides := m.writable(ctx); !slices.Equal(sides, []string{"source"}) {
+		m.t.Fatalf("writable after the abort: %v", sides)
+	}
+	if err := w.Await(ctx, 5); err != nil {
+		m.t.Fatal(err)
+	}
+	for s := map[string]any{}; s["phase"] != "streaming"; { // a server up to 15 restarts a worker after 5 s only
+		if s = m.result(0, "status"); s["baton"] != "source" || ctx.Err() != nil {
+			m.t.Fatalf("after the abort: %v", s)
+		}
+	}
+	w.Stop()
+	m.run(0, "switchover", "--yes")
+	m.same()
+	if problems := w.Check(ctx, pgtest.Connect(m.t, m.targetURI())); len(problems) > 0 {
+		m.t.Fatalf("writes:\n%s", strings.Join(problems, "\n"))
+	}
+}
+
+// TestHooks: a hook that fails or hangs before the pass aborts the handover; one
+// that fails after it is reported, and a second run calls it again.
+func TestHooks(t *testing.T) {
+	t.Run("pause fails", func(t *testing.T) {
+		t.Parallel()
+		m, w := streaming(t, 12, 15)
+		log := t.TempDir() + "/log"
+		r := m.run(4, "switchover", "--yes", "--on-pause", "echo cannot; exit 3", "--on-abort", `echo "$PGBATON_PHASE $PGBATON_TO_SIDE $PGBATON_TO_PORT" >`+log)
+		if !strings.Contains(r.Stderr, "cannot") || !strings.Contains(r.Stderr, "phase pause") {
+			t.Errorf("the message does not say which hook failed and why:\n%s", r.Stderr)
+		}
+		if got := readFile(t, log); got != "abort source "+port(m.source)+"\n" {
+			t.Errorf("the abort hook was told %q", got)
+		}
+		m.serves(w)
+	})
+	t.Run("pause hangs", func(t *testing.T) {
+		t.Parallel()
+		m, w := streaming(t, 12, 15)
+		began := time.Now()
+		r := m.run(4, "switchover", "--yes", "--max-pause", "1s", "--on-pause", "sleep 60")
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		if !strings.Contains(r.Stderr, "--max-pause 1s") {
+			t.Errorf("the message does not name the budget:\n%s", r.Stderr)
+		}
+		m.serves(w)
+	})
+	t.Run("switch fails", func(t *testing.T) {
+		t.Parallel()
+		m, w := streaming(t, 12, 15)
+		w.Stop()
+		log := t.TempDir() + "/log"
+		m.run(6, "switchover", "--yes", "--on-switch", "exit 9")
+		if s := m.result(0, "status"); s["baton"] != "target" {
+			t.Fatalf("%v", s)
+		}
+		m.run(0, "switchover", "--yes", "--on-switch", `echo "$PGBATON_TO_SIDE $PGBATON_TO_HOST $PGBATON_TO_PORT $PGBATON_TO_DATABASE" >`+log)
+		if got := readFile(t, log); got != "target 127.0.0.1 "+port(m.target)+" app\n" {
+			t.Errorf("the switch hook was told %q", got)
+		}
+		m.run(0, "switchover", "--yes", "--on-switch", "exit 9") // traffic has moved: not again
+	})
+}
+
+// TestLeakAborts: a superuser's session that overrides the read-only default and
+// writes after the fence is noticed before the pass.
+func TestLeakAborts(t *testing.T) {
+	m, w := streaming(t, 12, 15)
+	gate := fifo(t)
+	// The drain is held up by a lock on the target, long enough to write.
+	blocker := pgtest.Connect(t, m.targetURI())
+	mustExec(t, blocker, `SET default_transaction_read_only = off`)
+	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--on-pause", "echo paused; read _ <"+gate))
+	p.AwaitStderr(t, "paused")
+	mustExec(t, blocker, `BEGIN`)
+	mustExec(t, blocker, `LOCK TABLE pgbaton.marker_forward_1 IN EXCLUSIVE MODE`)
+	open(t, gate)
+	p.AwaitStdout(t, `"phase":"fence"`)
+	config, err := pgx.ParseConfig(m.sourceURI())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.RuntimeParams["default_transaction_read_only"] = "off"
+	stranger, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, stranger, `INSERT INTO public.probe DEFAULT VALUES`)
+	stranger.Close(t.Context())
+	mustExec(t, blocker, `COMMIT`)
+	r := p.Wait(t)
+	if r.Code != 4 || !strings.Contains(r.Stdout, `public`) || !strings.Contains(r.Stdout, "after the fence") {
+		t.Fatalf("the leak was not noticed: %s", r)
+	}
+	m.serves(w)
+}
+
+// TestDrainTooSlow: a taker that does not apply in time aborts the handover
+// within the budget.
+func TestDrainTooSlow(t *testing.T) {
+	m, w := streaming(t, 15, 18)
+	blocker := pgtest.Connect(t, m.targetURI())
+	mustExec(t, blocker, `SET default_transaction_read_only = off`)
+	gate := fifo(t)
+	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--max-pause", "2s", "--on-pause", "echo paused; read _ <"+gate))
+	p.AwaitStderr(t, "paused")
+	mustExec(t, blocker, `BEGIN`)
+	mustExec(t, blocker, `LOCK TABLE pgbaton.marker_forward_1 IN EXCLUSIVE MODE`)
+	open(t, gate)
+	r := p.Wait(t)
+	if r.Code != 4 || !strings.Contains(r.Stdout, "phase drain") || !strings.Contains(r.Stdout, "--max-pause 2s") {
+		t.Fatalf("%s", r)
+	}
+	mustExec(t, blocker, `COMMIT`)
+	m.serves(w)
+}
+
+// TestNotReady: what would break a handover is refused before anyone waits.
+func TestNotReady(t *testing.T) {
+	m, w := streaming(t, 13, 17)
+	refused := func(why string, args ...string) {
+		t.Helper()
+		r := m.run(3, append([]string{"switchover", "--yes"}, args...)...)
+		if !strings.Contains(r.Stderr, why) {
+			t.Errorf("the refusal does not say %q:\n%s", why, r.Stderr)
+		}
+	}
+	app := m.source.ConnStringAs("app", "", m.db)
+	pgtest.Exec(t, app, `CREATE TABLE app.late (i int PRIMARY KEY)`)
+	refused(`"app"."late" is not in the publication`)
+	pgtest.Exec(t, app, `DROP TABLE app.late`)
+
+	pgtest.Exec(t, app, `ALTER TABLE app.filler ADD COLUMN late int`)
+	refused(`"app"."filler" has other columns`)
+	pgtest.Exec(t, app, `ALTER TABLE app.filler DROP COLUMN late`)
+
+	m.run(0, "pause")
+	if s := m.result(0, "status"); s["phase"] != "held" || s["lag_seconds"] != nil {
+		t.Errorf("paused: %v", s)
+	}
+	refused("is disabled")
+	m.run(0, "resume")
+
+	m.serves(w)
+	m.run(0, "finish", "--yes")
+}
+
+// TestTrouble: a stream that stops with an error: status shows the server's
+// message and what to do, and goes on when it is mended.
+func TestTrouble(t *testing.T) {
+	for _, to := range []int{15, 18} {
+		t.Run(fmt.Sprint(to), func(t *testing.T) {
+			t.Parallel()
+			m, w := streaming(t, 13, to)
+			target := pgtest.Connect(t, m.targetURI())
+			mustExec(t, target, `SET default_transaction_read_only = off`)
+			mustExec(t, target, `INSERT INTO app.filler VALUES (77777, 'in the way')`)
+			pgtest.Exec(t, m.source.ConnStringAs("app", "", m.db), `INSERT INTO app.filler VALUES (77777, 'the right one')`)
+			deadline := time.Now().Add(time.Minute)
+			for {
+				r := m.run(0, "status")
+				if strings.Contains(r.Stdout, `filler_pkey`) && strings.Contains(r.Stdout, "77777") && strings.Contains(r.Stdout, "hint:") {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("status does not show the server's message:\n%s", r.Stdout)
+				}
+			}
+			mustExec(t, target, `DELETE FROM app.filler WHERE i = 77777`)
+			for m.result(0, "status")["phase"] != "streaming" {
+				if time.Now().After(deadline) {
+					t.Fatal("the stream does not go on")
+				}
+			}
+			m.serves(w)
+		})
+	}
+}
+
+// fifo makes a named pipe at which a hook waits until open.
+func fifo(t *testing.T) string {
+	t.Helper()
+	name := t.TempDir() + "/gate"
+	if err := syscall.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func open(t *testing.T, gate string) {
+	t.Helper()
+	if err := os.WriteFile(gate, []byte("go\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
