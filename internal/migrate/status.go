@@ -142,8 +142,8 @@ func (r *reader) read(ctx context.Context) error {
 		return nil // nothing of this migration is here
 	}
 	r.Baton = baton.Side
-	if !baton.Certain {
-		r.note("one side's record could not be read: where the baton is rests on the other alone", "make both servers reachable and look again")
+	if !baton.Certain && (r.SourceConn == nil || r.TargetConn == nil) {
+		r.note("one side could not be asked: where the baton is rests on the other alone", "make both servers reachable and look again")
 	}
 	if err := r.readProgress(ctx); err != nil {
 		return err

@@ -154,6 +154,11 @@ func (st *start) runSync(ctx context.Context) error {
 			}
 			return err
 		}
+		// On an idle source table after table would wait for the next keepalive
+		// before it counts as synchronized: a marker now and then moves it on.
+		if _, err := replication.WriteMarker(ctx, st.SourceConn, st.Group().MarkerTable(), replication.Heartbeat); err != nil {
+			return postgres.Wrap(postgres.Source, "writing a marker", err)
+		}
 		if err := pause(ctx, 250*time.Millisecond); err != nil {
 			return err
 		}

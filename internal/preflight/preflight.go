@@ -1,9 +1,12 @@
 // Package preflight looks at both servers before a migration and says what
-// stands in the way. It changes nothing.
+// stands in the way, with the exact remedy. It changes nothing.
 package preflight
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 
 	"pgbaton/internal/postgres"
 )
@@ -13,14 +16,19 @@ type Severity string
 
 // Severities, worst first.
 const (
-	Blocker Severity = "blocker"
-	Warning Severity = "warning"
+	Blocker Severity = "blocker" // the migration cannot start
+	Warning Severity = "warning" // it can; somebody should know
 	Info    Severity = "info"
 )
 
-// Finding is one thing found, with its remedy.
+func (s Severity) rank() int {
+	return slices.Index([]Severity{Blocker, Warning, Info}, s)
+}
+
+// Finding is one thing found. A remedy that is SQL can be given to psql as it
+// stands: what is not a statement in it is a comment.
 type Finding struct {
-	Code     string        `json:"code"`
+	Code     string        `json:"code"` // stable, kebab-case
 	Severity Severity      `json:"severity"`
 	Side     postgres.Side `json:"side,omitempty"`
 	Text     string        `json:"text"`
@@ -47,17 +55,55 @@ func (r Report) Blockers() []Finding {
 // Input is what a check needs to know.
 type Input struct {
 	Source, Target   *postgres.Server
-	SourceFromTarget postgres.Conninfo
-	TargetFromSource postgres.Conninfo
+	SourceFromTarget postgres.Conninfo // how the target's server reaches the source, password included
+	TargetFromSource postgres.Conninfo // how the source's server reaches the target, password included
 	Migration        string
-	Method           string
-	Jobs             int
-	Roles            bool
-	Accept           []string
-	PgBin            string
+	Method           string   // stream, native or dump
+	Jobs             int      // sessions that copy at a time
+	Roles            bool     // roles will be copied
+	Accept           []string // codes of findings that the operator accepts
+	PgBin            string   // directory of pg_dump and pg_restore, "" to look for one
 }
 
-// Run checks.
+// Run looks at both servers. A side out of reach is a finding, and the other
+// one is still looked at as far as that goes; an error means that the check
+// itself could not be completed.
 func Run(ctx context.Context, in Input) (Report, error) {
-	return Report{}, nil
+	s := &survey{Input: in}
+	defer s.close()
+	if err := s.run(ctx); err != nil {
+		return Report{}, err
+	}
+	r := Report{Findings: accept(s.findings, in.Accept)}
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Severity.rank(), b.Severity.rank()), cmp.Compare(a.Code, b.Code), cmp.Compare(a.Side, b.Side))
+	})
+	return r, nil
+}
+
+// acceptable are the blockers that an operator may decide to live with: what is
+// not moved, or not possible afterwards, and does not endanger what is moved.
+var acceptable = []string{"large-objects", "removed-functions", "unlogged-tables", "wal-level"}
+
+// accept turns accepted blockers into warnings. Accepting what cannot be
+// accepted is said, not obeyed.
+func accept(findings []Finding, codes []string) []Finding {
+	for i, f := range findings {
+		// Without logical decoding on the source there is no migration at all.
+		if f.Severity != Blocker || f.Code == "wal-level" && f.Side == postgres.Source {
+			continue
+		}
+		if slices.Contains(acceptable, f.Code) && slices.Contains(codes, f.Code) {
+			findings[i].Severity = Warning
+			findings[i].Text += " (accepted)"
+		}
+	}
+	for _, code := range codes {
+		if !slices.Contains(acceptable, code) {
+			findings = append(findings, Finding{Code: "accept", Severity: Warning,
+				Text:   fmt.Sprintf("--accept %s has no effect: it is not a finding that can be accepted", code),
+				Remedy: fmt.Sprintf("-- those that can be: %s", list(acceptable))})
+		}
+	}
+	return findings
 }

@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -13,18 +14,49 @@ import (
 // Baseline is what an empty target database held before anything was restored
 // into it.
 type Baseline struct {
-	Schemas    []string `json:"schemas"`
-	Extensions []string `json:"extensions"`
-	Languages  []string `json:"languages"`
+	Schemas    []Namespace `json:"schemas"`
+	Extensions []string    `json:"extensions"`
+	Languages  []string    `json:"languages"`
+}
+
+// Namespace is a schema with what it takes to make it again.
+type Namespace struct {
+	Name    string   `json:"name"`
+	Owner   string   `json:"owner"`
+	Comment string   `json:"comment,omitempty"`
+	ACL     string   `json:"acl"`    // as the catalog prints it, to see a change
+	Grants  []string `json:"grants"` // the statements that give it
+}
+
+// namespacesSQL reads the schemas that are not the server's own.
+const namespacesSQL = `
+SELECT n.nspname, pg_catalog.pg_get_userbyid(n.nspowner), coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), ''),
+	coalesce(n.nspacl::text, ''),
+	ARRAY(SELECT pg_catalog.format('GRANT %s ON SCHEMA %I TO %s%s', a.privilege_type, n.nspname,
+			CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END,
+			CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+		FROM pg_catalog.aclexplode(n.nspacl) AS a)
+FROM pg_catalog.pg_namespace n
+WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')
+ORDER BY n.nspname`
+
+func readNamespaces(ctx context.Context, q catalog.Querier) ([]Namespace, error) {
+	rows, err := q.Query(ctx, namespacesSQL)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Namespace])
 }
 
 // ReadBaseline takes it; the database must be empty of user objects.
 func ReadBaseline(ctx context.Context, q catalog.Querier) (b Baseline, err error) {
+	if b.Schemas, err = readNamespaces(ctx, q); err != nil {
+		return b, err
+	}
 	for _, part := range []struct {
 		into *[]string
 		sql  string
 	}{
-		{&b.Schemas, `SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'pgbaton') ORDER BY 1`},
 		{&b.Extensions, `SELECT extname FROM pg_catalog.pg_extension ORDER BY 1`},
 		{&b.Languages, `SELECT lanname FROM pg_catalog.pg_language ORDER BY 1`},
 	} {
@@ -39,7 +71,7 @@ func ReadBaseline(ctx context.Context, q catalog.Querier) (b Baseline, err error
 	return b, nil
 }
 
-// leftovers lists, as DROP statements in order, everything that is not in the
+// leftovers lists, as DROP statements, everything that is not in the
 // baseline ($1 schemas, $2 extensions, $3 languages). Objects inside a schema go
 // with it, except in schemas that were there before, of which only public can
 // have been filled: those are made anew.
@@ -85,73 +117,83 @@ ORDER BY 2`
 // to its baseline. It is for a database that was there, empty, before pgbaton;
 // one that pgbaton made is dropped instead.
 func Empty(ctx context.Context, conn *pgx.Conn, b Baseline) error {
+	names := make([]string, len(b.Schemas))
+	for i, n := range b.Schemas {
+		names[i] = n.Name
+	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := dropAll(ctx, tx, leftovers, b.Schemas, b.Extensions, b.Languages); err != nil {
-			return err
-		}
-		for _, name := range b.Schemas {
-			if err := remake(ctx, tx, name); err != nil {
-				return err
+		// One at a time: what one drops may take others along.
+		for {
+			var drop string
+			err := tx.QueryRow(ctx, leftovers+" LIMIT 1", names, b.Extensions, b.Languages).Scan(&drop)
+			if errors.Is(err, pgx.ErrNoRows) {
+				break
+			}
+			if err == nil {
+				_, err = tx.Exec(ctx, drop)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", drop, err)
 			}
 		}
-		return dropAll(ctx, tx, `SELECT s.sql FROM (`+defaultGrants+`) AS s (sql, pass) ORDER BY pass`)
-	})
-}
-
-func dropAll(ctx context.Context, tx pgx.Tx, list string, args ...any) error {
-	rows, err := tx.Query(ctx, list, args...)
-	if err != nil {
-		return err
-	}
-	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	for _, sql := range statements {
-		if _, err := tx.Exec(ctx, sql); err != nil && postgres.Code(err) != postgres.UndefinedObject {
-			return fmt.Errorf("%s: %w", sql, err)
-		}
-	}
-	return nil
-}
-
-// remake drops a schema with all it holds and makes it again with the same
-// owner, grants and comment. One that holds nothing is left alone.
-func remake(ctx context.Context, tx pgx.Tx, name string) error {
-	var owner, comment string
-	var holds, standard bool
-	err := tx.QueryRow(ctx, `
-		SELECT pg_catalog.pg_get_userbyid(n.nspowner), coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace'), ''),
-			EXISTS (SELECT FROM pg_catalog.pg_depend d
-				WHERE d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.refobjid = n.oid AND d.deptype = 'n'
-					AND NOT (d.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass)),
-			n.nspacl IS NULL
-		FROM pg_catalog.pg_namespace n WHERE n.nspname = $1`, name).Scan(&owner, &comment, &holds, &standard)
-	if err != nil || !holds {
-		return err
-	}
-	var grants []string
-	if !standard {
-		rows, err := tx.Query(ctx, `
-			SELECT pg_catalog.format('GRANT %s ON SCHEMA %I TO %s%s', a.privilege_type, n.nspname,
-				CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END,
-				CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-			FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) AS a WHERE n.nspname = $1`, name)
+		now, err := readNamespaces(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if grants, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		for _, was := range b.Schemas {
+			for _, is := range now {
+				if is.Name != was.Name {
+					continue
+				}
+				if err := remake(ctx, tx, was, is); err != nil {
+					return err
+				}
+			}
+		}
+		rows, err := tx.Query(ctx, defaultGrants)
+		if err != nil {
 			return err
 		}
+		statements, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (sql string, err error) {
+			var pass int
+			err = row.Scan(&sql, &pass)
+			return sql, err
+		})
+		if err != nil {
+			return err
+		}
+		for _, sql := range statements {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return fmt.Errorf("%s: %w", sql, err)
+			}
+		}
+		return nil
+	})
+}
+
+// remake drops a schema with all it holds and makes it again as it was. One that
+// holds nothing and is as it was is left alone.
+func remake(ctx context.Context, tx pgx.Tx, was, is Namespace) error {
+	var holds bool
+	err := tx.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d
+			WHERE d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.deptype = 'n'
+				AND d.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)
+				AND d.classid <> 'pg_catalog.pg_extension'::pg_catalog.regclass)`, was.Name).Scan(&holds)
+	if err != nil {
+		return err
 	}
-	q := postgres.QuoteIdent(name)
+	if !holds && was.Owner == is.Owner && was.ACL == is.ACL && was.Comment == is.Comment {
+		return nil
+	}
+	q := postgres.QuoteIdent(was.Name)
 	statements := []string{
 		fmt.Sprintf("DROP SCHEMA %s CASCADE", q),
-		fmt.Sprintf("CREATE SCHEMA %s AUTHORIZATION %s", q, postgres.QuoteIdent(owner)),
+		fmt.Sprintf("CREATE SCHEMA %s AUTHORIZATION %s", q, postgres.QuoteIdent(was.Owner)),
 	}
-	statements = append(statements, grants...)
-	if comment != "" {
-		statements = append(statements, fmt.Sprintf("COMMENT ON SCHEMA %s IS %s", q, postgres.QuoteLiteral(comment)))
+	statements = append(statements, was.Grants...)
+	if was.Comment != "" {
+		statements = append(statements, fmt.Sprintf("COMMENT ON SCHEMA %s IS %s", q, postgres.QuoteLiteral(was.Comment)))
 	}
 	for _, sql := range statements {
 		if _, err := tx.Exec(ctx, sql); err != nil {

@@ -1,0 +1,164 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
+)
+
+// role is what the role that pgbaton connects as may do.
+type role struct {
+	name                                   string
+	super, replication, bypassRLS          bool
+	createDB, createRole                   bool
+	has                                    map[string]bool // predefined and providers' roles whose rights it has
+	exists                                 map[string]bool // those of them that the cluster has
+	connect, create, ownsDatabase, setting bool            // on the database it is connected to
+	owner                                  string          // of that database
+}
+
+// providerAdmins are what managed services give instead of superuser.
+var providerAdmins = []string{"rds_superuser", "cloudsqlsuperuser", "azure_pg_admin", "alloydbsuperuser"}
+
+// predefined are the roles that checks ask about besides providerAdmins.
+var predefined = []string{"pg_monitor", "pg_read_all_stats", "pg_signal_backend", "pg_create_subscription", "rds_replication"}
+
+const roleSQL = `
+SELECT r.rolname, r.rolsuper, r.rolreplication, r.rolbypassrls, r.rolcreatedb, r.rolcreaterole,
+	pg_catalog.has_database_privilege(d.oid, 'CREATE'),
+	pg_catalog.pg_has_role(d.datdba, 'USAGE'),
+	pg_catalog.pg_get_userbyid(d.datdba)
+FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
+WHERE r.rolname = current_user AND d.datname = pg_catalog.current_database()`
+
+func readRole(ctx context.Context, q catalog.Querier) (r role, err error) {
+	err = q.QueryRow(ctx, roleSQL).Scan(&r.name, &r.super, &r.replication, &r.bypassRLS, &r.createDB, &r.createRole,
+		&r.create, &r.ownsDatabase, &r.owner)
+	if err != nil {
+		return r, err
+	}
+	rows, err := q.Query(ctx, `
+		SELECT rolname, pg_catalog.pg_has_role(oid, 'USAGE')
+		FROM pg_catalog.pg_roles WHERE rolname = ANY ($1)`, append(slices.Clone(predefined), providerAdmins...))
+	if err != nil {
+		return r, err
+	}
+	r.has, r.exists = map[string]bool{}, map[string]bool{}
+	var name string
+	var member bool
+	_, err = pgx.ForEachRow(rows, []any{&name, &member}, func() error {
+		r.has[name], r.exists[name] = member, true
+		return nil
+	})
+	return r, err
+}
+
+// admin says whether the role is a managed service's stand-in for a superuser.
+func (r role) admin() bool {
+	return slices.ContainsFunc(providerAdmins, func(name string) bool { return r.has[name] })
+}
+
+func (r role) mayReplicate() bool { return r.super || r.replication || r.has["rds_replication"] || r.admin() }
+
+// mayBypassRLS says whether row security never applies to the role.
+func (r role) mayBypassRLS() bool { return r.super || r.bypassRLS }
+
+// checkPrivileges looks for the rights that a role needs on its side, in the
+// order in which start and switchover use them.
+func checkPrivileges(_ context.Context, s *survey, e *end) error {
+	r := e.role
+	if r.super {
+		return nil
+	}
+	miss := func(code string, severity Severity, text, remedy string) {
+		e.add(Finding{Code: code, Severity: severity, Side: e.Side, Text: text, Remedy: remedy})
+	}
+	if !r.mayReplicate() {
+		// The publisher needs it for the slot. The target becomes one after the switchover.
+		severity, text := Blocker, fmt.Sprintf("role %s may not use replication slots", e.user())
+		if e.Side == postgres.Target {
+			severity, text = Warning, text+": rollback will not be possible"
+		}
+		remedy := statements(fmt.Sprintf("ALTER ROLE %s REPLICATION", e.user()))
+		if r.exists["rds_replication"] {
+			remedy = statements(fmt.Sprintf("GRANT rds_replication TO %s", e.user()))
+		}
+		miss("privilege-replication", severity, text, remedy)
+	}
+	if !e.exists {
+		if !r.createDB {
+			miss("privilege-createdb", Blocker, fmt.Sprintf("role %s may not create database %s", e.user(), e.database()),
+				statements(fmt.Sprintf("ALTER ROLE %s CREATEDB", e.user()))+"\n-- or create the database, empty, by hand, owned by the role")
+		}
+	} else if !r.create {
+		miss("privilege-create", Blocker, fmt.Sprintf("role %s may not create schema pgbaton and a publication in the database", e.user()),
+			statements(fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s", e.database(), e.user())))
+	}
+	if e.Side == postgres.Target {
+		checkSubscribing(s, e, miss)
+	}
+	return nil
+}
+
+// checkSubscribing looks for the right to create subscriptions. On the source
+// only the way back needs it: probeTarget finds out there.
+func checkSubscribing(s *survey, e *end, miss func(code string, severity Severity, text, remedy string)) {
+	r := e.role
+	switch {
+	case e.maySubscribe():
+	case e.Version().Major() < 16:
+		miss("privilege-subscribe", Blocker, fmt.Sprintf("role %s may not create subscriptions: before 16 that takes a superuser", e.user()),
+			statements(fmt.Sprintf("ALTER ROLE %s SUPERUSER", e.user()))+"\n-- or connect as a superuser; on managed services as the administrative role")
+	default:
+		miss("privilege-subscribe", Blocker, fmt.Sprintf("role %s may not create subscriptions", e.user()),
+			statements(fmt.Sprintf("GRANT pg_create_subscription TO %s", e.user())))
+	}
+	if s.Roles && !r.createRole {
+		miss("privilege-createrole", Blocker, fmt.Sprintf("role %s may not create roles, which --roles asks for", e.user()),
+			statements(fmt.Sprintf("ALTER ROLE %s CREATEROLE", e.user()))+"\n-- or create the roles by hand and leave --roles out")
+	}
+}
+
+func (e *end) maySubscribe() bool {
+	return e.role.super || e.role.admin() || e.role.has["pg_create_subscription"]
+}
+
+// checkFencePrivileges looks for what fencing a side takes (rule 2): the grants
+// and settings of the database, the barrier, seeing and ending sessions.
+func checkFencePrivileges(_ context.Context, s *survey, e *end) error {
+	r := e.role
+	if r.super {
+		return nil
+	}
+	if e.exists && !r.ownsDatabase {
+		e.add(Finding{Code: "privilege-database-owner", Severity: Blocker, Side: e.Side,
+			Text:   fmt.Sprintf("role %s can neither revoke CONNECT nor make the database read-only: it does not own it", e.user()),
+			Remedy: statements(fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(r.owner), e.user()))})
+	}
+	// The barrier renames the database to itself, which asks for this right
+	// before it finds the name taken (src/backend/commands/dbcommands.c).
+	if e.exists && !r.createDB {
+		e.add(Finding{Code: "privilege-createdb", Severity: Blocker, Side: e.Side,
+			Text:   fmt.Sprintf("role %s lacks CREATEDB: the fence's ALTER DATABASE ... RENAME, which waits for sessions that start up, takes it", e.user()),
+			Remedy: statements(fmt.Sprintf("ALTER ROLE %s CREATEDB", e.user()))})
+	}
+	var grants []string
+	if !r.has["pg_monitor"] && !r.has["pg_read_all_stats"] {
+		grants = append(grants, "pg_monitor")
+	}
+	if !r.has["pg_signal_backend"] {
+		grants = append(grants, "pg_signal_backend")
+	}
+	if len(grants) > 0 {
+		e.add(Finding{Code: "privilege-sessions", Severity: Blocker, Side: e.Side,
+			Text:   fmt.Sprintf("role %s can not see and end all sessions of applications: it lacks %s", e.user(), strings.Join(grants, " and ")),
+			Remedy: statements(fmt.Sprintf("GRANT %s TO %s", list(grants), e.user()))})
+	}
+	return nil
+}

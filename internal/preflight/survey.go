@@ -1,0 +1,294 @@
+package preflight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/schema"
+)
+
+// survey is one run of the checks.
+type survey struct {
+	Input
+	source, target *end
+
+	mu       sync.Mutex // the sides are looked at concurrently
+	findings []Finding
+}
+
+// end is one side as the checks see it.
+type end struct {
+	*postgres.Server
+	conn    *pgx.Conn // nil: out of reach
+	exists  bool      // false: the database is to be made, and conn is on the maintenance database
+	role    role
+	record  *journal.Record // of an active migration, nil for none
+	tables  []catalog.Table // of the source
+	setting map[string]string
+	add     func(Finding)
+}
+
+// A check looks for one thing, or a few that belong together, on one side.
+type check struct {
+	name string // for the message when it cannot be made
+	run  func(context.Context, *survey, *end) error
+}
+
+// The checks in the order in which their findings are told within one severity
+// and code. Those of one side run one after the other on its session.
+var (
+	onBoth = []check{
+		{"connections", checkConnections},
+		{"role attributes", checkPrivileges},
+		{"rights of the fence", checkFencePrivileges},
+		{"password in the log", checkPasswordInLog},
+	}
+	onDatabase = []check{ // on a side whose database exists
+		{"sessions", checkSessions},
+		{"members of roles that keep CONNECT", checkMembers},
+		{"subscriptions", checkSubscriptions},
+		{"prepared transactions", checkPrepared},
+		{"grants of the database", checkGrants},
+	}
+	onSource = []check{
+		{"publisher settings", checkPublisherOnSource},
+		{"subscriber settings", checkSubscriberOnSource},
+		{"ownership", checkOwnership},
+		{"row security", checkRowSecurity},
+		{"replica identity", checkIdentity},
+		{"triggers", checkTriggers},
+		{"rows that are not replicated", checkUnreplicated},
+		{"objects that need attention", checkSpecialObjects},
+	}
+	onTarget = []check{
+		{"subscriber settings", checkSubscriberOnTarget},
+		{"publisher settings", checkPublisherOnTarget},
+		{"what the target database holds", checkEmpty},
+	}
+	onPair = []check{ // with both sides in reach; the end is the target
+		{"extensions", checkExtensions},
+		{"what newer versions lack", checkRemoved},
+		{"roles", checkRoles},
+		{"encoding and locale", checkLocale},
+		{"row security on the target", checkTargetRowSecurity},
+		{"generated columns and the way back", checkGeneratedOnTarget},
+		{"reaching the source from the target", probeSource},
+		{"reaching the target from the source", probeTarget},
+	}
+)
+
+// run connects and makes every check that can be made.
+func (s *survey) run(ctx context.Context) error {
+	s.source = &end{Server: s.Source, add: s.add}
+	s.target = &end{Server: s.Target, add: s.add}
+	if err := each(ctx, s.source.connect, s.target.connect); err != nil {
+		return err
+	}
+	checkVersions(s)
+	checkTools(s)
+	if s.source.conn != nil && s.target.conn != nil {
+		if same, err := checkSame(ctx, s); err != nil || same {
+			return err // whatever else is found would be found twice, and mean nothing
+		}
+	}
+	perSide := func(e *end, lists ...[]check) func(context.Context) error {
+		return func(ctx context.Context) error {
+			for _, checks := range lists {
+				if err := s.make(ctx, e, checks); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	source := [][]check{onBoth, onDatabase, onSource}
+	target := [][]check{onBoth, onTarget}
+	if s.target.exists {
+		target = append(target, onDatabase)
+	}
+	if err := each(ctx, perSide(s.source, source...), perSide(s.target, target...)); err != nil {
+		return err
+	}
+	if s.source.conn == nil || s.target.conn == nil {
+		return nil
+	}
+	return s.make(ctx, s.target, onPair)
+}
+
+// make makes checks one after the other. One that the role may not make is a
+// finding, so that the others are still made.
+func (s *survey) make(ctx context.Context, e *end, checks []check) error {
+	if e.conn == nil {
+		return nil
+	}
+	for _, c := range checks {
+		err := c.run(ctx, s, e)
+		if postgres.Code(err) == postgres.InsufficientPrivilege {
+			s.add(Finding{Code: "unchecked", Severity: Warning, Side: e.Side,
+				Text: fmt.Sprintf("%s could not be checked: %s", c.name, postgres.Describe(err))})
+			continue
+		}
+		if err != nil {
+			return postgres.Wrap(e.Side, "checking "+c.name, err)
+		}
+	}
+	return nil
+}
+
+func (s *survey) add(f Finding) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.findings = append(s.findings, f)
+}
+
+func (s *survey) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for _, e := range []*end{s.source, s.target} {
+		if e != nil && e.conn != nil {
+			e.conn.Close(ctx)
+		}
+	}
+}
+
+// each runs functions at the same time.
+func each(ctx context.Context, fs ...func(context.Context) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, f := range fs {
+		g.Go(func() error { return f(ctx) })
+	}
+	return g.Wait()
+}
+
+// connect opens the side's session and learns what every check needs. Whatever
+// keeps us out is a finding; the session can change nothing.
+func (e *end) connect(ctx context.Context) error {
+	conn, err := e.Connect(ctx)
+	e.exists = err == nil
+	if err != nil && e.Side == postgres.Target && postgres.Code(err) == postgres.UndefinedDatabase {
+		if conn, err = schema.ConnectMaintenance(ctx, e.Server); err == nil {
+			e.add(Finding{Code: "target-database", Severity: Info, Side: e.Side,
+				Text: fmt.Sprintf("database %s does not exist yet: it will be created", postgres.QuoteIdent(e.Database()))})
+		}
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		text := postgres.Describe(err)
+		var pe *postgres.Error
+		if errors.As(err, &pe) { // the side is said already
+			text = fmt.Sprintf("%s: %s", pe.Doing, postgres.Describe(pe.Err))
+		}
+		e.add(Finding{Code: "connect", Severity: Blocker, Side: e.Side, Text: e.redact(text), Remedy: comment(postgres.Hint(err))})
+		return nil
+	}
+	e.conn = conn
+	if _, err := conn.Exec(ctx, "SET default_transaction_read_only = on"); err != nil {
+		return postgres.Wrap(e.Side, "making the session read-only", err)
+	}
+	if e.role, err = readRole(ctx, conn); err != nil {
+		return postgres.Wrap(e.Side, "reading the role's attributes", err)
+	}
+	if e.setting, err = readSettings(ctx, conn); err != nil {
+		return postgres.Wrap(e.Side, "reading the settings", err)
+	}
+	var standby bool
+	if err := conn.QueryRow(ctx, `SELECT pg_catalog.pg_is_in_recovery()`).Scan(&standby); err != nil {
+		return postgres.Wrap(e.Side, "asking whether the server is a standby", err)
+	}
+	if standby {
+		e.add(Finding{Code: "standby", Severity: Blocker, Side: e.Side, Text: "the server is a standby: nothing can be written there",
+			Remedy: comment(fmt.Sprintf("give --%s the address of its primary", e.Side))})
+	}
+	if e.exists {
+		e.record, err = journal.Read(ctx, conn)
+		if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege {
+			return postgres.Wrap(e.Side, "looking for an active migration", err)
+		}
+	}
+	if e.exists && e.Side == postgres.Source {
+		if e.tables, err = catalog.Tables(ctx, conn, e.Version()); err != nil {
+			return postgres.Wrap(e.Side, "listing tables", err)
+		}
+	}
+	return nil
+}
+
+// redact takes the password out of a text, whoever put it there.
+func (e *end) redact(text string) string { return redact(text, e.Conninfo()) }
+
+func redact(text string, c postgres.Conninfo) string {
+	for _, key := range []string{"password", "sslpassword"} {
+		if secret := c[key]; secret != "" {
+			text = strings.ReplaceAll(text, secret, "********")
+		}
+	}
+	return text
+}
+
+// user and database are the quoted names that remedies are made of.
+func (e *end) user() string     { return postgres.QuoteIdent(e.role.name) }
+func (e *end) database() string { return postgres.QuoteIdent(e.Database()) }
+
+// comment makes a remedy of a sentence: in psql it does nothing.
+func comment(sentence string) string {
+	if sentence == "" {
+		return ""
+	}
+	return "-- " + strings.ReplaceAll(sentence, "\n", "\n-- ")
+}
+
+// statements makes a remedy of SQL statements, each on a line of its own.
+func statements(sql ...string) string {
+	return strings.Join(sql, ";\n") + ";"
+}
+
+// list prints names to people: "a, b, c".
+func list(names []string) string { return strings.Join(names, ", ") }
+
+// plural prints a count with its noun: "1 table", "2 tables".
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// texts runs a query that returns one column of text.
+func texts(ctx context.Context, q catalog.Querier, sql string, args ...any) ([]string, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// mine is a LIKE pattern for the names of what this migration makes in the
+// cluster: it is never in its own way.
+func (s *survey) mine() string {
+	return strings.NewReplacer(`\`, `\\`, `_`, `\_`, `%`, `\%`).Replace(postgres.ClusterName(s.Migration, "")) + "%"
+}
+
+// fresh says whether the migration is still to be started on a side.
+func (s *survey) fresh(e *end) bool { return e.record == nil || e.record.Name != s.Migration }
+
+// userSchema excludes, for a namespace with the alias n, what is never moved.
+const userSchema = `n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')`
+
+// notExtension excludes what an extension brings along: the OID is in the
+// column named first, the object is of the catalog named second.
+func notExtension(oid, class string) string {
+	return fmt.Sprintf(`NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.deptype = 'e'
+			AND x.classid = 'pg_catalog.%s'::pg_catalog.regclass AND x.objid = %s)`, class, oid)
+}
