@@ -36,7 +36,7 @@ func Sequences(ctx context.Context, q Querier) ([]Sequence, error) {
 		SELECT n.nspname, c.relname, c.oid
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND `+ours+`
-		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`)
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func MatViews(ctx context.Context, q Querier) ([]MatView, error) {
 				AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind = 'm' AND `+ours+`
-		ORDER BY (SELECT max(level) FROM depth WHERE depth.oid = c.oid), n.nspname COLLATE "C", c.relname COLLATE "C"`)
+		ORDER BY (SELECT max(level) FROM depth WHERE depth.oid = c.oid), n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`)
 	if err != nil {
 		return nil, err
 	}

@@ -107,11 +107,11 @@ SELECT n.nspname, c.relname, c.oid, c.relispartition, c.relpersistence = 'u',
 			AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
 				WHERE a.attrelid = c.oid AND NOT a.attnotnull
 					AND a.attnum = ANY ((i.indkey::int2[])[0:%[1]s - 1]))
-		ORDER BY %[1]s, x.relname COLLATE "C" LIMIT 1), ''),
+		ORDER BY %[1]s, x.relname::text COLLATE "C" LIMIT 1), ''),
 	pg_catalog.pg_table_size(c.oid), greatest(c.reltuples, 0)::bigint
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND ` + ours + `
-ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`
+ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 
 // columnsSQL reads the columns of the tables $1. A domain counts as the type
 // below it. Equality is what the apply worker needs to compare whole rows: a

@@ -184,7 +184,7 @@ func (a *app) startCommand() *cobra.Command {
 		Use:   "start",
 		Short: "Bring the target from nothing to streaming; run again, it continues",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withMigration(cmd, true, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+			return a.withMigration(cmd, false, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
 				// Connection failures say more than a list of findings would.
 				if s.SourceErr != nil {
 					return s.SourceErr
@@ -197,6 +197,9 @@ func (a *app) startCommand() *cobra.Command {
 					return err
 				}
 				if err := blockers("start", report); err != nil {
+					return err
+				}
+				if err := s.Lock(ctx); err != nil {
 					return err
 				}
 				for _, finding := range report.Findings {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,7 +21,7 @@ type move struct {
 	t              *testing.T
 	source, target *cluster.Cluster
 	db             string
-	args           []string
+	env            []string // instead of the superuser's connection strings
 }
 
 func newMove(t *testing.T, from, to int) *move {
@@ -34,12 +33,11 @@ func (m *move) sourceURI() string { return m.source.ConnString(m.db) }
 func (m *move) targetURI() string { return m.target.ConnString(m.db) }
 
 func (m *move) options(args ...string) pgtest.RunOptions {
-	pgBin := filepath.Join(filepath.Dir(m.target.BinDir()), "bin")
-	return pgtest.RunOptions{
-		Args:    append(append(args, "--pg-bin", pgBin), m.args...),
-		Env:     []string{"PGBATON_SOURCE=" + m.sourceURI(), "PGBATON_TARGET=" + m.targetURI()},
-		Timeout: time.Minute,
+	env := m.env
+	if env == nil {
+		env = []string{"PGBATON_SOURCE=" + m.sourceURI(), "PGBATON_TARGET=" + m.targetURI()}
 	}
+	return pgtest.RunOptions{Args: append(args, "--pg-bin", m.target.BinDir()), Env: env, Timeout: time.Minute}
 }
 
 // run runs the program and requires an exit code.

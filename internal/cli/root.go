@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -54,7 +55,7 @@ type app struct {
 
 // Run executes the command line and returns the exit code.
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := withSignals(ctx, stderr)
+	ctx, stop := withSignals(ctx, stderr, args)
 	defer stop()
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root()
@@ -66,6 +67,9 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return exitDone
 	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
 	code := exitCode(err)
 	if !errors.Is(err, errReported) {
 		a.printError(err, code)
@@ -74,11 +78,15 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 // withSignals ends the context at the first SIGINT, SIGTERM or SIGHUP. Further
-// ones are ignored: a handover that is being undone must not be cut short.
-func withSignals(parent context.Context, stderr io.Writer) (context.Context, func()) {
+// ones are ignored: a handover that is being undone must not be cut short. The
+// demo's shop re-reads its configuration at SIGHUP, as services do.
+func withSignals(parent context.Context, stderr io.Writer, args []string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !slices.Contains(args, "demo") {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	done := make(chan struct{})
 	go func() {
 		select {

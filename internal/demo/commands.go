@@ -52,7 +52,7 @@ func (d *demo) runCommand(ctx context.Context, each func(line []byte), args ...s
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && ctx.Err() == nil:
-		return &commandError{args[0], exit.ExitCode(), strings.TrimSpace(stderr.String())}
+		return &commandError{args[0], exit.ExitCode(), strings.TrimPrefix(strings.TrimSpace(stderr.String()), "pgbaton: ")}
 	case errors.Is(err, exec.ErrWaitDelay):
 		return nil // it ended well; something that it started still holds its output
 	case err != nil:
@@ -77,9 +77,11 @@ func (d *demo) environment() []string {
 func (d *demo) show(ctx context.Context, args ...string) error {
 	d.command(args...)
 	began := time.Now()
-	err := d.runCommand(ctx, func(line []byte) { d.verbatim(string(line)) }, args...)
-	d.step("", time.Since(began))
-	return err
+	if err := d.runCommand(ctx, func(line []byte) { d.verbatim(string(line)) }, args...); err != nil {
+		return err
+	}
+	d.step("  done", time.Since(began))
+	return nil
 }
 
 // narrate runs a command with --json, which its reader is not shown, hands the

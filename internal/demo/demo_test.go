@@ -1,6 +1,7 @@
 package demo_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -28,9 +29,17 @@ func options(t *testing.T, out io.Writer) demo.Options {
 	o := demo.Options{From: 12, To: 15, Orders: 1000, Executable: pgtest.Build(t), Out: out}
 	pgtest.BinDir(t, o.From)
 	pgtest.BinDir(t, o.To)
-	dir := t.TempDir()
+	// Not t.TempDir, which the user that runs the servers may not be able to enter.
+	dir, err := os.MkdirTemp("", "demo-test-")
+	if err == nil {
+		err = os.Chmod(dir, 0o711)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("TMPDIR", dir)
 	t.Cleanup(func() {
+		defer os.RemoveAll(dir)
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			t.Errorf("files left: %v, %v", left, err)
 		}
@@ -73,7 +82,7 @@ func TestDemo(t *testing.T) {
 	if r.Products != 116 || r.OrdersBefore != 1000 || r.BytesCopied == 0 || r.TablesCopied == 0 || r.BytesPerSecond <= 0 || r.StartSeconds <= 0 {
 		t.Errorf("the copy: %+v", r)
 	}
-	if r.PauseMS <= 0 || r.PauseMS > maxPauseMS || len(r.Phases) == 0 || r.SlowestOrderMS <= 0 {
+	if r.PauseMS <= 0 || r.PauseMS > maxPauseMS || len(r.Phases) == 0 || r.SlowestOrderMS <= 0 || r.SlowestRequestMS <= 0 {
 		t.Errorf("the switchover: %+v", r)
 	}
 	if r.FailedRequests != 0 || r.Requests == 0 {
@@ -82,8 +91,8 @@ func TestDemo(t *testing.T) {
 	if !r.AuditOK || r.OrdersFound != r.OrdersAcknowledged || r.OrdersAcknowledged == 0 {
 		t.Errorf("the audit: %+v", r)
 	}
-	if want := r.OrdersBefore + int64(r.OrdersAcknowledged) + 1; r.OrdersOnTarget != want || r.OrdersOnSource != want {
-		t.Errorf("%d orders on the target, %d on the source; want %d", r.OrdersOnTarget, r.OrdersOnSource, want)
+	if want := r.OrdersBefore + int64(r.OrdersAcknowledged) + 1; r.OrdersOnTarget != want || r.OrdersOnSource <= r.OrdersBefore {
+		t.Errorf("%d orders on the target, %d on the source; want %d on the target", r.OrdersOnTarget, r.OrdersOnSource, want)
 	}
 	if !strings.Contains(r.SourceRefusal, "42501") {
 		t.Errorf("the source says %q to the shop", r.SourceRefusal)
@@ -103,66 +112,55 @@ func TestKeep(t *testing.T) {
 	var (
 		running sync.WaitGroup
 		report  demo.Report
-		err     error
+		runErr  error
 	)
 	running.Go(func() {
-		report, err = demo.Run(ctx, o)
+		report, runErr = demo.Run(ctx, o)
 		out.end()
 	})
 	<-out.seen
 	t.Cleanup(func() { t.Logf("%s", out.String()) })
 	if out.ended() {
-		t.Fatal(err)
+		t.Fatal(runErr)
 	}
 
 	front := regexp.MustCompile(`http://[\d.:]+/`).FindString(out.String())
-	served := func() string {
-		t.Helper()
-		response, err := http.Get(front)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return regexp.MustCompile(`served by PostgreSQL \d+`).FindString(string(body))
+	response, err := http.Get(front)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if now := served(); now != "served by PostgreSQL 15" {
-		t.Errorf("after the switchover: %q", now)
+	page, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	if err != nil || !bytes.Contains(page, []byte("served by PostgreSQL 15")) {
+		t.Errorf("the shop shows, with error %v:\n%s", err, page)
 	}
+
 	exports := regexp.MustCompile(`(?m)^ *export .*$`).FindAllString(out.String(), -1)
-	for _, step := range []struct{ command, served string }{
-		{"rollback", "served by PostgreSQL 12"},
-		{"switchover", "served by PostgreSQL 15"},
-		{"finish", "served by PostgreSQL 15"},
+	for _, step := range []struct{ command, flags, says string }{
+		{"status", "", "target.*has the baton"},
+		{"finish", "--yes", "."},
 	} {
-		line := regexp.MustCompile(`(?m)^ *\S+ ` + step.command + `( --on-switch .*)?$`).FindString(out.String())
+		line := regexp.MustCompile(`(?m)^ *\S+ ` + step.command + `$`).FindString(out.String())
 		if line == "" {
 			t.Fatalf("%s: not in the instructions", step.command)
 		}
-		script := strings.Join(append(exports, line+" --yes"), "\n")
+		script := strings.Join(append(exports, line+" "+step.flags), "\n")
 		said, err := exec.CommandContext(t.Context(), "sh", "-c", script).CombinedOutput()
-		t.Logf("%s\n%s", line, said)
-		if err != nil {
-			t.Fatalf("%s: %v", step.command, err)
-		}
-		if now := served(); now != step.served {
-			t.Errorf("after %s: %q", step.command, now)
+		if err != nil || !regexp.MustCompile(step.says).Match(said) {
+			t.Errorf("%s: %v\n%s", line, err, said)
 		}
 	}
 
 	interrupt()
 	running.Wait()
-	if err != nil || !report.AuditOK || !strings.Contains(out.String(), "each of them there exactly once") {
-		t.Errorf("in the end: %+v, %v", report, err)
+	if runErr != nil || !report.AuditOK || !strings.Contains(out.String(), "each of them there exactly once") {
+		t.Errorf("in the end: %+v, %v", report, runErr)
 	}
 }
 
 // An interrupt, at an unpleasant moment, ends it early and leaves nothing.
 func TestInterrupt(t *testing.T) {
-	for _, moment := range []string{"$ pgbaton start\n", "$ pgbaton switchover"} {
+	for _, moment := range []string{"$ pgbaton start", "$ pgbaton switchover"} {
 		t.Run(moment, func(t *testing.T) {
 			ctx, interrupt := context.WithCancel(t.Context())
 			defer interrupt()
@@ -189,9 +187,18 @@ func TestClosedPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reader.Close()
 	defer writer.Close()
-	if _, err := demo.Run(t.Context(), options(t, writer)); !errors.Is(err, context.Canceled) && !strings.Contains(err.Error(), "broken pipe") {
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		lines := bufio.NewScanner(reader)
+		for lines.Scan() && !strings.Contains(lines.Text(), "shoppers") {
+		}
+		reader.Close()
+	})
+	_, err = demo.Run(t.Context(), options(t, writer))
+	writer.Close()
+	listening.Wait()
+	if err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -61,13 +61,11 @@ func (d *demo) explainKept() {
 	d.fact("psql, target", "%s", shellWord(adminURL(d.target)))
 	d.fact("shoppers' receipts", "%s", filepath.Join(d.dir, "shoppers"))
 	d.blank()
-	d.say("Go on in another terminal, for instance back and forth:")
+	d.say("Go on in another terminal:")
 	d.verbatim(fmt.Sprintf(`
 export PGBATON_SOURCE=%[2]s
 export PGBATON_TARGET=%[3]s
 %[1]s status
-%[1]s rollback --on-switch %[4]s
-%[1]s switchover --on-switch %[4]s
 %[1]s finish
-`, program, shellWord(adminURL(d.source)), shellWord(adminURL(d.target)), shellWord(d.hook())))
+`, program, shellWord(adminURL(d.source)), shellWord(adminURL(d.target))))
 }

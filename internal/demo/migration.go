@@ -56,7 +56,7 @@ func (d *demo) tell(kind string, line []byte) {
 	switch kind {
 	case event.Warning{}.Type():
 		e := decode[event.Warning](line)
-		d.say("  warning: %s", strings.TrimSpace(e.Side+" "+e.Text))
+		d.say("  warning: %s", strings.TrimPrefix(e.Side+": "+e.Text, ": "))
 	case event.PhaseUndone{}.Type():
 		d.say("  undone: %s", decode[event.PhaseUndone](line).Phase)
 	}
@@ -72,8 +72,8 @@ func (d *demo) status(ctx context.Context) error {
 	return d.show(ctx, "status")
 }
 
-// hookFile is the command that points the shop at the side that took over. It
-// serves a rollback as well as a switchover.
+// hookFile is the command that points the shop at the side that took over,
+// whichever it is.
 const hookFile = "point-shop"
 
 // The settings are replaced as a whole, and by a file as private as they were.
@@ -90,16 +90,16 @@ func (d *demo) hook() string { return "sh " + shellWord(filepath.Join(d.dir, hoo
 var phases = map[string]string{
 	"ready":     "all changes stream, nothing is in the way",
 	"prepare":   "what can be done before anyone waits",
-	"pause":     "the clock runs: from here on the shop may have to wait",
+	"pause":     "the clock runs: the shop may have to wait",
 	"fence":     "the old server takes no more writes, proven",
 	"drain":     "the new server has applied the very last one, proven",
 	"sequences": "counters set exactly as they were",
-	"way back":  "replication in the other direction made ready",
-	"pass":      "one commit: from here on the new server is the one that counts",
+	"way back":  "the new server stops following the old one",
+	"pass":      "one commit: from now on the new server counts",
 	"open":      "the new server takes writes",
 	"switch":    "the hook points the shop there",
 	"resume":    "the shop goes on",
-	"settle":    "tidied up, with the way back streaming",
+	"settle":    "tidied up",
 }
 
 func (d *demo) switchover(ctx context.Context) error {
@@ -113,7 +113,8 @@ func (d *demo) switchover(ctx context.Context) error {
 	d.verbatim(hook)
 
 	counters := d.crowd.counters
-	d.report.SlowestOrderBeforeMS = event.MS(counters.ResetMaxLatency())
+	d.report.SlowestRequestBeforeMS = event.MS(d.front.resetSlowest())
+	counters.ResetMaxLatency()
 	var result struct {
 		PauseMS float64 `json:"pause_ms"`
 		Phases  []Phase `json:"phases"`
@@ -131,12 +132,13 @@ func (d *demo) switchover(ctx context.Context) error {
 	if err := d.crowd.await(ctx, proofOrders); err != nil {
 		return err
 	}
-	d.report.SlowestOrderMS = event.MS(counters.MaxLatency())
+	r := &d.report
+	r.SlowestRequestMS, r.SlowestOrderMS = event.MS(d.front.resetSlowest()), event.MS(counters.MaxLatency())
 	_, failed := requests(counters)
 	d.step(fmt.Sprintf("%d more orders on the new server", proofOrders), time.Since(began))
-	d.say("The pause: %s. Slowest order around it: %s (before: %s). Failed requests: %d.",
-		duration(millis(d.report.PauseMS)), duration(millis(d.report.SlowestOrderMS)),
-		duration(millis(d.report.SlowestOrderBeforeMS)), failed)
+	d.say("The pause: %.0f ms. Slowest page or order around it: %.0f ms (before: %.0f ms).",
+		r.PauseMS, r.SlowestRequestMS, r.SlowestRequestBeforeMS)
+	d.say("Failed requests: %d.", failed)
 	return nil
 }
 

@@ -73,7 +73,8 @@ func (d *demo) readProductPage(ctx context.Context, slug string) error {
 		return fmt.Errorf("the page %s shows no product, or not which server it comes from", path)
 	}
 	d.report.ServedBy = string(served[1])
-	d.step(fmt.Sprintf("GET %s: %q, served by PostgreSQL %s", path, name[1], served[1]), time.Since(began))
+	d.step("GET "+path, time.Since(began))
+	d.verbatim(fmt.Sprintf("%s, served by PostgreSQL %s", name[1], served[1]))
 	if d.report.ServedBy != d.report.To {
 		return fmt.Errorf("the shop is served by PostgreSQL %s; after the switchover it should be %s", d.report.ServedBy, d.report.To)
 	}
@@ -98,7 +99,8 @@ func (d *demo) placeOrder(ctx context.Context, variant int32) error {
 	if err := json.Unmarshal(answer, &receipt); err != nil {
 		return fmt.Errorf("POST /api/orders: %w", err)
 	}
-	d.step("POST /api/orders: thank you for your order "+receipt.Number, time.Since(began))
+	d.step("POST /api/orders", time.Since(began))
+	d.verbatim("order " + receipt.Number + " placed")
 	return nil
 }
 
@@ -149,7 +151,7 @@ func (d *demo) tryOldServer(ctx context.Context) error {
 		return fmt.Errorf("the old server should refuse the shop, but could not be asked: %w", err)
 	}
 	d.report.SourceRefusal = refusal.Error()
-	d.step("An application that was forgotten, and still writes to the old server, hears:", time.Since(began))
+	d.step("An application that still writes to the old server hears:", time.Since(began))
 	d.verbatim(d.report.SourceRefusal)
 	return nil
 }
@@ -170,8 +172,8 @@ func (d *demo) prove(ctx context.Context) error {
 		return err
 	}
 	r.OrdersAcknowledged, r.OrdersFound, r.AuditOK = audit.Acknowledged, audit.Found, audit.OK()
-	d.step(fmt.Sprintf("%s receipts; %s of these orders found exactly once, as they were sold",
-		count(r.OrdersAcknowledged), count(r.OrdersFound)), time.Since(began))
+	d.step(fmt.Sprintf("%s, of which %s are there exactly once",
+		plural(r.OrdersAcknowledged, "receipt", "receipts"), count(r.OrdersFound)), time.Since(began))
 	if !r.AuditOK {
 		return fmt.Errorf("the new server does not hold what the shoppers were told: %s", faults(audit))
 	}
@@ -209,34 +211,17 @@ func faults(r shop.AuditReport) string {
 	return strings.Join(all, ", ")
 }
 
-// compareCounts shows that the old server follows the new one by now. It is
-// given a moment for the last orders.
+// compareCounts shows where the business goes on.
 func (d *demo) compareCounts(ctx context.Context) (err error) {
 	r := &d.report
 	if r.OrdersOnTarget, err = countOrders(ctx, adminURL(d.target)); err != nil {
 		return err
 	}
-	began := time.Now()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if r.OrdersOnSource, err = countOrders(ctx, adminURL(d.source)); err != nil {
-			return err
-		}
-		if r.OrdersOnSource == r.OrdersOnTarget || time.Since(began) > ordersTimeout {
-			break
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if r.OrdersOnSource, err = countOrders(ctx, adminURL(d.source)); err != nil {
+		return err
 	}
-	d.step(fmt.Sprintf("Orders on the new server: %s. On the old one, kept up to date: %s",
-		count(r.OrdersOnTarget), count(r.OrdersOnSource)), time.Since(began))
-	if r.OrdersOnSource != r.OrdersOnTarget {
-		return errors.New("the old server does not follow the new one: a rollback would be refused")
-	}
+	d.say("Orders on the new server: %s; on the old one, which takes no more: %s.",
+		count(r.OrdersOnTarget), count(r.OrdersOnSource))
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,7 +35,21 @@ type front struct {
 	hangups chan os.Signal
 	done    chan struct{} // closed to end the goroutine that awaits hangups
 	running sync.WaitGroup
+	slowest atomic.Int64 // nanoseconds that a request took
 }
+
+// ServeHTTP serves the shop, and notes how long it took.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	f.store.ServeHTTP(w, r)
+	took := int64(time.Since(began))
+	for seen := f.slowest.Load(); took > seen && !f.slowest.CompareAndSwap(seen, took); {
+		seen = f.slowest.Load()
+	}
+}
+
+// resetSlowest returns how long the slowest request took, and starts over.
+func (f *front) resetSlowest() time.Duration { return time.Duration(f.slowest.Swap(0)) }
 
 const databaseVariable = "DATABASE_URL="
 
@@ -63,7 +78,7 @@ func (d *demo) openShop(ctx context.Context) error {
 	port := listener.Addr().(*net.TCPAddr).Port
 	f.url = "http://" + listener.Addr().String()
 	f.server = &http.Server{
-		Handler: f.store, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		Handler: f, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	signal.Notify(f.hangups, syscall.SIGHUP)
 	f.running.Go(func() {

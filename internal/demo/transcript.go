@@ -105,8 +105,8 @@ func duration(d time.Duration) string {
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 func millis(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
 
-// megabytes of a thousand kilobytes.
-func megabytes(n float64) string { return fmt.Sprintf("%.1f MB", n/1e6) }
+// megabytes as PostgreSQL prints them: of 1024 kB.
+func megabytes(n float64) string { return fmt.Sprintf("%.1f MB", n/(1<<20)) }
 
 // count prints 50000 as 50,000.
 func count[N int | int64](n N) string {

@@ -145,14 +145,24 @@ func (s Saved) LiftSQL(database string, now []Grant) []string {
 	return append(sql, readOnly)
 }
 
-// RaiseSQL is what the fence commits: CONNECT from nobody but the roles that
-// keep it, and read-only for whoever gets in all the same.
-func (s Saved) RaiseSQL(database string, keep []string) []string {
+// RaiseSQL is what the fence commits: CONNECT for nobody but the roles that keep
+// it, those of granted by a grant, and read-only for whoever gets in all the same.
+func (s Saved) RaiseSQL(database string, granted []string) []string {
 	sql := revokeSQL(database, "CONNECT", s.Grants)
-	for _, name := range keep {
+	for _, name := range granted {
 		sql = append(sql, fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", postgres.QuoteIdent(database), role(name)))
 	}
 	return append(sql, fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = on", postgres.QuoteIdent(database)))
+}
+
+// NeedGrant picks, of the roles that keep CONNECT, those to which it has to be
+// granted: a superuser needs no grant, and one to it would let its members in.
+func NeedGrant(ctx context.Context, db DB, keep []string) ([]string, error) {
+	rows, err := db.Query(ctx, `SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY ($1) AND NOT rolsuper ORDER BY 1`, keep)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // The journal's kind under which a fenced side keeps what the fence changed.
@@ -191,15 +201,11 @@ func Raise(ctx context.Context, conn *pgx.Conn, database string, keep []string, 
 		if err := journal.Put(ctx, tx, journalKind, "saved", restore); err != nil {
 			return err
 		}
-		// A superuser needs no grant, and one to it would let its members in.
-		rows, err := tx.Query(ctx, `SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY ($1) AND NOT rolsuper`, keep)
+		granted, err := NeedGrant(ctx, tx, keep)
 		if err != nil {
 			return err
 		}
-		if keep, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
-			return err
-		}
-		return execAll(ctx, tx, now.RaiseSQL(database, keep))
+		return execAll(ctx, tx, now.RaiseSQL(database, granted))
 	})
 }
 

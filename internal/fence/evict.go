@@ -23,15 +23,17 @@ func BarrierSQL(database string) string {
 // Barrier waits for sessions that are still starting up, which no view shows
 // (b of rule 2). A starting backend holds a RowExclusiveLock on its database's
 // pg_database row until it is visible (src/backend/utils/init/postinit.c);
-// RENAME asks for AccessExclusiveLock first and then fails by design, because
-// the new name is taken. That error is success; a lock timeout is not.
+// RENAME asks for AccessExclusiveLock first and then fails by design: the role
+// may not create databases, or the new name is taken
+// (src/backend/commands/dbcommands.c, RenameDatabase). That error is success; a
+// lock timeout is not.
 func Barrier(ctx context.Context, conn *pgx.Conn, database string, timeout time.Duration) error {
 	if _, err := conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d", max(1, timeout.Milliseconds()))); err != nil {
 		return err
 	}
 	_, err := conn.Exec(ctx, BarrierSQL(database))
 	switch postgres.Code(err) {
-	case postgres.DuplicateDatabase, postgres.FeatureNotSupported:
+	case postgres.DuplicateDatabase, postgres.FeatureNotSupported, postgres.InsufficientPrivilege:
 		_, err = conn.Exec(ctx, "SET lock_timeout = 0")
 		return err
 	case postgres.LockNotAvailable:
@@ -58,7 +60,7 @@ func (s session) String() string {
 
 // strangersSQL lists who must go: every session of this database that began
 // before the moment $1, but for pgbaton's own sessions ($2), the walsenders of its
-// slots ($3, a LIKE pattern), its apply workers, and autovacuum. Whoever came later
+// slots ($3, a regular expression), its apply workers, and autovacuum. Whoever came later
 // was admitted by the fence: a role that keeps CONNECT, read-only by default.
 const strangersSQL = `
 SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.backend_type, 'session'),
@@ -67,17 +69,17 @@ FROM pg_catalog.pg_stat_activity a
 WHERE a.datname = pg_catalog.current_database() AND a.backend_start <= $1::timestamptz
 	AND a.pid <> ALL ($2) AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker')
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s
-		WHERE s.active_pid = a.pid AND s.slot_name LIKE $3)
+		WHERE s.active_pid = a.pid AND s.slot_name ~ $3)
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
-		WHERE w.pid = a.pid AND s.subname LIKE $3)
+		WHERE w.pid = a.pid AND s.subname ~ $3)
 ORDER BY a.pid`
 
 // Evict ends every session that began before the barrier was passed and could
 // still write, waits until each is gone, and looks for prepared transactions
-// (c and d of rule 2). ours are the pids of pgbaton's own sessions; like matches
+// (c and d of rule 2). ours are the pids of pgbaton's own sessions; pattern matches
 // the names of its slots and subscriptions. It returns provider-owned sessions
 // that cannot be ended, for a person to see.
-func Evict(ctx context.Context, conn *pgx.Conn, ours []int32, like string) (provider []string, err error) {
+func Evict(ctx context.Context, conn *pgx.Conn, ours []int32, pattern string) (provider []string, err error) {
 	var moment string
 	if err := conn.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()::text`).Scan(&moment); err != nil {
 		return nil, err
@@ -85,7 +87,7 @@ func Evict(ctx context.Context, conn *pgx.Conn, ours []int32, like string) (prov
 	const again = 50 * time.Millisecond // a signal that came at a bad moment is sent again
 	var signalled time.Time
 	for {
-		rows, err := conn.Query(ctx, strangersSQL, moment, ours, like, providerRoles)
+		rows, err := conn.Query(ctx, strangersSQL, moment, ours, pattern, providerRoles)
 		if err != nil {
 			return nil, err
 		}

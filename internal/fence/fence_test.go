@@ -45,7 +45,7 @@ func raise(ctx context.Context, conn *pgx.Conn) error {
 	if err := fence.Barrier(ctx, conn, "app", 10*time.Second); err != nil {
 		return err
 	}
-	_, err := fence.Evict(ctx, conn, []int32{int32(conn.PgConn().PID())}, `pgbaton\_m\_%`)
+	_, err := fence.Evict(ctx, conn, []int32{int32(conn.PgConn().PID())}, `^pgbaton_m_`)
 	return err
 }
 

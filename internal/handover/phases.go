@@ -34,9 +34,8 @@ func (r *run) fence(ctx context.Context) error {
 	if err := fence.Barrier(ctx, r.holder, database, time.Until(deadline)); err != nil {
 		return postgres.Wrap(r.Holder.Side, "waiting at the barrier for sessions that start up", err)
 	}
-	like := replication.LikeLiteral(postgres.ClusterName(r.Migration, "")) + "%"
 	ours := []int32{int32(r.holder.PgConn().PID()), int32(r.watchHolder.PgConn().PID())}
-	if _, err := fence.Evict(ctx, r.holder, ours, like); err != nil {
+	if _, err := fence.Evict(ctx, r.holder, ours, replication.AllOf(r.Migration)); err != nil {
 		return postgres.Wrap(r.Holder.Side, "ending the sessions that could still write", err)
 	}
 	if err := fence.OpenLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {

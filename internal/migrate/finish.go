@@ -199,7 +199,6 @@ func (k *cleaner) dropTarget(ctx context.Context) {
 // cleaned without the other.
 func (k *cleaner) cleanStreams(ctx context.Context) {
 	name := k.Group().Name()
-	pattern := replication.LikeLiteral(postgres.ClusterName(k.Name, "")) + "%"
 	var oid uint32
 	if k.TargetConn != nil {
 		k.try(postgres.Target, "subscription "+name, func() (err error) {
@@ -211,7 +210,7 @@ func (k *cleaner) cleanStreams(ctx context.Context) {
 		return
 	}
 	k.try(postgres.Source, "slot "+name, func() error {
-		if err := replication.DropSlots(ctx, k.SourceConn, pattern); err != nil || oid == 0 {
+		if err := replication.DropSlots(ctx, k.SourceConn, replication.AllOf(k.Name)); err != nil || oid == 0 {
 			return err
 		}
 		return replication.DropSlots(ctx, k.SourceConn, replication.SyncSlotPattern(oid))

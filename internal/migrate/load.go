@@ -65,7 +65,7 @@ func (st *start) runSlot(ctx context.Context) error {
 	}
 	name := st.Group().Name()
 	for attempt := 1; ; attempt++ {
-		if err := replication.DropSlots(ctx, st.SourceConn, replication.LikeLiteral(name)); err != nil {
+		if err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
 			return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
 		}
 		slot, err := replication.CreateSlot(ctx, st.Source, st.SourceConn, name, st.Method != Native, st.Observe)

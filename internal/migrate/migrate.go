@@ -120,11 +120,24 @@ func (s *Sessions) Lock(ctx context.Context) error {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if conn := s.conn(side); conn != nil {
 			if err := lock(ctx, side, conn); err != nil {
+				if s.sameDatabase(ctx) {
+					return refusal.New("this command", "source and target are the same database", "check --source and --target")
+				}
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// sameDatabase says whether the lock that the target's session cannot get is the
+// one that the source's session holds.
+func (s *Sessions) sameDatabase(ctx context.Context) bool {
+	if s.SourceConn == nil || s.TargetConn == nil {
+		return false
+	}
+	pid, err := journal.LockHolder(ctx, s.TargetConn)
+	return err == nil && pid == int32(s.SourceConn.PgConn().PID())
 }
 
 func lock(ctx context.Context, side postgres.Side, conn *pgx.Conn) error {

@@ -60,12 +60,7 @@ func (st *start) runRoles(ctx context.Context) error {
 		st.Observe(event.Warning{Side: string(postgres.Source), Text: "password verifiers cannot be read without superuser: the copied roles have no password",
 			Remedy: "set passwords on the target with ALTER ROLE ... PASSWORD"})
 	}
-	conn, err := schema.ConnectMaintenance(ctx, st.Target)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	created, err := schema.CopyRoles(ctx, conn, roles)
+	created, err := schema.CopyRoles(ctx, st.targetCluster(), roles)
 	if err != nil {
 		return postgres.WrapHint(postgres.Target, "copying roles", err, "the role needs CREATEROLE; or create the roles by hand and start without --roles")
 	}
@@ -78,8 +73,21 @@ func (st *start) planDatabase(ctx context.Context) ([]Action, error) {
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "reading the database's properties", err)
 	}
+	exists, err := schema.Roles(ctx, st.targetCluster())
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Target, "listing roles", err)
+	}
 	name, v := st.Target.Database(), st.Target.Version()
-	return on(postgres.Target, append([]string{d.CreateSQL(name, v, false)}, d.FollowSQL(name, func(string) bool { return true })...)...), nil
+	return on(postgres.Target, append([]string{d.CreateSQL(name, v, false)}, d.FollowSQL(name, func(r string) bool { return exists[r] })...)...), nil
+}
+
+// targetCluster is a session on the target for what is the same in all its
+// databases.
+func (st *start) targetCluster() *pgx.Conn {
+	if st.TargetConn != nil {
+		return st.TargetConn
+	}
+	return st.maintenance
 }
 
 func (st *start) doneDatabase(context.Context) (bool, error) { return st.TargetConn != nil, nil }
@@ -95,12 +103,7 @@ func (st *start) runDatabase(ctx context.Context) error {
 	if err := journal.Put(ctx, st.SourceConn, kindTarget, keyCreated, name); err != nil {
 		return postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
-	conn, err := schema.ConnectMaintenance(ctx, st.Target)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	note, err := schema.CreateDatabase(ctx, conn, d, name, st.Target.Version())
+	note, err := schema.CreateDatabase(ctx, st.maintenance, d, name, st.Target.Version())
 	if err != nil {
 		return postgres.WrapHint(postgres.Target, "creating database "+postgres.QuoteIdent(name), err,
 			"the role needs CREATEDB; or create the database, empty, by hand")
@@ -138,17 +141,32 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 	return nil
 }
 
-// planFence shows the target's fence. What is restored later are the grants of
-// the source's database when start made the target's.
 func (st *start) planFence(ctx context.Context) ([]Action, error) {
-	saved := fence.Saved{Grants: []fence.Grant{{}}}
+	granted, err := fence.NeedGrant(ctx, st.targetCluster(), st.holderKeeps(postgres.Target))
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Target, "reading roles", err)
+	}
+	var saved fence.Saved
 	if st.TargetConn != nil {
-		var err error
 		if saved, err = fence.Read(ctx, st.TargetConn); err != nil {
 			return nil, postgres.Wrap(postgres.Target, "reading the database's grants", err)
 		}
+	} else { // a new database has the default grants: of PUBLIC and its owner
+		d, err := schema.ReadDatabase(ctx, st.SourceConn, st.Source.Version())
+		if err != nil {
+			return nil, postgres.Wrap(postgres.Source, "reading the database's properties", err)
+		}
+		exists, err := schema.Roles(ctx, st.maintenance)
+		if err != nil {
+			return nil, postgres.Wrap(postgres.Target, "listing roles", err)
+		}
+		owner := st.Target.User()
+		if exists[d.Owner] {
+			owner = d.Owner
+		}
+		saved.Grants = []fence.Grant{{Grantee: ""}, {Grantee: owner}}
 	}
-	return on(postgres.Target, saved.RaiseSQL(st.Target.Database(), st.holderKeeps(postgres.Target))...), nil
+	return on(postgres.Target, saved.RaiseSQL(st.Target.Database(), granted)...), nil
 }
 
 func (st *start) doneFence(ctx context.Context) (bool, error) {
@@ -314,7 +332,7 @@ func (st *start) donePublication(ctx context.Context) (bool, error) {
 // the slot that knows it.
 func (st *start) runPublication(ctx context.Context) error {
 	name := st.Group().Name()
-	if err := replication.DropSlots(ctx, st.SourceConn, replication.LikeLiteral(name)); err != nil {
+	if err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
 		return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
 	}
 	tables, err := st.publicationTables(ctx)

@@ -36,7 +36,8 @@ type start struct {
 	*Sessions
 	sourceRecord, targetRecord *journal.Record // what the sides say; nil when nothing is there yet
 	tools                      schema.Tools
-	workDir                    string // for the schema archive and, by default, the dump
+	workDir                    string    // for the schema archive and, by default, the dump
+	maintenance                *pgx.Conn // on another database of the target, while its own does not exist
 
 	slot    *replication.Slot // created by this run, its snapshot still exported
 	tables  []catalog.Table   // as the slot's snapshot shows them
@@ -135,11 +136,9 @@ func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
 	}
 	version := c.Source.Version()
 	if s.TargetConn == nil {
-		conn, err := schema.ConnectMaintenance(ctx, c.Target) // to learn the version
-		if err != nil {
+		if st.maintenance, err = schema.ConnectMaintenance(ctx, c.Target); err != nil {
 			return nil, err
 		}
-		conn.Close(ctx)
 	}
 	version = max(version, c.Target.Version())
 	if st.tools, err = schema.FindTools(c.PgBin, version.Major()); err != nil {
@@ -156,6 +155,9 @@ func (st *start) cleanUp() {
 	defer cancel()
 	if st.slot != nil {
 		st.slot.Close(ctx)
+	}
+	if st.maintenance != nil {
+		st.maintenance.Close(ctx)
 	}
 	os.RemoveAll(st.workDir)
 }

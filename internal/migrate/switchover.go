@@ -94,12 +94,16 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 			refreshes = append(refreshes, schema.RefreshSQL(v, v.Concurrently))
 		}
 	}
-	fenceSQL := append(saved.RaiseSQL(database, c.holderKeeps(postgres.Source)),
+	granted, err := fence.NeedGrant(ctx, s.SourceConn, c.holderKeeps(postgres.Source))
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "reading roles", err)
+	}
+	fenceSQL := append(saved.RaiseSQL(database, granted),
 		fence.BarrierSQL(database)+" -- the barrier: waits for sessions that start up, then fails by design",
 		"SELECT pg_terminate_backend(<every other session>)",
 		"SELECT pg_create_logical_replication_slot(<leak check>, 'pgoutput', true)")
 	settle := on(postgres.Target, "DROP SUBSCRIPTION "+name)
-	settle = append(settle, on(postgres.Source, fmt.Sprintf("SELECT pg_drop_replication_slot(%s)", postgres.QuoteLiteral(c.Group().Name())))...)
+	settle = append(settle, on(postgres.Source, fmt.Sprintf("SELECT pg_drop_replication_slot(<%s>)", c.Group().Name()))...)
 	settle = append(settle, on(postgres.Target, refreshes...)...)
 	return []PlannedStep{
 		{Step: handover.PhasePause, Actions: []Action{operator("<--on-pause>")}},

@@ -40,13 +40,15 @@ func diagnose(ctx context.Context, c Config, s *Sessions, long bool) (*Trouble, 
 	if len(pids) > 0 && failures <= 0 && !long {
 		return nil, nil
 	}
-	applied, err := replication.AppliedUpTo(ctx, s.TargetConn, sub.OID)
+	applied, known, err := replication.AppliedUpTo(ctx, s.TargetConn, sub.OID)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "reading the position applied", err)
 	}
-	message, err := replication.Rehearse(ctx, s.SourceConn, c.Target, name, applied)
-	if err != nil {
-		return nil, err
+	message := ""
+	if known {
+		if message, err = replication.Rehearse(ctx, s.SourceConn, c.Target, name, applied); err != nil {
+			return nil, err
+		}
 	}
 	count := ""
 	if failures > 0 {

@@ -44,6 +44,10 @@ func QuoteLiteral(s string) string {
 	return q
 }
 
+// maxSuffix is room for the longest suffix: all names of a migration begin with
+// the same prefix, whatever their suffix.
+const maxSuffix = len("forward_9999")
+
 // ClusterName builds the name of something the whole cluster sees (a slot, a
 // publication, a subscription, a role): pgbaton_<migration>_<suffix>. Slot names
 // allow only lower-case letters, digits and underscores, and 63 bytes; a
@@ -56,7 +60,7 @@ func ClusterName(migration, suffix string) string {
 		}
 		return '_'
 	}, migration)
-	room := maxIdent - len("pgbaton_") - len("_") - len(suffix)
+	const room = maxIdent - len("pgbaton_") - len("_") - maxSuffix
 	if slug != migration || len(slug) > room {
 		sum := sha256.Sum256([]byte(migration))
 		hash := hex.EncodeToString(sum[:4])

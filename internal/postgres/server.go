@@ -232,8 +232,34 @@ func (s *Server) connectError(database string, err error) error {
 			hint = fmt.Sprintf("check the host name in --%s", s.Side)
 		}
 	}
-	return &Error{Side: s.Side, Doing: fmt.Sprintf("connecting to %s/%s as %s", where, database, s.User()), Err: err, Hint: hint}
+	return &Error{Side: s.Side, Doing: fmt.Sprintf("connecting to %s/%s as %s", where, database, s.User()), Err: &attempts{err}, Hint: hint}
 }
+
+// attempts prints a connection error on one line: pgconn tells every attempt, on
+// lines of their own, and who and where once more.
+type attempts struct{ err error }
+
+// Error implements error. An attempt with TLS that the server does not offer is
+// no news when one without was made.
+func (a *attempts) Error() string {
+	lines := strings.Split(a.err.Error(), "\n")
+	for i, l := range lines {
+		lines[i] = strings.TrimSpace(l)
+	}
+	if len(lines) > 1 {
+		lines = lines[1:] // the heading
+	} else if _, told, ok := strings.Cut(lines[0], "`: "); ok {
+		lines[0] = told
+	}
+	tried := slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return strings.Contains(l, "server refused TLS connection") })
+	if len(tried) == 0 {
+		tried = lines
+	}
+	return strings.Join(slices.Compact(tried), "; ")
+}
+
+// Unwrap implements errors.Unwrap.
+func (a *attempts) Unwrap() error { return a.err }
 
 // ClientEnv is the environment in which pg_dump and pg_restore reach this
 // server: the password and session settings never stand on a command line,

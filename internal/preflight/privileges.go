@@ -14,13 +14,13 @@ import (
 
 // role is what the role that pgbaton connects as may do.
 type role struct {
-	name                                   string
-	super, replication, bypassRLS          bool
-	createDB, createRole                   bool
-	has                                    map[string]bool // predefined and providers' roles whose rights it has
-	exists                                 map[string]bool // those of them that the cluster has
-	connect, create, ownsDatabase, setting bool            // on the database it is connected to
-	owner                                  string          // of that database
+	name                          string
+	super, replication, bypassRLS bool
+	createDB, createRole          bool
+	has                           map[string]bool // predefined and providers' roles whose rights it has
+	exists                        map[string]bool // those of them that the cluster has
+	create, ownsDatabase          bool            // of the database it is connected to
+	owner                         string          // of that database
 }
 
 // providerAdmins are what managed services give instead of superuser.
@@ -64,7 +64,9 @@ func (r role) admin() bool {
 	return slices.ContainsFunc(providerAdmins, func(name string) bool { return r.has[name] })
 }
 
-func (r role) mayReplicate() bool { return r.super || r.replication || r.has["rds_replication"] || r.admin() }
+func (r role) mayReplicate() bool {
+	return r.super || r.replication || r.has["rds_replication"] || r.admin()
+}
 
 // mayBypassRLS says whether row security never applies to the role.
 func (r role) mayBypassRLS() bool { return r.super || r.bypassRLS }

@@ -95,6 +95,9 @@ func (s *survey) run(ctx context.Context) error {
 		return err
 	}
 	checkVersions(s)
+	checkRecord(s, s.source)
+	checkRecord(s, s.target)
+	checkSameRun(s)
 	checkTools(s)
 	if s.source.conn != nil && s.target.conn != nil {
 		if same, err := checkSame(ctx, s); err != nil || same {
@@ -249,9 +252,20 @@ func comment(sentence string) string {
 	return "-- " + strings.ReplaceAll(sentence, "\n", "\n-- ")
 }
 
-// statements makes a remedy of SQL statements, each on a line of its own.
+// statements makes a remedy of SQL statements and comments, each on a line of
+// its own.
 func statements(sql ...string) string {
-	return strings.Join(sql, ";\n") + ";"
+	var b strings.Builder
+	for i, line := range sql {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(line)
+		if !strings.HasPrefix(line, "--") {
+			b.WriteByte(';')
+		}
+	}
+	return b.String()
 }
 
 // list prints names to people: "a, b, c".

@@ -46,3 +46,13 @@ func (g Group) Name() string {
 func (g Group) MarkerTable() postgres.Ident {
 	return postgres.Ident{Schema: "pgbaton", Name: fmt.Sprintf("marker_%s_%d", g.Direction, g.Number)}
 }
+
+// Exactly is the pattern (a regular expression of PostgreSQL) that matches one
+// name of ours. Such names hold nothing that a pattern would take for an operator.
+func Exactly(name string) string { return "^" + name + "$" }
+
+// AllOf is the pattern that matches the names of every slot and subscription of
+// a migration, and of no other migration's.
+func AllOf(migration string) string {
+	return "^" + postgres.ClusterName(migration, "") + "(forward_[0-9]+|reverse_[0-9]+|leak)$"
+}

@@ -35,7 +35,7 @@ func PublicationTables(ctx context.Context, db DB, name string) ([]postgres.Iden
 		JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE p.pubname = $1
-		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, name)
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, name)
 	if err != nil {
 		return nil, err
 	}

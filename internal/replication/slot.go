@@ -178,7 +178,7 @@ func ReadSlot(ctx context.Context, db DB, v postgres.Version, name string) (*Slo
 	return &s, err
 }
 
-// DropSlots removes the slots whose names match a LIKE pattern, ending whoever
+// DropSlots removes this database's slots whose names match a pattern, ending whoever
 // is active on one: a dead operator's walsender may linger (rule 15). No match
 // is no error. It gives up after 10 seconds of a slot that stays in use.
 func DropSlots(ctx context.Context, db DB, pattern string) error {
@@ -187,13 +187,13 @@ func DropSlots(ctx context.Context, db DB, pattern string) error {
 	for {
 		_, err := db.Exec(ctx, `
 			SELECT pg_catalog.pg_terminate_backend(active_pid)
-			FROM pg_catalog.pg_replication_slots WHERE slot_name LIKE $1 AND active_pid IS NOT NULL`, pattern)
+			FROM pg_catalog.pg_replication_slots WHERE slot_name ~ $1 AND database = pg_catalog.current_database() AND active_pid IS NOT NULL`, pattern)
 		if err != nil {
 			return err
 		}
 		_, err = db.Exec(ctx, `
 			SELECT pg_catalog.pg_drop_replication_slot(slot_name)
-			FROM pg_catalog.pg_replication_slots WHERE slot_name LIKE $1`, pattern)
+			FROM pg_catalog.pg_replication_slots WHERE slot_name ~ $1 AND database = pg_catalog.current_database()`, pattern)
 		if postgres.Code(err) != postgres.ObjectInUse && postgres.Code(err) != postgres.UndefinedObject {
 			return err
 		}
@@ -201,18 +201,6 @@ func DropSlots(ctx context.Context, db DB, pattern string) error {
 			return err
 		}
 	}
-}
-
-// LikeLiteral escapes a name for use in a LIKE pattern.
-func LikeLiteral(name string) string {
-	var b []byte
-	for i := range len(name) {
-		if name[i] == '_' || name[i] == '%' || name[i] == '\\' {
-			b = append(b, '\\')
-		}
-		b = append(b, name[i])
-	}
-	return string(b)
 }
 
 // pause waits for d or until ctx ends.

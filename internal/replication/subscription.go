@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgbaton/internal/postgres"
 )
@@ -37,11 +38,34 @@ func CreateSubscription(ctx context.Context, conn *pgx.Conn, v postgres.Version,
 // errProbe ends the probe's transaction.
 var errProbe = errors.New("the probe is over")
 
+// subscriptionRoles may create subscriptions without being superuser: since 16
+// by the server's own role, on managed services by the administrative one.
+var subscriptionRoles = []string{"pg_create_subscription", "rds_superuser", "cloudsqlsuperuser", "azure_pg_admin", "alloydbsuperuser"}
+
+// mayCreateSubscription asks beforehand: the server logs a statement that it
+// refuses, password and all, and only a superuser can tell it not to.
+func mayCreateSubscription(ctx context.Context, db DB) error {
+	var may bool
+	err := db.QueryRow(ctx, `
+		SELECT rolsuper OR pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+			AND EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = ANY ($1) AND pg_catalog.pg_has_role(g.oid, 'USAGE'))
+		FROM pg_catalog.pg_roles WHERE rolname = current_user`, subscriptionRoles).Scan(&may)
+	if err == nil && !may {
+		err = &pgconn.PgError{Severity: "ERROR", Code: postgres.InsufficientPrivilege, Message: "the role may not create subscriptions in this database"}
+	}
+	return err
+}
+
 // Probe lets one server connect to another and leaves nothing behind: a
-// subscription is created and rolled back.
+// subscription is created and rolled back. SQLSTATE 42501 says that it could not
+// be tried.
 func Probe(ctx context.Context, conn *pgx.Conn, conninfo postgres.Conninfo) error {
+	if err := mayCreateSubscription(ctx, conn); err != nil {
+		return err
+	}
 	err := discreetly(ctx, conn, func(tx pgx.Tx) error {
 		const name = "pgbaton_probe"
+		conninfo = conninfo.With("connect_timeout", "10") // a network may drop packets silently
 		if _, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), false, 0)); err != nil {
 			return err
 		}
@@ -169,7 +193,7 @@ func DropSubscription(ctx context.Context, db DB, name string) (uint32, error) {
 // SyncSlotPattern matches the slots that table synchronization made for a
 // subscription (src/backend/replication/logical/tablesync.c:
 // pg_<subscription>_sync_<table>_<system identifier>).
-func SyncSlotPattern(oid uint32) string { return fmt.Sprintf(`pg\_%d\_sync\_%%`, oid) }
+func SyncSlotPattern(oid uint32) string { return fmt.Sprintf(`^pg_%d_sync_`, oid) }
 
 // TableState is the state of one table in a subscription: i initialize, d data
 // is being copied, f finished copying, s synchronized, r ready.
@@ -188,7 +212,7 @@ func SubscriptionTables(ctx context.Context, db DB, name string) ([]TableState, 
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE s.subname = $1
 			AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-		ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"`, name)
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, name)
 	if err != nil {
 		return nil, err
 	}
@@ -199,15 +223,20 @@ func SubscriptionTables(ctx context.Context, db DB, name string) ([]TableState, 
 }
 
 // AppliedUpTo is the publisher's position up to which the subscription has
-// applied, kept by its replication origin.
-func AppliedUpTo(ctx context.Context, db DB, oid uint32) (postgres.LSN, error) {
+// applied, kept by its replication origin. ok is false where the role may not
+// read it.
+func AppliedUpTo(ctx context.Context, db DB, oid uint32) (applied postgres.LSN, ok bool, err error) {
 	var lsn string
-	err := db.QueryRow(ctx, `SELECT coalesce((SELECT remote_lsn::text FROM pg_catalog.pg_replication_origin_status
+	err = db.QueryRow(ctx, `SELECT coalesce((SELECT remote_lsn::text FROM pg_catalog.pg_replication_origin_status
 		WHERE external_id = pg_catalog.format('pg_%s', $1::oid)), '0/0')`, oid).Scan(&lsn)
-	if err != nil {
-		return 0, err
+	if postgres.Code(err) == postgres.InsufficientPrivilege {
+		return 0, false, nil
 	}
-	return postgres.ParseLSN(lsn)
+	if err != nil {
+		return 0, false, err
+	}
+	applied, err = postgres.ParseLSN(lsn)
+	return applied, true, err
 }
 
 // ApplyErrors is how often the subscription's workers ended with an error:

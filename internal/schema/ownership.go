@@ -10,8 +10,9 @@ import (
 
 // Ownership lists the roles that the source database's objects need.
 type Ownership struct {
-	Owners   []string // own something
-	Grantees []string // appear in a grant
+	Owners     []string // own something
+	Grantees   []string // appear in a grant
+	InPolicies []string // row security policies apply to them
 }
 
 // ReadOwnership asks pg_shdepend, which knows every role that an object of this
@@ -19,7 +20,7 @@ type Ownership struct {
 // looked for in the catalogs that matter.
 func ReadOwnership(ctx context.Context, q catalog.Querier) (o Ownership, err error) {
 	rows, err := q.Query(ctx, `
-		SELECT DISTINCT r.rolname, d.deptype = 'o'
+		SELECT DISTINCT r.rolname, d.deptype::text
 		FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
 		WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
 			AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
@@ -31,7 +32,7 @@ func ReadOwnership(ctx context.Context, q catalog.Querier) (o Ownership, err err
 					ON n.oid = c.relnamespace WHERE n.nspname = 'pgbaton'))
 			AND r.rolname !~ '^pg_'
 		UNION
-		SELECT r.rolname, true FROM pg_catalog.pg_roles r
+		SELECT r.rolname, 'o' FROM pg_catalog.pg_roles r
 		WHERE r.oid = 10 AND (
 			EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 				WHERE c.relowner = 10 AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton'))
@@ -43,12 +44,14 @@ func ReadOwnership(ctx context.Context, q catalog.Querier) (o Ownership, err err
 	if err != nil {
 		return o, err
 	}
-	var name string
-	var owns bool
-	_, err = pgx.ForEachRow(rows, []any{&name, &owns}, func() error {
-		if owns {
+	var name, how string
+	_, err = pgx.ForEachRow(rows, []any{&name, &how}, func() error {
+		switch how { // SharedDependencyType, src/include/catalog/dependency.h
+		case "o":
 			o.Owners = append(o.Owners, name)
-		} else {
+		case "r":
+			o.InPolicies = append(o.InPolicies, name)
+		default:
 			o.Grantees = append(o.Grantees, name)
 		}
 		return nil

@@ -47,7 +47,7 @@ func ApplyTriggers(ctx context.Context, q catalog.Querier) ([]Trigger, error) {
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND c.relkind IN ('r', 'p')
 			AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')
-		ORDER BY c.relkind DESC, n.nspname COLLATE "C", c.relname COLLATE "C", t.tgname COLLATE "C"`)
+		ORDER BY c.relkind DESC, n.nspname::text COLLATE "C", c.relname::text COLLATE "C", t.tgname::text COLLATE "C"`)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,110 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"pgbaton/internal/cluster"
+	"pgbaton/internal/pgtest"
+)
+
+// TestPlan: plan changes nothing, and what it prints is what the servers then
+// see when start and switchover run.
+func TestPlan(t *testing.T) {
+	logging := map[string]string{"log_statement": "all", "log_replication_commands": "on"}
+	m := &move{t: t, source: pgtest.Start(t, 13, logging), target: pgtest.Start(t, 17, logging), db: "app"}
+	m.loadApp()
+	pgtest.Exec(t, m.source.ConnStringAs("app", "", m.db), `CREATE TABLE app."no key" (a int)`,
+		`CREATE MATERIALIZED VIEW app.mv AS SELECT count(*) FROM app.filler`)
+	source, target := dump(t, m.source, "app"), dump(t, m.target, "postgres")
+	plan := m.run(0, "plan", "--json")
+	equal(t, "the source", source, dump(t, m.source, "app"))
+	equal(t, "the target", target, dump(t, m.target, "postgres"))
+	if r := m.run(0, "plan"); !strings.Contains(r.Stdout, "CREATE PUBLICATION") || !strings.Contains(r.Stdout, "$ pg_dump ") {
+		t.Errorf("%s", r.Stdout)
+	}
+
+	m.run(0, "start")
+	m.run(0, "switchover", "--yes")
+	logs := map[string]string{"source": squeeze(m.source.Log()), "target": squeeze(m.target.Log())}
+	var compared int
+	for line := range strings.Lines(plan.Stdout) {
+		var step struct {
+			Type, Step string
+			Actions    []struct{ Where, Do string }
+		}
+		if err := json.Unmarshal([]byte(line), &step); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range step.Actions {
+			log, ok := logs[a.Where]
+			// What only the run knows stands in angle brackets, remarks behind dashes.
+			if !ok || strings.ContainsAny(a.Do, "<") || strings.HasPrefix(a.Do, "--") {
+				continue
+			}
+			sql, _, _ := strings.Cut(a.Do, " -- ")
+			if strings.HasPrefix(sql, "CREATE SUBSCRIPTION") {
+				continue // carries a password: kept out of the log
+			}
+			compared++
+			if !strings.Contains(log, squeeze(sql)) {
+				t.Errorf("step %q: the %s has not seen %s", step.Step, a.Where, a.Do)
+			}
+		}
+	}
+	if compared < 20 {
+		t.Errorf("only %d statements were compared", compared)
+	}
+}
+
+// squeeze makes white space uniform: a log breaks and indents what a statement
+// does not.
+func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// TestLeastPrivilege moves a database without a superuser on either side.
+func TestLeastPrivilege(t *testing.T) {
+	m := &move{t: t, db: "app",
+		source: pgtest.StartOptions(t, cluster.Options{Major: 15, Password: "secret"}),
+		target: pgtest.StartOptions(t, cluster.Options{Major: 17, Password: "secret"})}
+	for _, c := range []*cluster.Cluster{m.source, m.target} {
+		pgtest.Exec(t, c.ConnString("postgres"), `CREATE ROLE app LOGIN PASSWORD 'app'`,
+			`CREATE ROLE mover LOGIN REPLICATION CREATEDB PASSWORD 'm0ver'`,
+			`GRANT app, pg_monitor, pg_signal_backend TO mover`)
+	}
+	pgtest.Exec(t, m.target.ConnString("postgres"), `GRANT pg_create_subscription TO mover`)
+	pgtest.Exec(t, m.source.ConnString("postgres"), `CREATE DATABASE app OWNER app`)
+	pgtest.Exec(t, m.source.ConnStringAs("app", "app", "app"), pgtest.WriterSchema, `CREATE TABLE app.keyless (a int)`)
+	m.env = []string{"PGBATON_SOURCE=" + m.source.ConnStringAs("mover", "m0ver", "app"), "PGBATON_TARGET=" + m.target.ConnStringAs("mover", "m0ver", "app")}
+	w := pgtest.StartWriters(t.Context(), t, m.source.ConnStringAs("app", "app", "app"), 2, pgtest.WritersOptions{Rate: 40})
+	if r := m.run(0, "check"); strings.Contains(r.Stdout, "blocker") {
+		t.Errorf("%s", r.Stdout)
+	}
+	m.run(0, "start")
+	if err := w.Await(t.Context(), 10); err != nil {
+		t.Fatal(err)
+	}
+	m.run(0, "switchover", "--yes")
+	m.same()
+	w.Stop()
+	if problems := w.Check(t.Context(), pgtest.Connect(t, m.targetURI())); len(problems) > 0 {
+		t.Fatalf("writes:\n%s", strings.Join(problems, "\n"))
+	}
+	m.run(0, "finish", "--yes")
+	for _, c := range []*cluster.Cluster{m.source, m.target} {
+		if log := c.Log(); strings.Contains(log, "m0ver") {
+			t.Errorf("a password is in the log of server %d:\n%s", c.Major(), grep(log, "m0ver"))
+		}
+	}
+}
+
+// grep returns the lines that contain a text.
+func grep(text, what string) string {
+	var found strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, what) {
+			found.WriteString(line)
+		}
+	}
+	return found.String()
+}

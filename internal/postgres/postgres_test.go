@@ -1,0 +1,90 @@
+package postgres
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestClusterName(t *testing.T) {
+	seen := map[string]string{}
+	for _, migration := range []string{"default", "Default", "a b", "a_b", strings.Repeat("x", 100), strings.Repeat("x", 101), "ünï", `"; DROP`} {
+		prefix := ClusterName(migration, "")
+		for _, suffix := range []string{"forward_1", "reverse_1", "leak", "forward_9999"} {
+			name := ClusterName(migration, suffix)
+			if len(name) > 63 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+				t.Errorf("%q is no slot name", name)
+			}
+			if !strings.HasPrefix(name, prefix) {
+				t.Errorf("%q does not begin with %q", name, prefix)
+			}
+			if other, ok := seen[name]; ok {
+				t.Errorf("%q and %q have the same name %q", migration, other, name)
+			}
+			seen[name] = migration
+		}
+	}
+}
+
+func TestConninfo(t *testing.T) {
+	for _, v := range []string{"PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE"} {
+		t.Setenv(v, "")
+	}
+	for _, c := range []struct{ in, want string }{
+		{"postgres://u:p%40ss@h:5/d?sslmode=require", `dbname='d' host='h' password='p@ss' port='5' sslmode='require' user='u'`},
+		{"postgresql://u@[::1]:5433/d%20b", `dbname='d b' host='::1' port='5433' user='u'`},
+		{"postgres:///d?host=/tmp", `dbname='d' host='/tmp'`},
+		{"postgres://h1:1,h2:2/d", `dbname='d' host='h1,h2' port='1,2'`},
+		{"host=h dbname = 'a \\'b\\\\' password=x\\ y", `dbname='a \'b\\' host='h' password='x y'`},
+		{"", ``},
+	} {
+		got, err := ParseConninfo(c.in)
+		if err != nil {
+			t.Errorf("%s: %v", c.in, err)
+			continue
+		}
+		if got.String() != c.want {
+			t.Errorf("%s: %s, want %s", c.in, got, c.want)
+		}
+		again, err := ParseConninfo(got.String())
+		if err != nil || again.String() != c.want {
+			t.Errorf("%s: read again: %s, %v", c.in, again, err)
+		}
+		if p := got["password"]; p != "" && strings.Contains(got.Redacted(), p) {
+			t.Errorf("%s: the password is in %s", c.in, got.Redacted())
+		}
+	}
+	for _, bad := range []string{"nonsense", "host='open", "postgres://h/d?x", "postgres://%zz@h/d", "a b=c"} {
+		if c, err := ParseConninfo(bad); err == nil {
+			t.Errorf("%s: accepted as %s", bad, c)
+		}
+	}
+}
+
+func TestVersionsAndPositions(t *testing.T) {
+	for in, want := range map[string]Version{"12.22": 120022, "15.18 (Debian 15.18-0+deb12u1)": 150018, "18beta1": 180000, "17devel": 170000} {
+		if got := parseServerVersion(in); got != want {
+			t.Errorf("%s: %d, want %d", in, got, want)
+		}
+	}
+	l, err := ParseLSN("16/B374D848")
+	if err != nil || l != 0x16B374D848 || l.String() != "16/B374D848" {
+		t.Errorf("%v %v", l, err)
+	}
+	for _, bad := range []string{"", "1", "x/1", "1/100000000"} {
+		if l, err := ParseLSN(bad); err == nil {
+			t.Errorf("%s: accepted as %s", bad, l)
+		}
+	}
+}
+
+func TestQuoting(t *testing.T) {
+	for in, want := range map[string]string{`a`: `'a'`, `a'b`: `'a''b'`, `a\b'`: ` E'a\\b'''`} {
+		if got := QuoteLiteral(in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+	if got := fmt.Sprint(Ident{`S"x`, "t.u"}); got != `"S""x"."t.u"` {
+		t.Error(got)
+	}
+}

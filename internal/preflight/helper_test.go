@@ -1,0 +1,264 @@
+package preflight_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgbaton/internal/cluster"
+	"pgbaton/internal/pgtest"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/preflight"
+)
+
+// options say how one check is run; the zero value is a superuser's healthy one
+// between databases of the same name.
+type options struct {
+	db, targetDB         string
+	user, targetUser     string
+	method               string
+	jobs                 int
+	roles                bool
+	accept               []string
+	pgBin                string
+	sourceFromTarget     string // instead of the source's own string
+	targetFromSource     string
+	sourcePw, targetPw   string
+	sourceURI, targetURI string // instead of all that
+}
+
+// input makes the input of a check between two clusters.
+func input(t *testing.T, source, target *cluster.Cluster, o options) preflight.Input {
+	t.Helper()
+	or := func(values ...string) string {
+		for _, v := range values {
+			if v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	server := func(side postgres.Side, uri string) *postgres.Server {
+		s, err := postgres.NewServer(side, uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	given := func(s *postgres.Server, uri string) postgres.Conninfo {
+		if uri == "" {
+			return s.Conninfo().ForServer()
+		}
+		c, err := postgres.ParseGiven(uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	user := or(o.user, "postgres")
+	in := preflight.Input{Migration: "m", Method: or(o.method, "stream"), Jobs: max(1, o.jobs), Roles: o.roles, Accept: o.accept, PgBin: o.pgBin}
+	if in.PgBin == "" {
+		in.PgBin = target.BinDir()
+	}
+	in.Source = server(postgres.Source, or(o.sourceURI, source.ConnStringAs(user, o.sourcePw, o.db)))
+	in.Target = server(postgres.Target, or(o.targetURI, target.ConnStringAs(or(o.targetUser, user), o.targetPw, or(o.targetDB, o.db))))
+	in.SourceFromTarget = given(in.Source, o.sourceFromTarget)
+	in.TargetFromSource = given(in.Target, o.targetFromSource)
+	return in
+}
+
+// run checks two clusters.
+func run(t *testing.T, source, target *cluster.Cluster, o options) preflight.Report {
+	t.Helper()
+	return runInput(t, input(t, source, target, o))
+}
+
+func runInput(t *testing.T, in preflight.Input) preflight.Report {
+	t.Helper()
+	r, err := preflight.Run(t.Context(), in)
+	if err != nil {
+		t.Fatalf("check: %v", err)
+	}
+	for _, f := range r.Findings {
+		for _, c := range []postgres.Conninfo{in.Source.Conninfo(), in.Target.Conninfo(), in.SourceFromTarget, in.TargetFromSource} {
+			if p := c["password"]; p != "" && strings.Contains(fmt.Sprint(f), p) {
+				t.Errorf("a password is in the finding %+v", f)
+			}
+		}
+	}
+	return r
+}
+
+// find returns the finding of a code and side, nil when there is none.
+func find(r preflight.Report, code string, side postgres.Side) *preflight.Finding {
+	for i, f := range r.Findings {
+		if f.Code == code && f.Side == side {
+			return &r.Findings[i]
+		}
+	}
+	return nil
+}
+
+// want returns a finding that must be there, with this severity.
+func want(t *testing.T, r preflight.Report, code string, side postgres.Side, severity preflight.Severity) preflight.Finding {
+	t.Helper()
+	f := find(r, code, side)
+	if f == nil {
+		t.Fatalf("no finding %s of the %s in:\n%s", code, side, print(r))
+	}
+	if f.Severity != severity {
+		t.Errorf("%s is a %s, not a %s", code, f.Severity, severity)
+	}
+	return *f
+}
+
+// wantNot fails when the finding is there.
+func wantNot(t *testing.T, r preflight.Report, code string, side postgres.Side) {
+	t.Helper()
+	if f := find(r, code, side); f != nil {
+		t.Errorf("finding %s of the %s is there: %s\n%s\n%s", code, side, f.Text, strings.Join(f.Objects, "\n"), f.Remedy)
+	}
+}
+
+func print(r preflight.Report) string {
+	var b strings.Builder
+	for _, f := range r.Findings {
+		fmt.Fprintf(&b, "%s %s %s: %s\n\t%s\n\t%s\n", f.Severity, f.Code, f.Side, f.Text, strings.Join(f.Objects, "; "), strings.ReplaceAll(f.Remedy, "\n", "\n\t"))
+	}
+	return b.String()
+}
+
+// apply runs a remedy as psql would: statement by statement.
+func apply(t *testing.T, uri, remedy string) {
+	t.Helper()
+	var sql []string
+	for _, line := range strings.Split(remedy, "\n") {
+		if !strings.HasPrefix(line, "--") && line != "" {
+			sql = append(sql, line)
+		}
+	}
+	if len(sql) == 0 {
+		t.Fatalf("the remedy is no SQL: %s", remedy)
+	}
+	pgtest.Exec(t, uri, sql...)
+}
+
+// catalogsSQL fingerprints what a check could have left behind.
+const catalogsSQL = `
+	SELECT string_agg(x, E'\n') FROM (
+		SELECT 'slot ' || slot_name FROM pg_replication_slots
+		UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
+		UNION ALL SELECT 'origin ' || roname FROM pg_replication_origin
+		UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+		UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'
+		UNION ALL SELECT 'relation ' || oid || ' ' || relname FROM pg_class
+		UNION ALL SELECT 'database ' || datname || coalesce(datacl::text, '') FROM pg_database
+		UNION ALL SELECT 'setting ' || s::text FROM pg_db_role_setting s
+		ORDER BY 1
+	) AS t (x)`
+
+func catalogs(t *testing.T, c *cluster.Cluster, db string) string {
+	t.Helper()
+	return pgtest.QueryValue[string](t, pgtest.Connect(t, c.ConnString(db)), catalogsSQL)
+}
+
+// scenario is one problem in databases of its own.
+type scenario struct {
+	code     string
+	side     postgres.Side
+	severity preflight.Severity
+	options
+
+	cluster     string // in source's cluster, before the databases are made
+	onTarget    string // in target's cluster, likewise
+	healthy     string // in the source's database: what is no problem
+	healthyT    string // in the target's database, likewise
+	source      string // in the source's database: the problem
+	target      string // in the target's database: the problem
+	sourceAdmin string // in the source's maintenance database: the problem
+	targetAdmin string
+	noTarget    bool     // the target database does not exist
+	asOwner     bool     // database and tables belong to the user
+	hold        []string // URIs' users that stay connected to the source's database
+	says        []string // in text or objects
+	remedied    bool     // the remedy is SQL that removes the finding
+}
+
+// play runs a scenario: without the problem, with it, and after its remedy.
+func (sc scenario) play(t *testing.T, n int, source, target *cluster.Cluster) {
+	t.Helper()
+	o := sc.options
+	o.db = fmt.Sprintf("db %d", n)
+	exec := func(c *cluster.Cluster, db, sql string) {
+		t.Helper()
+		if sql != "" {
+			pgtest.Exec(t, c.ConnString(db), strings.Split(sql, ";\n")...)
+		}
+	}
+	owner := ""
+	if sc.asOwner {
+		owner = fmt.Sprintf(` OWNER "%s"`, o.user)
+	}
+	exec(source, "postgres", sc.cluster)
+	exec(target, "postgres", sc.onTarget)
+	exec(source, "postgres", fmt.Sprintf(`CREATE DATABASE "%s"%s`, o.db, owner))
+	exec(source, o.db, sc.healthy)
+	if !sc.noTarget {
+		exec(target, "postgres", fmt.Sprintf(`CREATE DATABASE "%s"%s`, o.db, owner))
+		exec(target, o.db, sc.healthyT)
+	}
+	wantNot(t, run(t, source, target, o), sc.code, sc.side)
+
+	exec(source, "postgres", sc.sourceAdmin)
+	exec(target, "postgres", sc.targetAdmin)
+	exec(source, o.db, sc.source)
+	exec(target, o.db, sc.target)
+	for _, user := range sc.hold {
+		pgtest.Connect(t, source.ConnStringAs(user, "", o.db))
+	}
+	f := want(t, run(t, source, target, o), sc.code, sc.side, sc.severity)
+	for _, s := range sc.says {
+		if !strings.Contains(f.Text+"\n"+strings.Join(f.Objects, "\n")+"\n"+f.Remedy, s) {
+			t.Errorf("%q is not in %+v", s, f)
+		}
+	}
+	if f.Text == "" || strings.HasSuffix(f.Text, ".") {
+		t.Errorf("text %q", f.Text)
+	}
+	if sc.severity == preflight.Blocker && f.Remedy == "" {
+		t.Error("a blocker without a remedy")
+	}
+	if slices.Contains([]string{"large-objects", "unlogged-tables", "removed-functions"}, sc.code) {
+		accepted := o
+		accepted.accept = []string{sc.code}
+		want(t, run(t, source, target, accepted), sc.code, sc.side, preflight.Warning)
+	}
+	if sc.remedied {
+		on := source
+		if sc.side == postgres.Target {
+			on = target
+		}
+		db := o.db
+		if sc.noTarget && sc.side == postgres.Target {
+			db = "postgres"
+		}
+		apply(t, on.ConnString(db), f.Remedy)
+		wantNot(t, run(t, source, target, o), sc.code, sc.side)
+	}
+}
+
+// closeLater ends a connection at the end of the test, whatever state it is in.
+func closeLater(t *testing.T, c interface{ Close(context.Context) error }) {
+	t.Cleanup(func() { _ = c.Close(context.Background()) })
+}
+
+// writeFile makes an empty file in a server's directory, readable by its account.
+func writeFile(t *testing.T, name string) {
+	t.Helper()
+	if err := os.WriteFile(name, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

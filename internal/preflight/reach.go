@@ -1,0 +1,89 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+)
+
+// probe lets the subscriber's server connect to the publisher's. It takes a
+// session of its own: creating a subscription, even one that is rolled back, is
+// a write.
+func probe(ctx context.Context, subscriber *end, conninfo postgres.Conninfo) error {
+	var conn *pgx.Conn
+	var err error
+	if subscriber.exists {
+		conn, err = subscriber.Connect(ctx)
+	} else {
+		conn, err = schema.ConnectMaintenance(ctx, subscriber.Server)
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	// A packet filter that swallows packets must not hold the check up.
+	if conninfo["connect_timeout"] == "" {
+		conninfo = conninfo.With("connect_timeout", "5")
+	}
+	return replication.Probe(ctx, conn, conninfo)
+}
+
+// probeSource lets the target reach the source, as the subscription will.
+func probeSource(ctx context.Context, s *survey, e *end) error {
+	if !e.maySubscribe() {
+		return nil // said by privilege-subscribe
+	}
+	err := probe(ctx, e, s.SourceFromTarget)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if !e.exists && postgres.Code(err) == postgres.InsufficientPrivilege {
+		e.add(Finding{Code: "probe-source-from-target", Severity: Info, Side: e.Side,
+			Text: fmt.Sprintf("whether the target's server reaches the source could not be tried before database %s exists: role %s may create nothing in the maintenance database", e.database(), e.user())})
+		return nil
+	}
+	e.add(Finding{Code: "probe-source-from-target", Severity: Blocker, Side: e.Side,
+		Text:   fmt.Sprintf("the target's server cannot connect to the source with %s: %s", s.SourceFromTarget.Redacted(), redact(postgres.Describe(err), s.SourceFromTarget)),
+		Remedy: comment(reachHint("source", "--source-from-target"))})
+	return nil
+}
+
+// probeTarget lets the source reach the target, as the way back will. A target
+// database that is still to be made is stood in for by the maintenance database.
+func probeTarget(ctx context.Context, s *survey, e *end) error {
+	conninfo := s.TargetFromSource
+	if !e.exists {
+		conninfo = conninfo.With("dbname", e.conn.Config().Database)
+	}
+	err := probe(ctx, s.source, conninfo)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	f := Finding{Code: "probe-target-from-source", Severity: Warning, Side: s.source.Side,
+		Text: fmt.Sprintf("the source's server cannot subscribe to the target with %s, so rollback will not be possible: %s",
+			conninfo.Redacted(), redact(postgres.Describe(err), conninfo)),
+		Remedy: comment(reachHint("target", "--target-from-source"))}
+	if !s.source.maySubscribe() {
+		f.Remedy = comment("before 16 only a superuser may create subscriptions (managed services: the administrative role)")
+		if s.source.Version().Major() >= 16 {
+			f.Remedy = statements(fmt.Sprintf("GRANT pg_create_subscription TO %s", s.source.user()))
+		}
+	}
+	s.add(f)
+	return nil
+}
+
+func reachHint(publisher, flag string) string {
+	return fmt.Sprintf("give the address that it can use with %s; open firewalls, and let pg_hba.conf and listen_addresses of the %s admit it", flag, publisher)
+}

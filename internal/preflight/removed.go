@@ -1,0 +1,134 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/postgres"
+)
+
+// checkRemoved finds what the source uses and newer servers no longer have.
+func checkRemoved(ctx context.Context, s *survey, e *end) error {
+	from, to := s.source.Version().Major(), e.Version().Major()
+	if from < 12 && to >= 12 {
+		if err := checkOIDs(ctx, s.source); err != nil {
+			return err
+		}
+		if err := checkRemovedTypes(ctx, s.source); err != nil {
+			return err
+		}
+	}
+	if from < 14 && to >= 14 {
+		return checkRemovedFunctions(ctx, s.source, e)
+	}
+	return nil
+}
+
+// checkOIDs: tables WITH OIDS do not exist since 12.
+func checkOIDs(ctx context.Context, e *end) error {
+	tables, err := texts(ctx, e.conn, fmt.Sprintf(`
+		SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relhasoids AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND %s AND %s
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, userSchema, notExtension("c.oid", "pg_class")))
+	if err != nil || len(tables) == 0 {
+		return err
+	}
+	var sql []string
+	for _, t := range tables {
+		sql = append(sql, fmt.Sprintf("ALTER TABLE %s SET WITHOUT OIDS", t))
+	}
+	e.add(Finding{Code: "with-oids", Severity: Blocker, Side: e.Side, Objects: tables, Remedy: statements(sql...),
+		Text: fmt.Sprintf("%s WITH OIDS, which do not exist since 12", plural(len(tables), "table"))})
+	return nil
+}
+
+// checkRemovedTypes: abstime, reltime and tinterval are gone since 12. A table
+// may also still have a column of type unknown, from before 10.
+func checkRemovedTypes(ctx context.Context, e *end) error {
+	rows, err := e.conn.Query(ctx, fmt.Sprintf(`
+		SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), pg_catalog.quote_ident(a.attname),
+			pg_catalog.format_type(a.atttypid, a.atttypmod), c.relkind = 'r'
+		FROM pg_catalog.pg_attribute a
+		JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+		WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'c', 'v', 'm', 'f')
+			AND (SELECT array_agg(x) FROM (VALUES (t.oid), (t.typelem), (t.typbasetype)) AS v (x)) && ARRAY[702, 703, 704, 705]::oid[]
+			AND %s
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C", a.attnum`, userSchema))
+	if err != nil {
+		return err
+	}
+	var table, column, typ string
+	var alterable bool
+	var objects, sql []string
+	_, err = pgx.ForEachRow(rows, []any{&table, &column, &typ, &alterable}, func() error {
+		objects = append(objects, fmt.Sprintf("%s.%s %s", table, column, typ))
+		to := map[string]string{"abstime": "timestamptz", "reltime": "interval", "unknown": "text"}[typ]
+		if alterable && to != "" {
+			sql = append(sql, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", table, column, to))
+		} else {
+			sql = append(sql, fmt.Sprintf("-- change %s.%s to a type that still exists", table, column))
+		}
+		return nil
+	})
+	if err != nil || len(objects) == 0 {
+		return err
+	}
+	e.add(Finding{Code: "removed-types", Severity: Blocker, Side: e.Side, Objects: objects, Remedy: statements(sql...),
+		Text: fmt.Sprintf("%s of a type that does not exist since 12", plural(len(objects), "column"))})
+	return nil
+}
+
+// removedFunctionsSQL lists what a restore into 14 or newer fails on: aggregates
+// and operators over functions whose arguments became anycompatible
+// (src/bin/pg_upgrade/check.c, check_for_incompatible_polymorphics), postfix
+// operators, and the factorial operators and their function.
+const removedFunctionsSQL = `
+WITH changed AS (
+	SELECT p.oid
+	FROM pg_catalog.pg_proc p
+	WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
+		AND p.proname IN ('array_append', 'array_cat', 'array_prepend', 'array_remove', 'array_replace',
+			'array_position', 'array_positions', 'width_bucket')
+		AND 'anyarray'::pg_catalog.regtype = ANY (p.proargtypes::oid[])
+)
+SELECT pg_catalog.format('aggregate %%s uses %%s', a.aggfnoid::pg_catalog.regprocedure,
+	CASE WHEN a.aggtransfn IN (SELECT oid FROM changed) THEN a.aggtransfn ELSE a.aggfinalfn END)
+FROM pg_catalog.pg_aggregate a
+JOIN pg_catalog.pg_proc p ON p.oid = a.aggfnoid
+JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE a.aggtranstype IN ('anyarray'::pg_catalog.regtype, 'anyelement'::pg_catalog.regtype)
+	AND (a.aggtransfn IN (SELECT oid FROM changed) OR a.aggfinalfn IN (SELECT oid FROM changed))
+	AND %[1]s
+UNION ALL
+SELECT pg_catalog.format('operator %%s uses %%s', o.oid::pg_catalog.regoperator, o.oprcode)
+FROM pg_catalog.pg_operator o
+JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+WHERE (o.oprcode::oid IN (SELECT oid FROM changed)
+		AND o.oprleft IN ('anyarray'::pg_catalog.regtype, 'anyelement'::pg_catalog.regtype)
+		OR o.oprright = 0 OR o.oprcode::oid = 'pg_catalog.numeric_fac'::pg_catalog.regproc)
+	AND %[1]s
+UNION ALL
+SELECT pg_catalog.format('view %%I.%%I uses a factorial operator', n.nspname, c.relname)
+FROM pg_catalog.pg_rewrite r
+JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE r.ev_action::text ~ ':opno (388|389) '
+	AND %[1]s
+ORDER BY 1`
+
+func checkRemovedFunctions(ctx context.Context, e, target *end) error {
+	objects, err := texts(ctx, e.conn, fmt.Sprintf(removedFunctionsSQL, userSchema))
+	if err != nil || len(objects) == 0 {
+		return err
+	}
+	e.add(Finding{Code: "removed-functions", Severity: Blocker, Side: postgres.Source, Objects: objects,
+		Text: fmt.Sprintf("%s that cannot be created on %s as defined: factorial and postfix operators are gone since 14, and array functions take anycompatible arguments", plural(len(objects), "object"), target.Version()),
+		Remedy: comment("drop them on the source, and create them anew on the target after the start: aggregates over anycompatiblearray, factorial() instead of !\n" +
+			"or let the restore pass over them: --accept removed-functions")})
+	return nil
+}

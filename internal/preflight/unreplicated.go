@@ -1,0 +1,69 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+)
+
+// checkUnreplicated finds rows that logical replication does not carry: large
+// objects, unlogged tables, tables of extensions, foreign tables.
+func checkUnreplicated(ctx context.Context, _ *survey, e *end) error {
+	var largeObjects int64
+	err := e.conn.QueryRow(ctx, `SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata`).Scan(&largeObjects)
+	if err != nil {
+		return err
+	}
+	if largeObjects > 0 {
+		e.add(Finding{Code: "large-objects", Severity: Blocker, Side: e.Side,
+			Text:   fmt.Sprintf("%s in the database: they are neither copied nor replicated", plural(int(largeObjects), "large object")),
+			Remedy: comment("remove those that nothing refers to (vacuumlo); move the others by hand, while nobody writes them, and say --accept large-objects")})
+	}
+
+	var unlogged, setLogged []string
+	for _, t := range e.tables {
+		if t.Unlogged {
+			unlogged = append(unlogged, t.Ident.String())
+			setLogged = append(setLogged, fmt.Sprintf("ALTER TABLE %s SET LOGGED", t.Ident))
+		}
+	}
+	if len(unlogged) > 0 {
+		e.add(Finding{Code: "unlogged-tables", Severity: Blocker, Side: e.Side, Objects: unlogged,
+			Text:   fmt.Sprintf("%s: changes of unlogged tables are not replicated", plural(len(unlogged), "unlogged table")),
+			Remedy: statements(setLogged...) + "\n-- or go without their rows: --accept unlogged-tables"})
+	}
+
+	foreign, err := texts(ctx, e.conn, fmt.Sprintf(`
+		SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind = 'f' AND %s AND %s
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, userSchema, notExtension("c.oid", "pg_class")))
+	if err != nil {
+		return err
+	}
+	if len(foreign) > 0 {
+		e.add(Finding{Code: "foreign-tables", Severity: Info, Side: e.Side, Objects: foreign,
+			Text: fmt.Sprintf("%s: the definition moves, the data stays where it is; the target must reach it too", plural(len(foreign), "foreign table"))})
+	}
+
+	// What an extension's own script put into its tables is there on the target
+	// as well; only the size tells, without reading, whether there are rows.
+	owned, err := texts(ctx, e.conn, `
+		SELECT pg_catalog.format('%I.%I of extension %I', n.nspname, c.relname, x.extname)
+		FROM pg_catalog.pg_class c
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_catalog.pg_depend d ON d.deptype = 'e' AND d.objid = c.oid
+			AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+		JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+		WHERE c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0
+		ORDER BY x.extname, n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`)
+	if err != nil {
+		return err
+	}
+	if len(owned) > 0 {
+		e.add(Finding{Code: "extension-tables", Severity: Warning, Side: e.Side, Objects: owned,
+			Text:   fmt.Sprintf("%s of extensions with rows: they belong to the extension and are not moved", plural(len(owned), "table")),
+			Remedy: comment("what the extension did not put there itself has to be moved by its own means, such as scheduling jobs again")})
+	}
+	return nil
+}
