@@ -82,7 +82,7 @@ func TestDemo(t *testing.T) {
 	if r.Products != 116 || r.OrdersBefore != 1000 || r.BytesCopied == 0 || r.TablesCopied == 0 || r.BytesPerSecond <= 0 || r.StartSeconds <= 0 {
 		t.Errorf("the copy: %+v", r)
 	}
-	if r.PauseMS <= 0 || r.PauseMS > maxPauseMS || len(r.Phases) == 0 || r.SlowestOrderMS <= 0 || r.SlowestRequestMS <= 0 {
+	if r.PauseMS <= 0 || r.PauseMS > maxPauseMS || len(r.Phases) == 0 || r.Phases[0].Name != "ready" || r.SlowestOrderMS <= 0 || r.SlowestRequestMS <= 0 {
 		t.Errorf("the switchover: %+v", r)
 	}
 	if r.FailedRequests != 0 || r.Requests == 0 {

@@ -117,7 +117,6 @@ func (d *demo) switchover(ctx context.Context) error {
 	counters.ResetMaxLatency()
 	var result struct {
 		PauseMS float64 `json:"pause_ms"`
-		Phases  []Phase `json:"phases"`
 		Baton   string  `json:"baton"`
 	}
 	if err := d.narrate(ctx, []string{"switchover", "--yes", "--on-switch", d.hook()}, d.tellSwitchover, &result); err != nil {
@@ -126,7 +125,7 @@ func (d *demo) switchover(ctx context.Context) error {
 	if result.Baton != "target" {
 		return fmt.Errorf("pgbaton switchover succeeded, and yet the baton is with the %s", result.Baton)
 	}
-	d.report.PauseMS, d.report.Phases = result.PauseMS, result.Phases
+	d.report.PauseMS = result.PauseMS
 	// Whoever had to wait has waited by the time that others have been served.
 	began := time.Now()
 	if err := d.crowd.await(ctx, proofOrders); err != nil {
@@ -146,6 +145,7 @@ func (d *demo) tellSwitchover(kind string, line []byte) {
 	switch kind {
 	case event.PhaseEnded{}.Type():
 		e := decode[event.PhaseEnded](line)
+		d.report.Phases = append(d.report.Phases, Phase{e.Phase, e.MS})
 		d.step(fmt.Sprintf("  %-10s %s", e.Phase, phases[e.Phase]), millis(e.MS))
 	default:
 		d.tell(kind, line)

@@ -1,11 +1,6 @@
 package demo
 
-import (
-	"fmt"
-	"time"
-
-	"pgbaton/internal/event"
-)
+import "pgbaton/internal/event"
 
 // A Report is what came out. Times are milliseconds where the name says so.
 type Report struct {
@@ -61,5 +56,5 @@ func (d *demo) conclude() {
 	d.fact("slowest around it", "page or order %.0f ms, order %.0f ms", r.SlowestRequestMS, r.SlowestOrderMS)
 	d.fact("failed requests", "%d of %s", r.FailedRequests, count(r.Requests))
 	d.fact("orders acknowledged", "%s, each of them on the new server exactly once", count(r.OrdersAcknowledged))
-	d.fact("the whole demo", "%s", fmt.Sprint(seconds(r.Seconds).Round(100*time.Millisecond)))
+	d.fact("the whole demo", "%s", duration(seconds(r.Seconds)))
 }

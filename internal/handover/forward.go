@@ -84,9 +84,11 @@ func (r *run) settle(ctx context.Context) error {
 	for _, g := range r.Groups {
 		_, err := replication.DropSubscription(ctx, r.taker, g.Name())
 		try(r.Taker.Side, "dropping subscription "+g.Name(), err)
-		try(r.Holder.Side, "dropping slot "+g.Name(), replication.DropSlots(ctx, r.holder, replication.Exactly(g.Name())))
+		_, err = replication.DropSlots(ctx, r.holder, replication.Exactly(g.Name()))
+		try(r.Holder.Side, "dropping slot "+g.Name(), err)
 	}
-	try(r.Taker.Side, "restoring triggers", schema.RestoreTriggers(ctx, r.taker))
+	_, err := schema.RestoreTriggers(ctx, r.taker)
+	try(r.Taker.Side, "restoring triggers", err)
 	// Those that were populated on the holder were refreshed after the copy, so
 	// they are populated here.
 	views, err := catalog.MatViews(ctx, r.taker)

@@ -57,7 +57,7 @@ func NewID() string {
 
 // Read returns the database's record, or nil when there is none (or no schema).
 func Read(ctx context.Context, db DB) (*Record, error) {
-	if there, err := present(ctx, db); err != nil || !there {
+	if there, err := Exists(ctx, db); err != nil || !there {
 		return nil, err
 	}
 	var r Record
@@ -69,9 +69,9 @@ func Read(ctx context.Context, db DB) (*Record, error) {
 	return &r, err
 }
 
-// present says whether the schema is there. Asking first keeps errors out of
+// Exists says whether the schema is there. Asking first keeps errors out of
 // the log of a server that has nothing of ours.
-func present(ctx context.Context, db DB) (there bool, err error) {
+func Exists(ctx context.Context, db DB) (there bool, err error) {
 	err = db.QueryRow(ctx, `SELECT pg_catalog.to_regclass('pgbaton.journal') IS NOT NULL`).Scan(&there)
 	return there, err
 }
@@ -125,7 +125,7 @@ func PutNew(ctx context.Context, db DB, kind, key string, value any) error {
 
 // Get reads a value into v and says whether it was there.
 func Get(ctx context.Context, db DB, kind, key string, v any) (bool, error) {
-	if there, err := present(ctx, db); err != nil || !there {
+	if there, err := Exists(ctx, db); err != nil || !there {
 		return false, err
 	}
 	var text string
@@ -142,7 +142,7 @@ func Get(ctx context.Context, db DB, kind, key string, v any) (bool, error) {
 // List reads all values of a kind, by key.
 func List[T any](ctx context.Context, db DB, kind string) (map[string]T, error) {
 	values := map[string]T{}
-	if there, err := present(ctx, db); err != nil || !there {
+	if there, err := Exists(ctx, db); err != nil || !there {
 		return values, err
 	}
 	rows, err := db.Query(ctx, `SELECT key, value::text FROM pgbaton.journal WHERE kind = $1`, kind)

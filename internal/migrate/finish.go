@@ -77,8 +77,8 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 			fmt.Sprintf("if it comes back: pgbaton finish again; by hand: DROP SCHEMA pgbaton CASCADE; DROP PUBLICATION IF EXISTS %s; and its slot if there is one", postgres.QuoteIdent(c.Group().Name())))
 	}
 	if s.TargetConn != nil {
-		k.try(postgres.Target, "replica identities restored", func() error { return restoreIdentities(ctx, s.TargetConn) })
-		k.try(postgres.Target, "triggers restored", func() error { return schema.RestoreTriggers(ctx, s.TargetConn) })
+		k.try(postgres.Target, "replica identities restored", func() (bool, error) { return restoreIdentities(ctx, s.TargetConn) })
+		k.try(postgres.Target, "triggers restored", func() (bool, error) { return schema.RestoreTriggers(ctx, s.TargetConn) })
 	}
 	k.dropSchemas(ctx)
 	return k.result, nil
@@ -95,7 +95,7 @@ func (k *cleaner) finishOldSide(ctx context.Context, unfence bool) {
 	}
 	database := k.Source.Database()
 	if unfence {
-		k.try(postgres.Source, "fence lifted", func() error { return fence.Lift(ctx, k.SourceConn, database) })
+		k.try(postgres.Source, "fence lifted", func() (bool, error) { return true, fence.Lift(ctx, k.SourceConn, database) })
 		return
 	}
 	now, err := fence.Read(ctx, k.SourceConn)
@@ -123,7 +123,7 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 	}
 	if s.SourceConn != nil {
 		// Applications first, if a handover died: the source has the baton.
-		k.try(postgres.Source, "fence lifted", func() error { return fence.Lift(ctx, s.SourceConn, c.Source.Database()) })
+		k.lift(ctx, postgres.Source)
 	}
 	made := k.madeTarget(ctx)
 	k.cleanStreams(ctx)
@@ -141,7 +141,7 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 		// The source might have passed the baton: the target's rows may be the only ones.
 		k.result.left("the copied tables on the target were kept, because the source could not be asked where the baton is",
 			"drop them by hand if they are not needed")
-		k.unfenceTarget(ctx)
+		k.lift(ctx, postgres.Target)
 	case dropDatabase && made == c.Target.Database():
 		k.dropTarget(ctx)
 	case dropDatabase:
@@ -165,33 +165,40 @@ func (k *cleaner) madeTarget(ctx context.Context) (name string) {
 	return name
 }
 
-func (k *cleaner) unfenceTarget(ctx context.Context) {
-	k.try(postgres.Target, "fence lifted", func() error { return fence.Lift(ctx, k.TargetConn, k.Target.Database()) })
+// lift lets applications into a side again.
+func (k *cleaner) lift(ctx context.Context, side postgres.Side) {
+	k.try(side, "fence lifted", func() (bool, error) {
+		saved, err := fence.Raised(ctx, k.conn(side))
+		if err != nil || saved == nil {
+			return false, err
+		}
+		return true, fence.Lift(ctx, k.conn(side), k.server(side).Database())
+	})
 }
 
 func (k *cleaner) emptyTarget(ctx context.Context) {
-	if k.try(postgres.Target, "copied tables and all else that was restored", func() error { return emptyTarget(ctx, k.TargetConn) }) {
-		k.result.Emptied = true
-	}
-	k.unfenceTarget(ctx)
+	k.result.Emptied = k.try(postgres.Target, "copied tables and all else that was restored", func() (bool, error) {
+		return emptyTarget(ctx, k.TargetConn)
+	})
+	k.lift(ctx, postgres.Target)
 }
 
 // dropTarget drops the database that start made, from another database.
 func (k *cleaner) dropTarget(ctx context.Context) {
 	name := k.Target.Database()
-	k.try(postgres.Target, "database "+postgres.QuoteIdent(name), func() error {
+	k.try(postgres.Target, "database "+postgres.QuoteIdent(name), func() (bool, error) {
 		conn, err := schema.ConnectMaintenance(ctx, k.Target)
 		if err != nil {
-			return err
+			return false, err
 		}
 		defer conn.Close(ctx)
 		k.TargetConn.Close(ctx)
 		k.TargetConn, k.TargetErr = nil, nil
 		if err := schema.DropDatabase(ctx, conn, name); err != nil {
-			return err
+			return false, err
 		}
 		k.result.Dropped = name
-		return nil
+		return true, nil
 	})
 }
 
@@ -201,42 +208,46 @@ func (k *cleaner) cleanStreams(ctx context.Context) {
 	name := k.Group().Name()
 	var oid uint32
 	if k.TargetConn != nil {
-		k.try(postgres.Target, "subscription "+name, func() (err error) {
+		k.try(postgres.Target, "subscription "+name, func() (_ bool, err error) {
 			oid, err = replication.DropSubscription(ctx, k.TargetConn, name)
-			return err
+			return oid != 0, err
 		})
 	}
 	if k.SourceConn == nil {
 		return
 	}
-	k.try(postgres.Source, "slot "+name, func() error {
-		if err := replication.DropSlots(ctx, k.SourceConn, replication.AllOf(k.Name)); err != nil || oid == 0 {
-			return err
+	k.try(postgres.Source, "slot "+name, func() (bool, error) {
+		dropped, err := replication.DropSlots(ctx, k.SourceConn, replication.AllOf(k.Name))
+		if err == nil && oid != 0 {
+			_, err = replication.DropSlots(ctx, k.SourceConn, replication.SyncSlotPattern(oid))
 		}
-		return replication.DropSlots(ctx, k.SourceConn, replication.SyncSlotPattern(oid))
+		return dropped > 0, err
 	})
-	k.try(postgres.Source, "publication "+name, func() error {
-		_, err := k.SourceConn.Exec(ctx, replication.DropPublicationSQL(name))
-		return err
+	k.try(postgres.Source, "publication "+name, func() (bool, error) {
+		exists, err := replication.PublicationExists(ctx, k.SourceConn, name)
+		if err == nil && exists {
+			_, err = k.SourceConn.Exec(ctx, replication.DropPublicationSQL(name))
+		}
+		return exists, err
 	})
 	// Nothing publishes the tables any more: their identities can go back.
-	k.try(postgres.Source, "replica identities restored", func() error { return restoreIdentities(ctx, k.SourceConn) })
+	k.try(postgres.Source, "replica identities restored", func() (bool, error) { return restoreIdentities(ctx, k.SourceConn) })
 }
 
 // restoreIdentities puts replica identities back as the side's journal remembers
 // them. A table that is gone by now needs nothing.
-func restoreIdentities(ctx context.Context, conn *pgx.Conn) error {
+func restoreIdentities(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	changes, err := journal.List[replication.IdentityChange](ctx, conn, kindIdentity)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, c := range changes {
 		_, err := conn.Exec(ctx, c.RestoreSQL())
 		if code := postgres.Code(err); err != nil && code != postgres.UndefinedTable && code != postgres.UndefinedObject && code != postgres.InvalidSchema {
-			return fmt.Errorf("%s: %w", c.RestoreSQL(), err)
+			return false, fmt.Errorf("%s: %w", c.RestoreSQL(), err)
 		}
 	}
-	return nil
+	return len(changes) > 0, nil
 }
 
 // dropSchemas removes the journal last, and only where nothing failed: it holds
@@ -244,18 +255,28 @@ func restoreIdentities(ctx context.Context, conn *pgx.Conn) error {
 func (k *cleaner) dropSchemas(ctx context.Context) {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if conn := k.conn(side); conn != nil && !k.failed[side] {
-			k.try(side, "schema pgbaton", func() error { return journal.Drop(ctx, conn) })
+			k.try(side, "schema pgbaton", func() (bool, error) {
+				exists, err := journal.Exists(ctx, conn)
+				if err == nil && exists {
+					err = journal.Drop(ctx, conn)
+				}
+				return exists, err
+			})
 		}
 	}
 }
 
-// try runs one part of the cleaning and says how it went.
-func (k *cleaner) try(side postgres.Side, what string, f func() error) bool {
-	if err := f(); err != nil {
+// try runs one part of the cleaning and says how it went; f tells whether there
+// was anything to do.
+func (k *cleaner) try(side postgres.Side, what string, f func() (bool, error)) bool {
+	did, err := f()
+	if err != nil {
 		k.result.left(fmt.Sprintf("%s: %s: %s", side, what, postgres.Describe(err)), "run the same command again")
 		k.failed[side] = true
 		return false
 	}
-	k.result.did("%s: %s", side, what)
-	return true
+	if did {
+		k.result.did("%s: %s", side, what)
+	}
+	return did
 }

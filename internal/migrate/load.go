@@ -65,7 +65,7 @@ func (st *start) runSlot(ctx context.Context) error {
 	}
 	name := st.Group().Name()
 	for attempt := 1; ; attempt++ {
-		if err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
+		if _, err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
 			return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
 		}
 		slot, err := replication.CreateSlot(ctx, st.Source, st.SourceConn, name, st.Method != Native, st.Observe)
@@ -120,7 +120,7 @@ func (st *start) clearTarget(ctx context.Context) error {
 	conn := st.TargetConn
 	oid, err := replication.DropSubscription(ctx, conn, st.Group().Name())
 	if err == nil && oid != 0 {
-		err = replication.DropSlots(ctx, st.SourceConn, replication.SyncSlotPattern(oid))
+		_, err = replication.DropSlots(ctx, st.SourceConn, replication.SyncSlotPattern(oid))
 	}
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription", err)
@@ -130,21 +130,20 @@ func (st *start) clearTarget(ctx context.Context) error {
 			return postgres.Wrap(postgres.Target, "writing the journal", err)
 		}
 	}
-	return emptyTarget(ctx, conn)
+	_, err = emptyTarget(ctx, conn)
+	return err
 }
 
 // emptyTarget takes everything out of the target database that a restore put
-// in: it was empty when the migration began.
-func emptyTarget(ctx context.Context, conn *pgx.Conn) error {
+// in: it was empty when the migration began. It says whether it could know what
+// that is.
+func emptyTarget(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	var baseline schema.Baseline
-	ok, err := journal.Get(ctx, conn, kindTarget, keyBaseline, &baseline)
-	if err == nil && !ok {
-		return nil
-	}
-	if err == nil {
+	known, err := journal.Get(ctx, conn, kindTarget, keyBaseline, &baseline)
+	if err == nil && known {
 		err = schema.Empty(ctx, conn, baseline)
 	}
-	return postgres.Wrap(postgres.Target, "emptying the target database", err)
+	return known, postgres.Wrap(postgres.Target, "emptying the target database", err)
 }
 
 func (st *start) snapshot() string {

@@ -332,7 +332,7 @@ func (st *start) donePublication(ctx context.Context) (bool, error) {
 // the slot that knows it.
 func (st *start) runPublication(ctx context.Context) error {
 	name := st.Group().Name()
-	if err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
+	if _, err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
 		return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
 	}
 	tables, err := st.publicationTables(ctx)

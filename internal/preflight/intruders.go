@@ -106,10 +106,9 @@ func checkGrants(ctx context.Context, _ *survey, e *end) error {
 		return err
 	}
 	missing := map[string]bool{}
-	var objects, grants []string
+	var objects []string
 	for _, name := range names {
 		missing[name] = true
-		grants = append(grants, fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(name), e.user()))
 	}
 	for _, g := range saved.Grants {
 		if missing[g.Grantor] {
@@ -120,7 +119,7 @@ func checkGrants(ctx context.Context, _ *survey, e *end) error {
 			objects = append(objects, fmt.Sprintf("%s to %s, granted by %s", list(g.Privileges), grantee, postgres.QuoteIdent(g.Grantor)))
 		}
 	}
-	e.add(Finding{Code: "connect-grants", Severity: Blocker, Side: e.Side, Objects: objects, Remedy: statements(grants...),
+	e.add(Finding{Code: "connect-grants", Severity: Blocker, Side: e.Side, Objects: objects, Remedy: e.grantRoles(names...),
 		Text: fmt.Sprintf("%s of the database that role %s could not restore after a fence: it cannot change into the grantor's role", plural(len(objects), "grant"), e.user())})
 	return nil
 }

@@ -55,13 +55,13 @@ func checkOwnership(ctx context.Context, s *survey, e *end) error {
 		return err
 	}
 	var name, owner string
-	var foreign, grants []string
+	var foreign, owners []string
 	granted := map[string]bool{}
 	_, err = pgx.ForEachRow(rows, []any{&name, &owner}, func() error {
 		foreign = append(foreign, name)
 		if !granted[owner] {
 			granted[owner] = true
-			grants = append(grants, fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(owner), e.user()))
+			owners = append(owners, owner)
 		}
 		return nil
 	})
@@ -69,7 +69,7 @@ func checkOwnership(ctx context.Context, s *survey, e *end) error {
 		return err
 	}
 	if len(foreign) > 0 {
-		e.add(Finding{Code: "privilege-owner", Severity: Blocker, Side: e.Side, Objects: foreign, Remedy: statements(grants...),
+		e.add(Finding{Code: "privilege-owner", Severity: Blocker, Side: e.Side, Objects: foreign, Remedy: e.grantRoles(owners...),
 			Text: fmt.Sprintf("role %s does not have the rights of the owner of %s: it cannot publish them", e.user(), plural(len(foreign), "relation"))})
 	}
 
@@ -107,7 +107,7 @@ func checkOwnership(ctx context.Context, s *survey, e *end) error {
 	}
 	if len(unreadable) > 0 {
 		e.add(Finding{Code: "privilege-select", Severity: Blocker, Side: e.Side, Objects: unreadable, Remedy: statements(sql...),
-			Text: fmt.Sprintf("role %s may not read %s", e.user(), plural(len(unreadable), "table or sequence"))})
+			Text: fmt.Sprintf("role %s may not read %s", e.user(), plural(len(unreadable), "relation"))})
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 type role struct {
 	name                          string
 	super, replication, bypassRLS bool
+	inherit                       bool
 	createDB, createRole          bool
 	has                           map[string]bool // predefined and providers' roles whose rights it has
 	exists                        map[string]bool // those of them that the cluster has
@@ -30,7 +31,7 @@ var providerAdmins = []string{"rds_superuser", "cloudsqlsuperuser", "azure_pg_ad
 var predefined = []string{"pg_monitor", "pg_read_all_stats", "pg_signal_backend", "pg_create_subscription", "rds_replication"}
 
 const roleSQL = `
-SELECT r.rolname, r.rolsuper, r.rolreplication, r.rolbypassrls, r.rolcreatedb, r.rolcreaterole,
+SELECT r.rolname, r.rolsuper, r.rolinherit, r.rolreplication, r.rolbypassrls, r.rolcreatedb, r.rolcreaterole,
 	pg_catalog.has_database_privilege(d.oid, 'CREATE'),
 	pg_catalog.pg_has_role(d.datdba, 'USAGE'),
 	pg_catalog.pg_get_userbyid(d.datdba)
@@ -38,7 +39,7 @@ FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
 WHERE r.rolname = current_user AND d.datname = pg_catalog.current_database()`
 
 func readRole(ctx context.Context, q catalog.Querier) (r role, err error) {
-	err = q.QueryRow(ctx, roleSQL).Scan(&r.name, &r.super, &r.replication, &r.bypassRLS, &r.createDB, &r.createRole,
+	err = q.QueryRow(ctx, roleSQL).Scan(&r.name, &r.super, &r.inherit, &r.replication, &r.bypassRLS, &r.createDB, &r.createRole,
 		&r.create, &r.ownsDatabase, &r.owner)
 	if err != nil {
 		return r, err
@@ -57,6 +58,23 @@ func readRole(ctx context.Context, q catalog.Querier) (r role, err error) {
 		return nil
 	})
 	return r, err
+}
+
+// grantRoles is the remedy that gives our role the rights of others, and lets it
+// change into them.
+func (e *end) grantRoles(names ...string) string {
+	var sql []string
+	for _, name := range names {
+		grant := fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(name), e.user())
+		if e.Version().Major() >= 16 { // before, the member decides
+			grant += " WITH INHERIT TRUE, SET TRUE"
+		}
+		sql = append(sql, grant)
+	}
+	if e.Version().Major() < 16 && !e.role.inherit {
+		sql = append(sql, fmt.Sprintf("ALTER ROLE %s INHERIT", e.user()))
+	}
+	return statements(sql...)
 }
 
 // admin says whether the role is a managed service's stand-in for a superuser.
@@ -89,7 +107,7 @@ func checkPrivileges(_ context.Context, s *survey, e *end) error {
 		}
 		remedy := statements(fmt.Sprintf("ALTER ROLE %s REPLICATION", e.user()))
 		if r.exists["rds_replication"] {
-			remedy = statements(fmt.Sprintf("GRANT rds_replication TO %s", e.user()))
+			remedy = e.grantRoles("rds_replication")
 		}
 		miss("privilege-replication", severity, text, remedy)
 	}
@@ -119,7 +137,7 @@ func checkSubscribing(s *survey, e *end, miss func(code string, severity Severit
 			statements(fmt.Sprintf("ALTER ROLE %s SUPERUSER", e.user()))+"\n-- or connect as a superuser; on managed services as the administrative role")
 	default:
 		miss("privilege-subscribe", Blocker, fmt.Sprintf("role %s may not create subscriptions", e.user()),
-			statements(fmt.Sprintf("GRANT pg_create_subscription TO %s", e.user())))
+			e.grantRoles("pg_create_subscription"))
 	}
 	if s.Roles && !r.createRole {
 		miss("privilege-createrole", Blocker, fmt.Sprintf("role %s may not create roles, which --roles asks for", e.user()),
@@ -141,7 +159,7 @@ func checkFencePrivileges(_ context.Context, s *survey, e *end) error {
 	if e.exists && !r.ownsDatabase {
 		e.add(Finding{Code: "privilege-database-owner", Severity: Blocker, Side: e.Side,
 			Text:   fmt.Sprintf("role %s can neither revoke CONNECT nor make the database read-only: it does not own it", e.user()),
-			Remedy: statements(fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(r.owner), e.user()))})
+			Remedy: e.grantRoles(r.owner)})
 	}
 	// The barrier renames the database to itself, which asks for this right
 	// before it finds the name taken (src/backend/commands/dbcommands.c).
@@ -160,7 +178,7 @@ func checkFencePrivileges(_ context.Context, s *survey, e *end) error {
 	if len(grants) > 0 {
 		e.add(Finding{Code: "privilege-sessions", Severity: Blocker, Side: e.Side,
 			Text:   fmt.Sprintf("role %s can not see and end all sessions of applications: it lacks %s", e.user(), strings.Join(grants, " and ")),
-			Remedy: statements(fmt.Sprintf("GRANT %s TO %s", list(grants), e.user()))})
+			Remedy: e.grantRoles(grants...)})
 	}
 	return nil
 }

@@ -35,8 +35,10 @@ func probe(ctx context.Context, subscriber *end, conninfo postgres.Conninfo) err
 
 // probeSource lets the target reach the source, as the subscription will.
 func probeSource(ctx context.Context, s *survey, e *end) error {
-	if !e.maySubscribe() {
-		return nil // said by privilege-subscribe
+	// Without these rights, which are findings of their own, the server does not
+	// come to the point of connecting.
+	if !e.maySubscribe() || e.exists && e.Version().Major() >= 16 && !e.role.create && !e.role.super {
+		return nil
 	}
 	err := probe(ctx, e, s.SourceFromTarget)
 	if err == nil {
@@ -77,7 +79,7 @@ func probeTarget(ctx context.Context, s *survey, e *end) error {
 	if !s.source.maySubscribe() {
 		f.Remedy = comment("before 16 only a superuser may create subscriptions (managed services: the administrative role)")
 		if s.source.Version().Major() >= 16 {
-			f.Remedy = statements(fmt.Sprintf("GRANT pg_create_subscription TO %s", s.source.user()))
+			f.Remedy = s.source.grantRoles("pg_create_subscription")
 		}
 	}
 	s.add(f)

@@ -67,12 +67,11 @@ func checkGivingAway(ctx context.Context, e *end, owners []string) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	var objects, grants []string
+	var objects []string
 	for _, name := range names {
 		objects = append(objects, postgres.QuoteIdent(name))
-		grants = append(grants, fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(name), e.user()))
 	}
-	e.add(Finding{Code: "privilege-set-owner", Severity: Blocker, Side: e.Side, Objects: objects, Remedy: statements(grants...),
+	e.add(Finding{Code: "privilege-set-owner", Severity: Blocker, Side: e.Side, Objects: objects, Remedy: e.grantRoles(names...),
 		Text: fmt.Sprintf("role %s can neither give objects to %s that own them on the source, nor write to them then", e.user(), plural(len(names), "role"))})
 	return nil
 }

@@ -178,27 +178,29 @@ func ReadSlot(ctx context.Context, db DB, v postgres.Version, name string) (*Slo
 	return &s, err
 }
 
-// DropSlots removes this database's slots whose names match a pattern, ending whoever
-// is active on one: a dead operator's walsender may linger (rule 15). No match
-// is no error. It gives up after 10 seconds of a slot that stays in use.
-func DropSlots(ctx context.Context, db DB, pattern string) error {
+// DropSlots removes this database's slots whose names match a pattern, ending
+// whoever is active on one: a dead operator's walsender may linger (rule 15). It
+// returns how many there were; none is no error. It gives up after 10 seconds of
+// a slot that stays in use.
+func DropSlots(ctx context.Context, db DB, pattern string) (dropped int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
 		_, err := db.Exec(ctx, `
-			SELECT pg_catalog.pg_terminate_backend(active_pid)
-			FROM pg_catalog.pg_replication_slots WHERE slot_name ~ $1 AND database = pg_catalog.current_database() AND active_pid IS NOT NULL`, pattern)
+			SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
+			WHERE slot_name ~ $1 AND database = pg_catalog.current_database() AND active_pid IS NOT NULL`, pattern)
 		if err != nil {
-			return err
+			return dropped, err
 		}
-		_, err = db.Exec(ctx, `
-			SELECT pg_catalog.pg_drop_replication_slot(slot_name)
-			FROM pg_catalog.pg_replication_slots WHERE slot_name ~ $1 AND database = pg_catalog.current_database()`, pattern)
+		tag, err := db.Exec(ctx, `
+			SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots
+			WHERE slot_name ~ $1 AND database = pg_catalog.current_database()`, pattern)
+		dropped += tag.RowsAffected()
 		if postgres.Code(err) != postgres.ObjectInUse && postgres.Code(err) != postgres.UndefinedObject {
-			return err
+			return dropped, err
 		}
 		if pause(ctx, 20*time.Millisecond) != nil {
-			return err
+			return dropped, err
 		}
 	}
 }

@@ -80,13 +80,14 @@ func QuietTriggers(ctx context.Context, conn *pgx.Conn) error {
 	})
 }
 
-// RestoreTriggers puts the quieted triggers back, once the side receives no more.
-func RestoreTriggers(ctx context.Context, conn *pgx.Conn) error {
+// RestoreTriggers puts the quieted triggers back, once the side receives no more,
+// and says whether there were any.
+func RestoreTriggers(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	triggers, err := journal.List[Trigger](ctx, conn, quietKind)
 	if err != nil || len(triggers) == 0 {
-		return err
+		return false, err
 	}
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	return true, pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, t := range triggers {
 			if _, err := tx.Exec(ctx, t.RestoreSQL()); err != nil {
 				return fmt.Errorf("%s: %w", t.RestoreSQL(), err)
