@@ -21,7 +21,7 @@ help: ## this list
 build: ## bin/pgbaton
 	go build -o bin/pgbaton ./cmd/pgbaton
 
-demo: build ## the whole story on throw-away servers: a shop under load moves from 12 to 15 and back
+demo: build ## the whole story on throw-away servers: a shop under load moves from 12 to 15
 	scripts/fetch-postgres 12 15
 	bin/pgbaton demo
 

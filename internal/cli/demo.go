@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -29,6 +30,9 @@ put them; "make demo" brings them.`,
 				o.Out = a.stderr
 			}
 			report, err := demo.Run(cmd.Context(), o)
+			if err != nil && cmd.Context().Err() != nil {
+				return errStopped
+			}
 			if err != nil {
 				return err
 			}
@@ -49,3 +53,6 @@ put them; "make demo" brings them.`,
 	flags.IntVar(&o.Orders, "orders", demo.DefaultOrders, "orders in the shop's history")
 	return cmd
 }
+
+// errStopped is the end of a demo that was interrupted: it has cleaned up.
+var errStopped = errors.New("the demo was stopped; nothing of it is left")

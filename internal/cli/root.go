@@ -67,7 +67,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return exitDone
 	}
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) && !errors.Is(err, errStopped) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	code := exitCode(err)

@@ -79,8 +79,8 @@ type demo struct {
 
 // Run performs the demo. When it returns, servers, storefront, shoppers and
 // files are gone, whatever happened: SIGINT and SIGTERM end it early, and so
-// does an Out that can no longer be written to. With Keep, ending it is the
-// only way to end it, and no error.
+// does an Out that can no longer be written to. With Keep it stays after the
+// switchover until it is ended so, and that is no error.
 //
 // SIGHUP makes the storefront read its settings again; until Run returns it
 // does not end the process.

@@ -28,14 +28,16 @@ func BarrierSQL(database string) string {
 // (src/backend/commands/dbcommands.c, RenameDatabase). That error is success; a
 // lock timeout is not.
 func Barrier(ctx context.Context, conn *pgx.Conn, database string, timeout time.Duration) error {
-	if _, err := conn.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d", max(1, timeout.Milliseconds()))); err != nil {
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", max(1, timeout.Milliseconds()))); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, BarrierSQL(database))
 		return err
-	}
-	_, err := conn.Exec(ctx, BarrierSQL(database))
+	})
 	switch postgres.Code(err) {
 	case postgres.DuplicateDatabase, postgres.FeatureNotSupported, postgres.InsufficientPrivilege:
-		_, err = conn.Exec(ctx, "SET lock_timeout = 0")
-		return err
+		return nil
 	case postgres.LockNotAvailable:
 		return fmt.Errorf("a session that is still starting up did not finish in time: %w", err)
 	}

@@ -62,10 +62,16 @@ const (
 
 // Result tells how a handover went. Times are milliseconds.
 type Result struct {
-	Baton   postgres.Side      `json:"baton"`
-	PauseMS float64            `json:"pause_ms"` // from the beginning of pause to the end of resume
-	Phases  []event.PhaseEnded `json:"phases"`
-	Resumed bool               `json:"resumed,omitempty"` // an earlier handover was completed: the pause was longer than this run
+	Baton   postgres.Side `json:"baton"`
+	PauseMS float64       `json:"pause_ms"` // from the beginning of pause to the end of resume
+	Phases  []PhaseTime   `json:"phases"`
+	Resumed bool          `json:"resumed,omitempty"` // an earlier handover was completed: the pause was longer than this run
+}
+
+// PhaseTime is how long a phase took.
+type PhaseTime struct {
+	Name string  `json:"name"`
+	MS   float64 `json:"ms"`
 }
 
 // Aborted says that the handover was given up before the pass and undone: the
@@ -140,7 +146,7 @@ const undoTimeout = 30 * time.Second
 // Its error is a *refusal.Refusal, *Aborted, *AfterPass, *Unknown, or one from
 // before anything was done.
 func Run(ctx context.Context, c Config, holder, taker *pgx.Conn) (Result, error) {
-	r := &run{Config: c, holder: holder, taker: taker}
+	r := &run{Config: c, holder: holder, taker: taker, result: Result{Baton: c.Holder.Side, Phases: []PhaseTime{}}}
 	holderRecord, err := journal.Read(ctx, holder)
 	if err != nil {
 		return r.result, postgres.Wrap(c.Holder.Side, "reading the baton", err)
@@ -248,7 +254,6 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 		r.Observe(event.PhaseUndone{Phase: begun[i].name})
 	}
 	r.result.PauseMS = event.MS(time.Since(r.paused))
-	r.result.Baton = r.Holder.Side
 	return aborted
 }
 
@@ -298,9 +303,9 @@ func (r *run) timed(ctx context.Context, p phase) error {
 	if err := p.do(ctx); err != nil {
 		return err
 	}
-	ended := event.PhaseEnded{Phase: p.name, MS: event.MS(time.Since(began))}
-	r.result.Phases = append(r.result.Phases, ended)
-	r.Observe(ended)
+	ms := event.MS(time.Since(began))
+	r.result.Phases = append(r.result.Phases, PhaseTime{p.name, ms})
+	r.Observe(event.PhaseEnded{Phase: p.name, MS: ms})
 	return nil
 }
 

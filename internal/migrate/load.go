@@ -60,6 +60,11 @@ func (st *start) doneSlot(ctx context.Context) (bool, error) { return st.isLoade
 const slotAttempts = 5
 
 func (st *start) runSlot(ctx context.Context) error {
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if err := schema.EndOrphans(ctx, st.conn(side)); err != nil {
+			return postgres.Wrap(side, "ending what an earlier run left running", err)
+		}
+	}
 	if err := st.clearTarget(ctx); err != nil {
 		return err
 	}

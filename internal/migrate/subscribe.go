@@ -28,7 +28,11 @@ func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
 	return actions, postgres.Wrap(postgres.Source, "listing materialized views", err)
 }
 
+// doneAnalyze: with --hold the native copy has not even begun.
 func (st *start) doneAnalyze(ctx context.Context) (bool, error) {
+	if st.Method == Native && st.Hold {
+		return true, nil
+	}
 	if st.targetRecord == nil {
 		return false, nil
 	}

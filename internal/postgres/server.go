@@ -261,10 +261,10 @@ func (a *attempts) Error() string {
 // Unwrap implements errors.Unwrap.
 func (a *attempts) Unwrap() error { return a.err }
 
-// ClientEnv is the environment in which pg_dump and pg_restore reach this
-// server: the password and session settings never stand on a command line,
+// ClientEnv is the environment in which a client program reaches this server,
+// under an application name: the password and session settings never stand on a command line,
 // where the process list would show them.
-func (s *Server) ClientEnv() []string {
+func (s *Server) ClientEnv(application string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		// Only what the connection string does not already carry.
@@ -272,7 +272,7 @@ func (s *Server) ClientEnv() []string {
 			env = append(env, kv)
 		}
 	}
-	env = append(env, "LC_ALL=C", "PGAPPNAME=pgbaton")
+	env = append(env, "LC_ALL=C", "PGAPPNAME="+application)
 	if p := s.conninfo["password"]; p != "" {
 		env = append(env, "PGPASSWORD="+p)
 	}

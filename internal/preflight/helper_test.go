@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
 	"pgbaton/internal/postgres"
@@ -162,97 +164,127 @@ const catalogsSQL = `
 
 func catalogs(t *testing.T, c *cluster.Cluster, db string) string {
 	t.Helper()
-	return pgtest.QueryValue[string](t, pgtest.Connect(t, c.ConnString(db)), catalogsSQL)
+	return value[string](t, c.ConnString(db), catalogsSQL)
 }
 
-// scenario is one problem in databases of its own.
-type scenario struct {
-	code     string
-	side     postgres.Side
-	severity preflight.Severity
-	options
-
-	cluster     string // in source's cluster, before the databases are made
-	onTarget    string // in target's cluster, likewise
-	healthy     string // in the source's database: what is no problem
-	healthyT    string // in the target's database, likewise
-	source      string // in the source's database: the problem
-	target      string // in the target's database: the problem
-	sourceAdmin string // in the source's maintenance database: the problem
-	targetAdmin string
-	noTarget    bool     // the target database does not exist
-	asOwner     bool     // database and tables belong to the user
-	hold        []string // URIs' users that stay connected to the source's database
-	says        []string // in text or objects
-	remedied    bool     // the remedy is SQL that removes the finding
-}
-
-// play runs a scenario: without the problem, with it, and after its remedy.
-func (sc scenario) play(t *testing.T, n int, source, target *cluster.Cluster) {
+// value asks one thing in a session that does not stay.
+func value[T any](t *testing.T, uri, sql string, args ...any) T {
 	t.Helper()
-	o := sc.options
-	o.db = fmt.Sprintf("db %d", n)
-	exec := func(c *cluster.Cluster, db, sql string) {
-		t.Helper()
-		if sql != "" {
-			pgtest.Exec(t, c.ConnString(db), strings.Split(sql, ";\n")...)
-		}
+	conn, err := pgx.Connect(t.Context(), uri)
+	if err != nil {
+		t.Fatal(err)
 	}
-	owner := ""
-	if sc.asOwner {
-		owner = fmt.Sprintf(` OWNER "%s"`, o.user)
-	}
-	exec(source, "postgres", sc.cluster)
-	exec(target, "postgres", sc.onTarget)
-	exec(source, "postgres", fmt.Sprintf(`CREATE DATABASE "%s"%s`, o.db, owner))
-	exec(source, o.db, sc.healthy)
-	if !sc.noTarget {
-		exec(target, "postgres", fmt.Sprintf(`CREATE DATABASE "%s"%s`, o.db, owner))
-		exec(target, o.db, sc.healthyT)
-	}
-	wantNot(t, run(t, source, target, o), sc.code, sc.side)
+	defer func() { _ = conn.Close(context.Background()) }()
+	return pgtest.QueryValue[T](t, conn, sql, args...)
+}
 
-	exec(source, "postgres", sc.sourceAdmin)
-	exec(target, "postgres", sc.targetAdmin)
-	exec(source, o.db, sc.source)
-	exec(target, o.db, sc.target)
-	for _, user := range sc.hold {
-		pgtest.Connect(t, source.ConnStringAs(user, "", o.db))
+// scenario is two databases, healthy at first, and problems that are then made
+// in them.
+type scenario struct {
+	options
+	before, beforeTarget   string // in the clusters' maintenance databases
+	asOwner                bool   // the databases belong to the users
+	noTarget               bool   // the target database does not exist
+	healthy, healthyTarget string // in the databases: what is no problem
+	problems               []problem
+}
+
+// problem is one finding that is missing at first, then there, and gone again
+// after its remedy if that is SQL.
+type problem struct {
+	code                     string
+	side                     postgres.Side
+	severity                 preflight.Severity
+	source, target           string   // in the databases
+	sourceAdmin, targetAdmin string   // in the maintenance databases
+	hold                     string   // a user whose session to the source's database stays open
+	says                     []string // in text, objects or remedy
+	remedied                 bool
+}
+
+func exec(t *testing.T, c *cluster.Cluster, db, sql string) {
+	t.Helper()
+	if sql != "" {
+		pgtest.Exec(t, c.ConnString(db), strings.Split(sql, ";\n")...)
 	}
-	f := want(t, run(t, source, target, o), sc.code, sc.side, sc.severity)
-	for _, s := range sc.says {
-		if !strings.Contains(f.Text+"\n"+strings.Join(f.Objects, "\n")+"\n"+f.Remedy, s) {
-			t.Errorf("%q is not in %+v", s, f)
+}
+
+// play runs a scenario.
+func (sc scenario) play(t *testing.T, source, target *cluster.Cluster) {
+	t.Helper()
+	if sc.db == "" {
+		sc.db = "its db"
+	}
+	create := func(c *cluster.Cluster, user string) {
+		sql := fmt.Sprintf(`CREATE DATABASE "%s"`, sc.db)
+		if sc.asOwner && user != "" {
+			sql += " OWNER " + user
+		}
+		exec(t, c, "postgres", sql)
+	}
+	exec(t, source, "postgres", sc.before)
+	exec(t, target, "postgres", sc.beforeTarget)
+	create(source, sc.user)
+	exec(t, source, sc.db, sc.healthy)
+	if !sc.noTarget {
+		create(target, sc.targetUser)
+		exec(t, target, sc.db, sc.healthyTarget)
+	}
+	r := run(t, source, target, sc.options)
+	for _, p := range sc.problems {
+		wantNot(t, r, p.code, p.side)
+	}
+
+	for _, p := range sc.problems {
+		exec(t, source, "postgres", p.sourceAdmin)
+		exec(t, target, "postgres", p.targetAdmin)
+		exec(t, source, sc.db, p.source)
+		exec(t, target, sc.db, p.target)
+		if p.hold != "" {
+			pgtest.Connect(t, source.ConnStringAs(p.hold, "", sc.db))
 		}
 	}
-	if f.Text == "" || strings.HasSuffix(f.Text, ".") {
-		t.Errorf("text %q", f.Text)
+	r = run(t, source, target, sc.options)
+	var remedied []problem
+	var remedies []preflight.Finding
+	for _, p := range sc.problems {
+		f := want(t, r, p.code, p.side, p.severity)
+		for _, s := range p.says {
+			if !strings.Contains(f.Text+"\n"+strings.Join(f.Objects, "\n")+"\n"+f.Remedy, s) {
+				t.Errorf("%q is not in %+v", s, f)
+			}
+		}
+		if p.severity == preflight.Blocker && f.Remedy == "" {
+			t.Errorf("%s is a blocker without a remedy", p.code)
+		}
+		if p.remedied {
+			remedied, remedies = append(remedied, p), append(remedies, f)
+		}
 	}
-	if sc.severity == preflight.Blocker && f.Remedy == "" {
-		t.Error("a blocker without a remedy")
+	acceptable := []string{"large-objects", "unlogged-tables", "removed-functions"}
+	accepted := sc.options
+	accepted.accept = acceptable
+	r = run(t, source, target, accepted)
+	for _, p := range sc.problems {
+		if slices.Contains(acceptable, p.code) {
+			want(t, r, p.code, p.side, preflight.Warning)
+		}
 	}
-	if slices.Contains([]string{"large-objects", "unlogged-tables", "removed-functions"}, sc.code) {
-		accepted := o
-		accepted.accept = []string{sc.code}
-		want(t, run(t, source, target, accepted), sc.code, sc.side, preflight.Warning)
-	}
-	if sc.remedied {
-		on := source
-		if sc.side == postgres.Target {
+
+	for _, f := range remedies {
+		on, db := source, sc.db
+		if f.Side == postgres.Target {
 			on = target
 		}
-		db := o.db
-		if sc.noTarget && sc.side == postgres.Target {
+		if f.Side == postgres.Target && sc.noTarget {
 			db = "postgres"
 		}
 		apply(t, on.ConnString(db), f.Remedy)
-		wantNot(t, run(t, source, target, o), sc.code, sc.side)
 	}
-}
-
-// closeLater ends a connection at the end of the test, whatever state it is in.
-func closeLater(t *testing.T, c interface{ Close(context.Context) error }) {
-	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	r = run(t, source, target, sc.options)
+	for _, p := range remedied {
+		wantNot(t, r, p.code, p.side)
+	}
 }
 
 // writeFile makes an empty file in a server's directory, readable by its account.

@@ -135,7 +135,7 @@ func TestReach(t *testing.T) {
 				}
 				want(t, r, "probe-target-from-source", postgres.Source, preflight.Warning)
 			}
-			if subs := pgtest.QueryValue[int64](t, pgtest.Connect(t, target.ConnString("d")), `SELECT count(*) FROM pg_subscription`); subs != 0 {
+			if subs := value[int64](t, target.ConnString("d"), `SELECT count(*) FROM pg_subscription`); subs != 0 {
 				t.Error("the probe left a subscription")
 			}
 			if source.Major() < 16 {
@@ -287,22 +287,19 @@ func TestSettings(t *testing.T) {
 // an earlier one raised.
 func applyHigher(t *testing.T, uri, remedy string) {
 	t.Helper()
-	conn := pgtest.Connect(t, uri)
 	for _, line := range strings.Split(remedy, "\n") {
-		var name, value string
-		if _, err := fmt.Sscanf(line, "ALTER SYSTEM SET %s = %s", &name, &value); err != nil {
+		var name, to string
+		if _, err := fmt.Sscanf(line, "ALTER SYSTEM SET %s = %s", &name, &to); err != nil {
 			continue
 		}
 		var n, set int
-		if _, err := fmt.Sscanf(value, "%d;", &n); err == nil {
-			set = pgtest.QueryValue[int](t, conn, `SELECT coalesce(max(setting::int), -1) FROM pg_file_settings WHERE name = $1 AND sourcefile LIKE '%auto.conf'`, name)
+		if _, err := fmt.Sscanf(to, "%d;", &n); err == nil {
+			set = value[int](t, uri, `SELECT coalesce(max(setting::int), -1) FROM pg_file_settings WHERE name = $1 AND sourcefile LIKE '%auto.conf'`, name)
 			if set >= n {
 				continue
 			}
 		}
-		if _, err := conn.Exec(t.Context(), line); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
+		pgtest.Exec(t, uri, line)
 	}
 }
 

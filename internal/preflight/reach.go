@@ -26,18 +26,15 @@ func probe(ctx context.Context, subscriber *end, conninfo postgres.Conninfo) err
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	// A packet filter that swallows packets must not hold the check up.
-	if conninfo["connect_timeout"] == "" {
-		conninfo = conninfo.With("connect_timeout", "5")
-	}
 	return replication.Probe(ctx, conn, conninfo)
 }
 
 // probeSource lets the target reach the source, as the subscription will.
 func probeSource(ctx context.Context, s *survey, e *end) error {
 	// Without these rights, which are findings of their own, the server does not
-	// come to the point of connecting.
-	if !e.maySubscribe() || e.exists && e.Version().Major() >= 16 && !e.role.create && !e.role.super {
+	// come to the point of connecting, or is turned away there.
+	lacking := s.SourceFromTarget["user"] == s.source.role.name && !s.source.role.mayReplicate()
+	if lacking || !e.maySubscribe() || e.exists && !e.role.create {
 		return nil
 	}
 	err := probe(ctx, e, s.SourceFromTarget)

@@ -15,6 +15,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/postgres"
 )
@@ -108,11 +111,36 @@ func (c Command) String() string {
 	return strings.Join(words, " ")
 }
 
+// applicationPrefix begins the application names of client programs' sessions.
+const applicationPrefix = "pgbaton "
+
+// EndOrphans ends the sessions, in this database, of client programs that
+// outlived the pgbaton that started them: they would go on dumping or restoring.
+// The caller holds the operator's lock, so they are nobody else's.
+func EndOrphans(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		tag, err := conn.Exec(ctx, `
+			SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+			WHERE datname = pg_catalog.current_database() AND application_name IN ($1, $2)`,
+			applicationPrefix+"pg_dump", applicationPrefix+"pg_restore")
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("a pg_dump or pg_restore of an earlier run does not end: %w", ctx.Err())
+		}
+	}
+}
+
 // run executes the program and returns what it wrote to standard error. The
 // whole process group ends with ctx, so that no pg_restore worker outlives us.
 func (c Command) run(ctx context.Context, tools Tools, onLine func(string)) (stderr string, err error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(tools.Dir, c.Program), c.Args...)
-	cmd.Env = c.server.ClientEnv()
+	cmd.Env = c.server.ClientEnv(applicationPrefix + c.Program)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	out := &lines{onLine: onLine}
