@@ -9,18 +9,10 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 )
-
-// DB is a session or a transaction.
-type DB interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
 
 // Grant is one entry of a database's access control list.
 type Grant struct {
@@ -39,7 +31,7 @@ type Saved struct {
 }
 
 // Read reads the database's grants and read-only default as they are now.
-func Read(ctx context.Context, db DB) (s Saved, err error) {
+func Read(ctx context.Context, db postgres.DB) (s Saved, err error) {
 	err = db.QueryRow(ctx, `
 		SELECT pg_catalog.pg_get_userbyid(d.datdba), coalesce((
 			SELECT pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1)
@@ -157,7 +149,7 @@ func (s Saved) RaiseSQL(database string, granted []string) []string {
 
 // NeedGrant picks, of the roles that keep CONNECT, those to which it has to be
 // granted: a superuser needs no grant, and one to it would let its members in.
-func NeedGrant(ctx context.Context, db DB, keep []string) ([]string, error) {
+func NeedGrant(ctx context.Context, db postgres.DB, keep []string) ([]string, error) {
 	rows, err := db.Query(ctx, `SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY ($1) AND NOT rolsuper ORDER BY 1`, keep)
 	if err != nil {
 		return nil, err
@@ -169,7 +161,7 @@ func NeedGrant(ctx context.Context, db DB, keep []string) ([]string, error) {
 const journalKind = "fence"
 
 // Raised returns what was saved when the side was fenced, nil when it is not.
-func Raised(ctx context.Context, db DB) (*Saved, error) {
+func Raised(ctx context.Context, db postgres.DB) (*Saved, error) {
 	var s Saved
 	ok, err := journal.Get(ctx, db, journalKind, "saved", &s)
 	if err != nil || !ok {

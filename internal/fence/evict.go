@@ -138,7 +138,7 @@ func noPrepared(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // Prepared lists the prepared transactions of the database.
-func Prepared(ctx context.Context, db DB) ([]string, error) {
+func Prepared(ctx context.Context, db postgres.DB) ([]string, error) {
 	rows, err := db.Query(ctx, `SELECT pg_catalog.format('%L of %s', gid, owner) FROM pg_catalog.pg_prepared_xacts
 		WHERE database = pg_catalog.current_database() ORDER BY gid`)
 	if err != nil {

@@ -69,7 +69,7 @@ func (r *run) aliveHolder(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if pause(ctx, 200*time.Millisecond) != nil {
+		if postgres.Pause(ctx, 200*time.Millisecond) != nil {
 			return err
 		}
 	}

@@ -111,7 +111,7 @@ func (r *run) waitActive(ctx context.Context, g replication.Group) bool {
 		if slot.Active {
 			return true
 		}
-		if pause(ctx, 50*time.Millisecond) != nil {
+		if postgres.Pause(ctx, 50*time.Millisecond) != nil {
 			return false
 		}
 	}
@@ -209,16 +209,4 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	}
 	r.attempt, err = journal.RaiseAttempt(ctx, r.holder)
 	return postgres.Wrap(r.Holder.Side, "beginning the handover", err)
-}
-
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -45,7 +45,7 @@ func Decide(source, target *Record) (b Baton, ok bool) {
 
 // RaiseAttempt begins a handover on the holder: a process of an earlier attempt
 // can no longer pass the baton.
-func RaiseAttempt(ctx context.Context, db DB) (int64, error) {
+func RaiseAttempt(ctx context.Context, db postgres.DB) (int64, error) {
 	var attempt int64
 	err := db.QueryRow(ctx, `UPDATE pgbaton.migration SET attempt = attempt + 1 RETURNING attempt`).Scan(&attempt)
 	return attempt, err

@@ -13,7 +13,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgbaton/internal/postgres"
 )
@@ -26,13 +25,6 @@ const Schema = "pgbaton"
 
 // SchemaSQL is the statement list that makes the schema, for `pgbaton plan`.
 func SchemaSQL() string { return schemaSQL }
-
-// DB is a session or a transaction.
-type DB interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
 
 // Record is one side's view of the migration.
 type Record struct {
@@ -56,7 +48,7 @@ func NewID() string {
 }
 
 // Read returns the database's record, or nil when there is none (or no schema).
-func Read(ctx context.Context, db DB) (*Record, error) {
+func Read(ctx context.Context, db postgres.DB) (*Record, error) {
 	if there, err := Exists(ctx, db); err != nil || !there {
 		return nil, err
 	}
@@ -71,7 +63,7 @@ func Read(ctx context.Context, db DB) (*Record, error) {
 
 // Exists says whether the schema is there. Asking first keeps errors out of
 // the log of a server that has nothing of ours.
-func Exists(ctx context.Context, db DB) (there bool, err error) {
+func Exists(ctx context.Context, db postgres.DB) (there bool, err error) {
 	err = db.QueryRow(ctx, `SELECT pg_catalog.to_regclass('pgbaton.journal') IS NOT NULL`).Scan(&there)
 	return there, err
 }
@@ -92,13 +84,13 @@ func Create(ctx context.Context, conn *pgx.Conn, r Record) error {
 }
 
 // Drop removes the schema with all it holds.
-func Drop(ctx context.Context, db DB) error {
+func Drop(ctx context.Context, db postgres.DB) error {
 	_, err := db.Exec(ctx, `DROP SCHEMA IF EXISTS pgbaton CASCADE`)
 	return err
 }
 
 // Put stores a value under kind and key, replacing what was there.
-func Put(ctx context.Context, db DB, kind, key string, value any) error {
+func Put(ctx context.Context, db postgres.DB, kind, key string, value any) error {
 	b, err := json.Marshal(value)
 	if err != nil {
 		return err
@@ -112,7 +104,7 @@ func Put(ctx context.Context, db DB, kind, key string, value any) error {
 
 // PutNew stores a value unless there is one: what must be put back as it was
 // is remembered once, not overwritten by what a second run finds.
-func PutNew(ctx context.Context, db DB, kind, key string, value any) error {
+func PutNew(ctx context.Context, db postgres.DB, kind, key string, value any) error {
 	b, err := json.Marshal(value)
 	if err != nil {
 		return err
@@ -124,7 +116,7 @@ func PutNew(ctx context.Context, db DB, kind, key string, value any) error {
 }
 
 // Get reads a value into v and says whether it was there.
-func Get(ctx context.Context, db DB, kind, key string, v any) (bool, error) {
+func Get(ctx context.Context, db postgres.DB, kind, key string, v any) (bool, error) {
 	if there, err := Exists(ctx, db); err != nil || !there {
 		return false, err
 	}
@@ -140,7 +132,7 @@ func Get(ctx context.Context, db DB, kind, key string, v any) (bool, error) {
 }
 
 // List reads all values of a kind, by key.
-func List[T any](ctx context.Context, db DB, kind string) (map[string]T, error) {
+func List[T any](ctx context.Context, db postgres.DB, kind string) (map[string]T, error) {
 	values := map[string]T{}
 	if there, err := Exists(ctx, db); err != nil || !there {
 		return values, err
@@ -162,7 +154,7 @@ func List[T any](ctx context.Context, db DB, kind string) (map[string]T, error) 
 }
 
 // Delete forgets all values of a kind; a key of "" means every key.
-func Delete(ctx context.Context, db DB, kind, key string) error {
+func Delete(ctx context.Context, db postgres.DB, kind, key string) error {
 	_, err := db.Exec(ctx, `DELETE FROM pgbaton.journal WHERE kind = $1 AND (key = $2 OR $2 = '')`, kind, key)
 	return err
 }

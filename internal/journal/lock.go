@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/postgres"
 )
 
 // lockKey is pgbaton's advisory lock in a database ("pgbaton" in ASCII). At most
@@ -30,7 +32,7 @@ func Lock(ctx context.Context, conn *pgx.Conn) (ok bool, who string, err error) 
 }
 
 // LockHolder returns the pid of the session that holds the lock, 0 for none.
-func LockHolder(ctx context.Context, db DB) (pid int32, err error) {
+func LockHolder(ctx context.Context, db postgres.DB) (pid int32, err error) {
 	err = db.QueryRow(ctx, `
 		SELECT coalesce(max(l.pid), 0) FROM pg_catalog.pg_locks l
 		WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1

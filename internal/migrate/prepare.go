@@ -267,7 +267,7 @@ func (st *start) runIdentities(ctx context.Context) error {
 			}
 			st.Observe(event.Waiting{For: "a lock to set the replica identity of " + c.Table.String(),
 				Side: string(postgres.Source), Seconds: event.Since(began)})
-			if err := pause(ctx, time.Second); err != nil {
+			if err := postgres.Pause(ctx, time.Second); err != nil {
 				return err
 			}
 		}

@@ -241,18 +241,6 @@ func execAll(ctx context.Context, side postgres.Side, conn *pgx.Conn, statements
 	})
 }
 
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // errInterrupted is the cause with which a command's context ends on a signal.
 var errInterrupted = errors.New("interrupted")
 

@@ -163,7 +163,7 @@ func (st *start) runSync(ctx context.Context) error {
 		if _, err := replication.WriteMarker(ctx, st.SourceConn, st.Group().MarkerTable(), replication.Heartbeat); err != nil {
 			return postgres.Wrap(postgres.Source, "writing a marker", err)
 		}
-		if err := pause(ctx, 250*time.Millisecond); err != nil {
+		if err := postgres.Pause(ctx, 250*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -39,7 +39,7 @@ func WriteMarker(ctx context.Context, conn *pgx.Conn, table postgres.Ident, kind
 
 // WaitMarker polls the other side until the marker is visible there: everything
 // committed before it has been applied (rule 3).
-func WaitMarker(ctx context.Context, db DB, table postgres.Ident, token string) error {
+func WaitMarker(ctx context.Context, db postgres.DB, table postgres.Ident, token string) error {
 	for {
 		seen, err := SawMarker(ctx, db, table, token, time.Minute)
 		if err != nil || seen {
@@ -50,14 +50,14 @@ func WaitMarker(ctx context.Context, db DB, table postgres.Ident, token string) 
 
 // SawMarker is WaitMarker with a bound that is no failure: false when the marker
 // has not arrived by then. The session stays usable.
-func SawMarker(ctx context.Context, db DB, table postgres.Ident, token string, within time.Duration) (bool, error) {
+func SawMarker(ctx context.Context, db postgres.DB, table postgres.Ident, token string, within time.Duration) (bool, error) {
 	sql := fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE token = $1)", table)
 	for deadline := time.Now().Add(within); ; {
 		var seen bool
 		if err := db.QueryRow(ctx, sql, token).Scan(&seen); err != nil || seen || time.Now().After(deadline) {
 			return seen, err
 		}
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := postgres.Pause(ctx, time.Millisecond); err != nil {
 			return false, err
 		}
 	}
@@ -65,7 +65,7 @@ func SawMarker(ctx context.Context, db DB, table postgres.Ident, token string, w
 
 // OldestUnapplied returns the age of the oldest marker that was written on the
 // publisher and is not yet applied on the subscriber; 0 when there is none.
-func OldestUnapplied(ctx context.Context, publisher, subscriber DB, table postgres.Ident) (time.Duration, error) {
+func OldestUnapplied(ctx context.Context, publisher, subscriber postgres.DB, table postgres.Ident) (time.Duration, error) {
 	rows, err := subscriber.Query(ctx, fmt.Sprintf("SELECT token FROM %s", table))
 	if err != nil {
 		return 0, err
@@ -83,7 +83,7 @@ func OldestUnapplied(ctx context.Context, publisher, subscriber DB, table postgr
 
 // TrimMarkers removes, on the publisher, the heartbeats written before one that
 // is known to be applied. The deletion follows through the stream.
-func TrimMarkers(ctx context.Context, publisher DB, table postgres.Ident, applied string) error {
+func TrimMarkers(ctx context.Context, publisher postgres.DB, table postgres.Ident, applied string) error {
 	_, err := publisher.Exec(ctx, fmt.Sprintf(`
 		DELETE FROM %[1]s WHERE kind = $2 AND written_at < (SELECT written_at FROM %[1]s WHERE token = $1)`, table), applied, Heartbeat)
 	return err

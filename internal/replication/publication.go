@@ -21,13 +21,13 @@ func PublicationSQL(name string, tables []postgres.Ident) string {
 }
 
 // PublicationExists says whether the database has the publication.
-func PublicationExists(ctx context.Context, db DB, name string) (exists bool, err error) {
+func PublicationExists(ctx context.Context, db postgres.DB, name string) (exists bool, err error) {
 	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1)`, name).Scan(&exists)
 	return exists, err
 }
 
 // PublicationTables lists the tables of a publication by name.
-func PublicationTables(ctx context.Context, db DB, name string) ([]postgres.Ident, error) {
+func PublicationTables(ctx context.Context, db postgres.DB, name string) ([]postgres.Ident, error) {
 	rows, err := db.Query(ctx, `
 		SELECT n.nspname, c.relname
 		FROM pg_catalog.pg_publication p

@@ -24,7 +24,7 @@ const sequencesPerQuery = 200
 // ReadSequences reads the state of all named sequences. The views are no help:
 // pg_sequences shows neither is_called nor the value of a sequence that was
 // never called.
-func ReadSequences(ctx context.Context, db DB, sequences []catalog.Sequence) ([]SequenceValue, error) {
+func ReadSequences(ctx context.Context, db postgres.DB, sequences []catalog.Sequence) ([]SequenceValue, error) {
 	values := make([]SequenceValue, 0, len(sequences))
 	for len(sequences) > 0 {
 		n := min(len(sequences), sequencesPerQuery)
@@ -53,7 +53,7 @@ func ReadSequences(ctx context.Context, db DB, sequences []catalog.Sequence) ([]
 
 // SetSequences sets every sequence exactly: the next value here is the one that
 // would have been next there (rule 4). A sequence that does not exist is an error.
-func SetSequences(ctx context.Context, db DB, values []SequenceValue) error {
+func SetSequences(ctx context.Context, db postgres.DB, values []SequenceValue) error {
 	var names []string
 	var last []int64
 	var called []bool

@@ -14,7 +14,7 @@ import (
 // and columns of the publisher, the groups' publications, the tables the
 // subscriptions apply (all ready), and the subscriber's tables. It returns the
 // differences, as sentences; none means that every row of every table flows.
-func Streams(ctx context.Context, publisher, subscriber DB, pv, sv postgres.Version, groups []Group) ([]string, error) {
+func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv postgres.Version, groups []Group) ([]string, error) {
 	var here, there []catalog.Table
 	both, readCtx := errgroup.WithContext(ctx)
 	both.Go(func() (err error) {

@@ -33,7 +33,7 @@ func (s *Slot) Close(ctx context.Context) error {
 
 // Alive asks whether the session that exported the snapshot is still there,
 // without using it: any command on it would end the export.
-func (s *Slot) Alive(ctx context.Context, db DB) (alive bool, err error) {
+func (s *Slot) Alive(ctx context.Context, db postgres.DB) (alive bool, err error) {
 	if s == nil || s.conn == nil {
 		return false, nil
 	}
@@ -56,7 +56,7 @@ func CreateSlotCommand(name string, export bool) string {
 // written and is still open, in any database of the cluster; observe hears
 // whom, every second. With export the returned Slot must be kept open until
 // the last import of its snapshot.
-func CreateSlot(ctx context.Context, server *postgres.Server, db DB, name string, export bool, observe event.Observer) (*Slot, error) {
+func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, name string, export bool, observe event.Observer) (*Slot, error) {
 	conn, err := server.ConnectReplication(ctx)
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func slotFromResult(conn *pgconn.PgConn, results []*pgconn.Result) (*Slot, error
 
 // WritersInCluster describes the sessions of the whole cluster whose
 // transactions have written: creating a slot waits for them.
-func WritersInCluster(ctx context.Context, db DB, except int32) ([]string, error) {
+func WritersInCluster(ctx context.Context, db postgres.DB, except int32) ([]string, error) {
 	rows, err := db.Query(ctx, `
 		SELECT pg_catalog.format('pid %s, user %s, database %s, open for %s s, %s', pid, usename, datname,
 			pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::numeric, 1), state)
@@ -151,7 +151,7 @@ type SlotState struct {
 }
 
 // ReadSlot returns the slot's state, nil when there is no such slot.
-func ReadSlot(ctx context.Context, db DB, v postgres.Version, name string) (*SlotState, error) {
+func ReadSlot(ctx context.Context, db postgres.DB, v postgres.Version, name string) (*SlotState, error) {
 	lost := "false"
 	if v.Major() >= 13 {
 		lost = "coalesce(wal_status = 'lost', false)"
@@ -182,7 +182,7 @@ func ReadSlot(ctx context.Context, db DB, v postgres.Version, name string) (*Slo
 // whoever is active on one: a dead operator's walsender may linger (rule 15). It
 // returns how many there were; none is no error. It gives up after 10 seconds of
 // a slot that stays in use.
-func DropSlots(ctx context.Context, db DB, pattern string) (dropped int64, err error) {
+func DropSlots(ctx context.Context, db postgres.DB, pattern string) (dropped int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
@@ -199,20 +199,8 @@ func DropSlots(ctx context.Context, db DB, pattern string) (dropped int64, err e
 		if postgres.Code(err) != postgres.ObjectInUse && postgres.Code(err) != postgres.UndefinedObject {
 			return dropped, err
 		}
-		if pause(ctx, 20*time.Millisecond) != nil {
+		if postgres.Pause(ctx, 20*time.Millisecond) != nil {
 			return dropped, err
 		}
-	}
-}
-
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

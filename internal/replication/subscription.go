@@ -44,7 +44,7 @@ var subscriptionRoles = []string{"pg_create_subscription", "rds_superuser", "clo
 
 // mayCreateSubscription asks beforehand: the server logs a statement that it
 // refuses, password and all, and only a superuser can tell it not to.
-func mayCreateSubscription(ctx context.Context, db DB) error {
+func mayCreateSubscription(ctx context.Context, db postgres.DB) error {
 	var may bool
 	err := db.QueryRow(ctx, `
 		SELECT rolsuper OR pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
@@ -107,7 +107,7 @@ type Subscription struct {
 }
 
 // ReadSubscription returns this database's subscription, nil when there is none.
-func ReadSubscription(ctx context.Context, db DB, name string) (*Subscription, error) {
+func ReadSubscription(ctx context.Context, db postgres.DB, name string) (*Subscription, error) {
 	var s Subscription
 	// subconninfo is not readable for everyone; the columns named here are.
 	err := db.QueryRow(ctx, `
@@ -124,7 +124,7 @@ func ReadSubscription(ctx context.Context, db DB, name string) (*Subscription, e
 // workers are gone. Before 16 a worker looks only once a second whether it is
 // still wanted: it is ended, which is safe at any point, since what it applies is
 // a transaction with its origin's position.
-func SetEnabled(ctx context.Context, db DB, name string, enabled bool) error {
+func SetEnabled(ctx context.Context, db postgres.DB, name string, enabled bool) error {
 	action := "DISABLE"
 	if enabled {
 		action = "ENABLE"
@@ -144,13 +144,13 @@ func SetEnabled(ctx context.Context, db DB, name string, enabled bool) error {
 }
 
 // WaitNoWorker waits until the subscription has no apply or sync worker.
-func WaitNoWorker(ctx context.Context, db DB, name string) error {
+func WaitNoWorker(ctx context.Context, db postgres.DB, name string) error {
 	for {
 		pids, err := WorkerPIDs(ctx, db, name)
 		if err != nil || len(pids) == 0 {
 			return err
 		}
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := postgres.Pause(ctx, time.Millisecond); err != nil {
 			return fmt.Errorf("waiting for the workers of subscription %s to end: %w", name, err)
 		}
 	}
@@ -158,7 +158,7 @@ func WaitNoWorker(ctx context.Context, db DB, name string) error {
 
 // WorkerPIDs lists the running workers of a subscription. The view is
 // cluster-wide; names are unique per database only, so it is asked by OID.
-func WorkerPIDs(ctx context.Context, db DB, name string) ([]int32, error) {
+func WorkerPIDs(ctx context.Context, db postgres.DB, name string) ([]int32, error) {
 	rows, err := db.Query(ctx, `
 		SELECT w.pid FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
 		WHERE s.subname = $1 AND w.pid IS NOT NULL
@@ -172,7 +172,7 @@ func WorkerPIDs(ctx context.Context, db DB, name string) ([]int32, error) {
 // DropSubscription removes a subscription without touching its publisher, which
 // may be gone: the slot is dropped apart. It returns the subscription's OID,
 // by which leftover table synchronization slots are known, 0 when there was none.
-func DropSubscription(ctx context.Context, db DB, name string) (uint32, error) {
+func DropSubscription(ctx context.Context, db postgres.DB, name string) (uint32, error) {
 	s, err := ReadSubscription(ctx, db, name)
 	if err != nil || s == nil {
 		return 0, err
@@ -203,7 +203,7 @@ type TableState struct {
 }
 
 // SubscriptionTables lists the tables a subscription applies, by name.
-func SubscriptionTables(ctx context.Context, db DB, name string) ([]TableState, error) {
+func SubscriptionTables(ctx context.Context, db postgres.DB, name string) ([]TableState, error) {
 	rows, err := db.Query(ctx, `
 		SELECT n.nspname, c.relname, r.srsubstate::text
 		FROM pg_catalog.pg_subscription s
@@ -225,7 +225,7 @@ func SubscriptionTables(ctx context.Context, db DB, name string) ([]TableState, 
 // AppliedUpTo is the publisher's position up to which the subscription has
 // applied, kept by its replication origin. ok is false where the role may not
 // read it.
-func AppliedUpTo(ctx context.Context, db DB, oid uint32) (applied postgres.LSN, ok bool, err error) {
+func AppliedUpTo(ctx context.Context, db postgres.DB, oid uint32) (applied postgres.LSN, ok bool, err error) {
 	var lsn string
 	err = db.QueryRow(ctx, `SELECT coalesce((SELECT remote_lsn::text FROM pg_catalog.pg_replication_origin_status
 		WHERE external_id = pg_catalog.format('pg_%s', $1::oid)), '0/0')`, oid).Scan(&lsn)
@@ -241,7 +241,7 @@ func AppliedUpTo(ctx context.Context, db DB, oid uint32) (applied postgres.LSN, 
 
 // ApplyErrors is how often the subscription's workers ended with an error:
 // known on 15 and newer, -1 elsewhere.
-func ApplyErrors(ctx context.Context, db DB, v postgres.Version, oid uint32) (n int64, err error) {
+func ApplyErrors(ctx context.Context, db postgres.DB, v postgres.Version, oid uint32) (n int64, err error) {
 	if v.Major() < 15 {
 		return -1, nil
 	}
