@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,6 +75,11 @@ func (f *startFlags) apply(m *migrate.Config) error {
 	}
 	if f.dumpDir != "" && f.method != "dump" {
 		return usagef("--dump-dir goes with --method dump")
+	}
+	for _, code := range f.accept {
+		if !slices.Contains(preflight.Acceptable(), code) {
+			return usagef("--accept %s: only these findings can be accepted: %s", code, strings.Join(preflight.Acceptable(), ", "))
+		}
 	}
 	m.Method, m.Jobs, m.Hold, m.Roles = migrate.Method(f.method), f.jobs, f.hold, f.roles
 	m.Accept, m.DumpDir = f.accept, f.dumpDir

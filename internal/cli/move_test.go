@@ -171,3 +171,26 @@ func readFile(t *testing.T, name string) string {
 }
 
 func port(c *cluster.Cluster) string { return strconv.Itoa(c.Port()) }
+
+// TestNames: quotes, spaces, capitals, Unicode and SQL in the names of database,
+// role and migration; the nasty schema has them in everything below.
+func TestNames(t *testing.T) {
+	m := newMove(t, 13, 15)
+	m.db = `Ünï "quoted"; DROP DATABASE x; -- %s`
+	const role = `o'wner "x"; --`
+	quoted := func(s string) string { return pgx.Identifier{s}.Sanitize() }
+	for _, c := range []*cluster.Cluster{m.source, m.target} {
+		pgtest.Exec(t, c.ConnString("postgres"), `CREATE ROLE `+quoted(role)+` SUPERUSER LOGIN`)
+	}
+	pgtest.Exec(t, m.source.ConnString("postgres"), `CREATE DATABASE `+quoted(m.db)+` OWNER `+quoted(role),
+		`COMMENT ON DATABASE `+quoted(m.db)+` IS 'it''s \ here'`)
+	pgtest.Exec(t, m.sourceURI(), pgtest.NastySQL(13))
+	m.env = []string{"PGBATON_SOURCE=" + m.source.ConnStringAs(role, "", m.db), "PGBATON_TARGET=" + m.target.ConnStringAs(role, "", m.db),
+		"PGBATON_MIGRATION=My 'Migration' \"№ 1\"; --"}
+	m.run(0, "check", "--roles")
+	m.run(0, "start", "--roles")
+	m.run(0, "status")
+	m.run(0, "switchover", "--yes")
+	m.same()
+	m.run(0, "finish", "--yes", "--unfence")
+}

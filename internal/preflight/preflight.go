@@ -85,6 +85,9 @@ func Run(ctx context.Context, in Input) (Report, error) {
 // not moved, or not possible afterwards, and does not endanger what is moved.
 var acceptable = []string{"large-objects", "removed-functions", "unlogged-tables", "wal-level"}
 
+// Acceptable lists the codes of the blockers that an operator may accept.
+func Acceptable() []string { return slices.Clone(acceptable) }
+
 // accept turns accepted blockers into warnings. Accepting what cannot be
 // accepted is said, not obeyed.
 func accept(findings []Finding, codes []string) []Finding {

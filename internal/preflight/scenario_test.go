@@ -69,6 +69,15 @@ ALTER TABLE fully REPLICA IDENTITY FULL`},
 CREATE OPERATOR !# (leftarg = numeric, procedure = numeric_ln);
 CREATE OPERATOR !# (leftarg = bigint, procedure = numeric_fac);
 CREATE VIEW fac AS SELECT 5 ! AS f`},
+		{code: "extension-missing", side: tgt, severity: blocker, source: `CREATE EXTENSION adminpack`, says: []string{`"adminpack" 2.0`}}, // gone since 17
+		{code: "extension-version", side: tgt, severity: warn, says: []string{`"citext": 0.9 on the source`},
+			source: `CREATE EXTENSION citext; UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'citext'`},
+		{code: "extension-tables", side: src, severity: warn, says: []string{"public.jobs of extension citext"},
+			source: `CREATE TABLE jobs (i int PRIMARY KEY); INSERT INTO jobs VALUES (1); ALTER EXTENSION citext ADD TABLE jobs`},
+		{code: "c-functions", side: tgt, severity: warn, says: []string{"public.cpk in $libdir/refint"},
+			source: `CREATE FUNCTION cpk() RETURNS trigger LANGUAGE c AS '$libdir/refint', 'check_primary_key'`},
+		{code: "collation-missing", side: tgt, severity: blocker, says: []string{`"xx_XX"`},
+			source: `CREATE COLLATION pg_catalog."xx_XX" (locale = 'C'); CREATE TABLE collated (i int PRIMARY KEY, v text COLLATE "xx_XX")`},
 		{code: "roles-missing", side: tgt, severity: warn, says: []string{`"nobody there"`},
 			sourceAdmin: `CREATE ROLE "nobody there"`, source: `GRANT SELECT ON keyed TO "nobody there"`},
 	},
@@ -192,8 +201,11 @@ var newTarget = scenario{
 var native = scenario{
 	options: options{method: "native", jobs: 2},
 	healthy: `CREATE TABLE t (i int PRIMARY KEY CHECK (i > 0))`,
-	problems: []problem{{code: "not-valid", side: src, severity: info,
-		source: `ALTER TABLE t ADD CONSTRAINT "C" CHECK (i > 5) NOT VALID`, says: []string{`"C" on public.t`}}},
+	problems: []problem{
+		{code: "not-valid", side: src, severity: info, source: `ALTER TABLE t ADD CONSTRAINT "C" CHECK (i > 5) NOT VALID`, says: []string{`"C" on public.t`}},
+		{code: "sync-workers", side: tgt, severity: blocker, remedied: true,
+			targetAdmin: "ALTER SYSTEM SET max_sync_workers_per_subscription = 0;\nSELECT pg_reload_conf()"},
+	},
 }
 
 // TestNewServers: what 16 to 18 do otherwise.
@@ -234,6 +246,9 @@ func TestOldServers(t *testing.T) {
 		problems: []problem{
 			{code: "privilege-subscribe", side: tgt, severity: blocker, remedied: true, targetAdmin: `ALTER ROLE old NOSUPERUSER`},
 			{code: "password-in-log", side: tgt, severity: warn, remedied: true},
+			{code: "slot-wal-limit", side: src, severity: warn, remedied: true, says: []string{"is 1 MB"},
+				source:      `CREATE TABLE big AS SELECT i, repeat('x', 1000) AS v FROM generate_series(1, 5000) AS i`,
+				sourceAdmin: "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB';\nSELECT pg_reload_conf()"},
 		},
 	}.play(t, source, target)
 }

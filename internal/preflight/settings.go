@@ -204,7 +204,9 @@ func checkConnections(ctx context.Context, s *survey, e *end) error {
 	var used int
 	err := e.conn.QueryRow(ctx, `
 		SELECT pg_catalog.count(*)::int FROM pg_catalog.pg_stat_activity
-		WHERE backend_type = 'client backend' AND application_name <> 'pgbaton'`).Scan(&used)
+		WHERE datname IS NOT NULL -- the rest of a row is hidden from whom pg_monitor is not granted
+			AND coalesce(backend_type, 'client backend') = 'client backend'
+			AND coalesce(application_name, '') <> 'pgbaton'`).Scan(&used)
 	if err != nil {
 		return err
 	}
