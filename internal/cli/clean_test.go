@@ -95,9 +95,14 @@ func TestResetLeavesNothing(t *testing.T) {
 			m.run(0, "reset", "--yes") // nothing to do is no failure
 
 			pgtest.Exec(t, m.target.ConnString("postgres"), `DROP DATABASE app`)
-			m.run(0, "start", "--method", method)
+			for _, role := range []string{`"nasty owner"`, `"nasty ""reader""; --"`} {
+				pgtest.Exec(t, m.target.ConnString("postgres"), `DROP ROLE `+role)
+			}
+			cluster := dump(t, m.target, "postgres")
+			m.run(0, "start", "--method", method, "--roles")
 			m.run(0, "reset", "--yes", "--drop-database")
 			equal(t, "the source", source, dump(t, m.source, m.db))
+			equal(t, "the target's cluster", cluster, dump(t, m.target, "postgres"))
 			exists := pgtest.QueryValue[bool](t, pgtest.Connect(t, m.target.ConnString("postgres")), `SELECT EXISTS (SELECT FROM pg_database WHERE datname = 'app')`)
 			if exists {
 				t.Error("the database that start made is still there")

@@ -37,7 +37,7 @@ func (m *move) options(args ...string) pgtest.RunOptions {
 	if env == nil {
 		env = []string{"PGBATON_SOURCE=" + m.sourceURI(), "PGBATON_TARGET=" + m.targetURI()}
 	}
-	return pgtest.RunOptions{Args: append(args, "--pg-bin", m.target.BinDir()), Env: env, Timeout: time.Minute}
+	return pgtest.RunOptions{Args: append(args, "--pg-bin", m.target.BinDir()), Env: env, Timeout: 2 * time.Minute}
 }
 
 // run runs the program and requires an exit code.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"pgbaton/internal/postgres"
 )
 
@@ -62,9 +60,7 @@ const TakeSQL = `UPDATE pgbaton.migration SET generation = $1, handed_over = fal
 WHERE generation < $1 OR (generation = $1 AND took)`
 
 // ExecOne runs a statement that must change exactly one row.
-func ExecOne(ctx context.Context, db interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-}, sql string, args ...any) error {
+func ExecOne(ctx context.Context, db postgres.DB, sql string, args ...any) error {
 	tag, err := db.Exec(ctx, sql, args...)
 	if err == nil && tag.RowsAffected() != 1 {
 		err = fmt.Errorf("another attempt has moved on: %d records match generation and attempt", tag.RowsAffected())

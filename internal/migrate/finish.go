@@ -125,7 +125,7 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 		// Applications first, if a handover died: the source has the baton.
 		k.lift(ctx, postgres.Source)
 	}
-	made := k.madeTarget(ctx)
+	made, roles := k.madeTarget(ctx), k.madeRoles(ctx)
 	k.cleanStreams(ctx)
 	if s.SourceConn == nil {
 		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
@@ -151,7 +151,39 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 		k.emptyTarget(ctx)
 	}
 	k.dropSchemas(ctx)
+	k.dropRoles(ctx, roles)
 	return k.result, nil
+}
+
+// madeRoles returns the roles that start --roles made on the target.
+func (k *cleaner) madeRoles(ctx context.Context) (names []string) {
+	if k.SourceConn != nil {
+		if _, err := journal.Get(ctx, k.SourceConn, kindRole, keyCreated, &names); err != nil {
+			k.result.left("the source's journal could not be read: "+err.Error(), "pgbaton reset again")
+		}
+	}
+	return names
+}
+
+// dropRoles drops them, unless something on the target depends on them by now.
+func (k *cleaner) dropRoles(ctx context.Context, names []string) {
+	if len(names) == 0 || k.TargetConn == nil && k.TargetErr != nil && postgres.Code(k.TargetErr) != postgres.UndefinedDatabase {
+		return
+	}
+	conn, err := schema.ConnectMaintenance(ctx, k.Target)
+	if err != nil {
+		k.result.left("roles copied to the target: "+err.Error(), "DROP ROLE by hand")
+		return
+	}
+	defer conn.Close(ctx)
+	for _, name := range names {
+		sql := "DROP ROLE IF EXISTS " + postgres.QuoteIdent(name)
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			k.result.left(fmt.Sprintf("target: role %s: %s", postgres.QuoteIdent(name), postgres.Describe(err)), sql+", when nothing depends on it")
+			continue
+		}
+		k.result.did("target: role %s", postgres.QuoteIdent(name))
+	}
 }
 
 // madeTarget returns the name of the target database if start made it.

@@ -220,8 +220,8 @@ func (st *start) planCopy(context.Context) ([]Action, error) {
 	return actions, nil
 }
 
-// copyTables are the tables whose rows the copy moves: also the unlogged ones
-// that were accepted, as they are now.
+// runCopy moves the rows of all tables, also of unlogged ones that were accepted,
+// as the snapshot shows them.
 func (st *start) runCopy(ctx context.Context) error {
 	note, err := st.Target.Connect(ctx) // a session of its own for the progress that status shows
 	if err != nil {
@@ -254,7 +254,7 @@ func (st *start) runCopy(ctx context.Context) error {
 }
 
 func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progress, running []string) error {
-	return journal.Put(ctx, conn, kindCopy, keyProgress, progress{Progress: p, Step: "copy rows", Running: running})
+	return journal.Put(ctx, conn, kindCopy, keyProgress, progress{Progress: p, Running: running})
 }
 
 func (st *start) planPostData(ctx context.Context) ([]Action, error) {

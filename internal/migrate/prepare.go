@@ -65,7 +65,7 @@ func (st *start) runRoles(ctx context.Context) error {
 		return postgres.WrapHint(postgres.Target, "copying roles", err, "the role needs CREATEROLE; or create the roles by hand and start without --roles")
 	}
 	return postgres.Wrap(postgres.Source, "remembering the copied roles",
-		journal.Put(ctx, st.SourceConn, kindRole, "created", created))
+		journal.Put(ctx, st.SourceConn, kindRole, keyCreated, created))
 }
 
 func (st *start) planDatabase(ctx context.Context) ([]Action, error) {
@@ -200,9 +200,22 @@ func (st *start) runFence(ctx context.Context) error {
 		grants := onSource.OnlyRoles(exists, here.Owner)
 		instead = &grants
 	}
-	err = fence.Raise(ctx, st.TargetConn, st.Target.Database(), st.holderKeeps(postgres.Target), instead)
+	database := st.Target.Database()
+	err = fence.Raise(ctx, st.TargetConn, database, st.holderKeeps(postgres.Target), instead)
+	if err == nil {
+		err = fence.Barrier(ctx, st.TargetConn, database, fenceTimeout)
+	}
+	if err == nil {
+		evictCtx, cancel := context.WithTimeout(ctx, fenceTimeout)
+		defer cancel()
+		_, err = fence.Evict(evictCtx, st.TargetConn, []int32{int32(st.TargetConn.PgConn().PID())}, replication.AllOf(st.Name))
+	}
 	return postgres.WrapHint(postgres.Target, "fencing the target database", err, "the role must own the database or be superuser")
 }
+
+// fenceTimeout bounds the wait for sessions on the target, where nobody should
+// be at work yet.
+const fenceTimeout = 30 * time.Second
 
 // identityChanges are the tables whose replica identity has to change (rule 11).
 func (st *start) identityChanges(ctx context.Context) ([]replication.IdentityChange, error) {

@@ -49,9 +49,7 @@ type start struct {
 // journal kind "copy", key "progress", on the target.
 type progress struct {
 	event.Progress
-	Step    string   `json:"step"`
 	Running []string `json:"running,omitempty"`
-	At      string   `json:"at"`
 }
 
 // Journal kinds and keys.
@@ -64,7 +62,7 @@ const (
 	keyCreated   = "created"  // source: start makes, or made, the target database
 	keyBaseline  = "baseline" // target: what was there before
 	kindIdentity = "replica-identity"
-	kindRole     = "role" // target: roles that start created
+	kindRole     = "role" // source: the roles that start created on the target, under keyCreated
 )
 
 // loaded says which slot the target's rows go with.

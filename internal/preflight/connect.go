@@ -24,11 +24,11 @@ func checkVersions(s *survey) {
 		case v.Major() < oldestMajor:
 			s.add(Finding{Code: "version", Severity: Blocker, Side: e.Side,
 				Text:   fmt.Sprintf("server %s is older than %d: it has no logical replication", v, oldestMajor),
-				Remedy: comment("use pg_dump and pg_restore, or pg_upgrade")})
+				Remedy: "use pg_dump and pg_restore, or pg_upgrade"})
 		case v.Major() > newestMajor:
 			s.add(Finding{Code: "version", Severity: Warning, Side: e.Side,
 				Text:   fmt.Sprintf("server %s is newer than %d, the newest that pgbaton is tested with", v, newestMajor),
-				Remedy: comment("look for a newer pgbaton; try the migration on a copy first")})
+				Remedy: "look for a newer pgbaton; try the migration on a copy first"})
 		}
 	}
 	if s.source.conn == nil || s.target.conn == nil {
@@ -37,7 +37,7 @@ func checkVersions(s *survey) {
 	if from, to := s.source.Version(), s.target.Version(); to.Major() < from.Major() {
 		s.add(Finding{Code: "target-older", Severity: Blocker, Side: postgres.Target,
 			Text:   fmt.Sprintf("the target runs %s, the source %s: a database moves to the same or a newer major version", to, from),
-			Remedy: comment(fmt.Sprintf("use a target of version %d or newer; or are --source and --target exchanged?", from.Major()))})
+			Remedy: fmt.Sprintf("use a target of version %d or newer; or are --source and --target exchanged?", from.Major())})
 	}
 }
 
@@ -65,7 +65,7 @@ func checkSame(ctx context.Context, s *survey) (same bool, err error) {
 	}
 	s.add(Finding{Code: "same-database", Severity: Blocker,
 		Text:   fmt.Sprintf("--source and --target are the same database %s of the same server", s.source.database()),
-		Remedy: comment("name another server, or another database, as the target")})
+		Remedy: "name another server, or another database, as the target"})
 	return true, nil
 }
 
@@ -77,6 +77,6 @@ func checkTools(s *survey) {
 	}
 	if _, err := schema.FindTools(s.PgBin, newest.Major()); err != nil {
 		s.add(Finding{Code: "pg-dump", Severity: Blocker, Text: err.Error(),
-			Remedy: comment(fmt.Sprintf("install the client programs of PostgreSQL %d, or name their directory with --pg-bin", newest.Major()))})
+			Remedy: fmt.Sprintf("install the client programs of PostgreSQL %d, or name their directory with --pg-bin", newest.Major())})
 	}
 }

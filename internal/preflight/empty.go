@@ -51,7 +51,7 @@ func checkEmpty(ctx context.Context, s *survey, e *end) error {
 	}
 	e.add(Finding{Code: "target-not-empty", Severity: Blocker, Side: e.Side, Objects: contents[:min(shownContents, len(contents))],
 		Text:   fmt.Sprintf("database %s is not empty: it holds %s", e.database(), plural(len(contents), "object")),
-		Remedy: comment("name a database that does not exist, which start creates, or one that is empty")})
+		Remedy: "name a database that does not exist, which start creates, or one that is empty"})
 	return nil
 }
 
@@ -66,10 +66,10 @@ func checkRecord(s *survey, e *end) {
 	switch {
 	case r.Name != s.Migration:
 		f.Text = fmt.Sprintf("the database belongs to migration %q, which is not finished", r.Name)
-		f.Remedy = comment(fmt.Sprintf("continue that one with --migration %s, or end it with pgbaton finish or pgbaton reset", r.Name))
+		f.Remedy = fmt.Sprintf("continue that one with --migration %s, or end it with pgbaton finish or pgbaton reset", r.Name)
 	case r.Side != e.Side:
 		f.Text = fmt.Sprintf("the database given as %s is the %s of migration %q", e.Side, r.Side, r.Name)
-		f.Remedy = comment("exchange --source and --target")
+		f.Remedy = "exchange --source and --target"
 	default:
 		return
 	}
@@ -84,5 +84,5 @@ func checkSameRun(s *survey) {
 	}
 	s.add(Finding{Code: "migration-active", Severity: Blocker, Side: postgres.Target,
 		Text:   fmt.Sprintf("source and target belong to different runs of migration %q", s.Migration),
-		Remedy: comment("check --source and --target; pgbaton reset removes what is left of an earlier run")})
+		Remedy: "check --source and --target; pgbaton reset removes what is left of an earlier run"})
 }

@@ -80,12 +80,12 @@ func checkExtensions(ctx context.Context, s *survey, e *end) error {
 	if len(missing) > 0 {
 		e.add(Finding{Code: "extension-missing", Severity: Blocker, Side: e.Side, Objects: missing,
 			Text:   fmt.Sprintf("%s of the source that the target's server does not have", plural(len(missing), "extension")),
-			Remedy: comment("install their packages on the target's host, or DROP EXTENSION on the source what is not used")})
+			Remedy: "install their packages on the target's host, or DROP EXTENSION on the source what is not used"})
 	}
 	if len(otherVersion) > 0 {
 		e.add(Finding{Code: "extension-version", Severity: Warning, Side: e.Side, Objects: otherVersion,
 			Text:   fmt.Sprintf("%s in a version that the target does not have: it gets its default version", plural(len(otherVersion), "extension")),
-			Remedy: comment("read the extensions' notes on upgrading; ALTER EXTENSION ... UPDATE on the source beforehand brings both to one version where packages allow")})
+			Remedy: "read the extensions' notes on upgrading; ALTER EXTENSION ... UPDATE on the source beforehand brings both to one version where packages allow"})
 	}
 	if len(forSuperusers) > 0 {
 		e.add(Finding{Code: "privilege-extension", Severity: Blocker, Side: e.Side, Objects: forSuperusers,
@@ -110,6 +110,6 @@ func checkLibraries(ctx context.Context, s *survey, e *end) error {
 	}
 	e.add(Finding{Code: "c-functions", Severity: Warning, Side: e.Side, Objects: functions,
 		Text:   fmt.Sprintf("%s written in C: the target's host needs the same libraries, built for its version", plural(len(functions), "function")),
-		Remedy: comment("install them on the target's host; only a superuser may create such functions")})
+		Remedy: "install them on the target's host; only a superuser may create such functions"})
 	return nil
 }

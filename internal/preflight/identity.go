@@ -44,7 +44,7 @@ func checkIdentity(ctx context.Context, s *survey, e *end) error {
 			if s.Target.Version().Major() >= 16 {
 				f.Text += ", by an index if it has one that fits"
 			}
-			f.Remedy = comment("a primary key, or a unique index over NOT NULL columns, makes it fast")
+			f.Remedy = "a primary key, or a unique index over NOT NULL columns, makes it fast"
 		}
 		e.add(f)
 	}

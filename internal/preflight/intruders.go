@@ -65,7 +65,7 @@ func checkPrepared(ctx context.Context, _ *survey, e *end) error {
 	if len(outside) > 0 {
 		e.add(Finding{Code: "prepared-transactions", Severity: Warning, Side: e.Side, Objects: outside,
 			Text:   fmt.Sprintf("%s in other databases of the cluster: creating the slot waits for them", plural(len(outside), "prepared transaction")),
-			Remedy: comment("end them, in their databases, with COMMIT PREPARED or ROLLBACK PREPARED")})
+			Remedy: "end them, in their databases, with COMMIT PREPARED or ROLLBACK PREPARED"})
 	}
 	if n := e.number("max_prepared_transactions"); n > 0 && len(inside)+len(outside) == 0 {
 		e.add(Finding{Code: "prepared-allowed", Severity: Info, Side: e.Side,

@@ -87,7 +87,7 @@ func checkLocaleKnown(ctx context.Context, e *end, source schema.Database) error
 	if !known {
 		e.add(Finding{Code: "locale", Severity: Warning, Side: e.Side,
 			Text:   fmt.Sprintf("the target's host does not have %s, which the source database uses: the new database gets the target's default, and text may sort differently", describeLocale(source)),
-			Remedy: comment("install the locale on the target's host (locale-gen) and restart the server, then SELECT pg_catalog.pg_import_system_collations('pg_catalog')")})
+			Remedy: "install the locale on the target's host (locale-gen) and restart the server, then SELECT pg_catalog.pg_import_system_collations('pg_catalog')"})
 	}
 	return nil
 }
@@ -119,7 +119,7 @@ func checkCollations(ctx context.Context, s *survey, e *end) error {
 	}
 	e.add(Finding{Code: "collation-missing", Severity: Blocker, Side: e.Side, Objects: missing,
 		Text:   fmt.Sprintf("%s that columns of the source use and the target does not have", plural(len(missing), "collation")),
-		Remedy: comment("install the locales on the target's host (locale-gen) and restart the server, then, in template1 and in the target database if it exists:") + "\nSELECT pg_catalog.pg_import_system_collations('pg_catalog');"})
+		Remedy: "-- install the locales on the target's host (locale-gen) and restart the server, then, in template1 and in the target database if it exists:\nSELECT pg_catalog.pg_import_system_collations('pg_catalog');"})
 	return nil
 }
 

@@ -42,7 +42,7 @@ func checkSpecialObjects(ctx context.Context, s *survey, e *end) error {
 	if len(own) > 0 {
 		e.add(Finding{Code: "own-publications", Severity: Warning, Side: e.Side, Objects: own,
 			Text:   "replication of your own is not moved: its subscribers and consumers go on reading from the source",
-			Remedy: comment("after the switchover set it up again on the target, and let consumers start over from there")})
+			Remedy: "after the switchover set it up again on the target, and let consumers start over from there"})
 	}
 
 	triggers, err := texts(ctx, e.conn, fmt.Sprintf(`
@@ -91,6 +91,6 @@ func (s *survey) checkNotValid(ctx context.Context, e *end) error {
 	}
 	e.add(Finding{Code: "not-valid", Severity: Info, Side: e.Side, Objects: constraints,
 		Text:   fmt.Sprintf("%s NOT VALID: a row that violates one stops the copy of its table with method native", plural(len(constraints), "check constraint")),
-		Remedy: comment("ALTER TABLE ... VALIDATE CONSTRAINT shows whether there are any; --method stream copies them as they are")})
+		Remedy: "ALTER TABLE ... VALIDATE CONSTRAINT shows whether there are any; --method stream copies them as they are"})
 	return nil
 }

@@ -25,8 +25,8 @@ func (s Severity) rank() int {
 	return slices.Index([]Severity{Blocker, Warning, Info}, s)
 }
 
-// Finding is one thing found. A remedy that is SQL can be given to psql as it
-// stands: what is not a statement in it is a comment.
+// Finding is one thing found. Its remedy is a sentence, or SQL that can be given
+// to psql as it stands: what is not a statement in it is a comment.
 type Finding struct {
 	Code     string        `json:"code"` // stable, kebab-case
 	Severity Severity      `json:"severity"`
@@ -105,7 +105,7 @@ func accept(findings []Finding, codes []string) []Finding {
 		if !slices.Contains(acceptable, code) {
 			findings = append(findings, Finding{Code: "accept", Severity: Warning,
 				Text:   fmt.Sprintf("--accept %s has no effect: it is not a finding that can be accepted", code),
-				Remedy: fmt.Sprintf("-- those that can be: %s", list(acceptable))})
+				Remedy: fmt.Sprintf("those that can be accepted: %s", list(acceptable))})
 		}
 	}
 	return findings

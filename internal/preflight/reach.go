@@ -51,7 +51,7 @@ func probeSource(ctx context.Context, s *survey, e *end) error {
 	}
 	e.add(Finding{Code: "probe-source-from-target", Severity: Blocker, Side: e.Side,
 		Text:   fmt.Sprintf("the target's server cannot connect to the source with %s: %s", s.SourceFromTarget.Redacted(), redact(postgres.Describe(err), s.SourceFromTarget)),
-		Remedy: comment(reachHint("source", "--source-from-target"))})
+		Remedy: reachHint("source", "--source-from-target")})
 	return nil
 }
 
@@ -72,9 +72,9 @@ func probeTarget(ctx context.Context, s *survey, e *end) error {
 	f := Finding{Code: "probe-target-from-source", Severity: Warning, Side: s.source.Side,
 		Text: fmt.Sprintf("the source's server cannot subscribe to the target with %s, so rollback will not be possible: %s",
 			conninfo.Redacted(), redact(postgres.Describe(err), conninfo)),
-		Remedy: comment(reachHint("target", "--target-from-source"))}
+		Remedy: reachHint("target", "--target-from-source")}
 	if !s.source.maySubscribe() {
-		f.Remedy = comment("before 16 only a superuser may create subscriptions (managed services: the administrative role)")
+		f.Remedy = "before 16 only a superuser may create subscriptions (managed services: the administrative role)"
 		if s.source.Version().Major() >= 16 {
 			f.Remedy = s.source.grantRoles("pg_create_subscription")
 		}

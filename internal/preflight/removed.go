@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -67,8 +68,12 @@ func checkRemovedTypes(ctx context.Context, e *end) error {
 	var objects, sql []string
 	_, err = pgx.ForEachRow(rows, []any{&table, &column, &typ, &alterable}, func() error {
 		objects = append(objects, fmt.Sprintf("%s.%s %s", table, column, typ))
-		to := map[string]string{"abstime": "timestamptz", "reltime": "interval", "unknown": "text"}[typ]
-		if alterable && to != "" {
+		element, array := strings.CutSuffix(typ, "[]")
+		to := map[string]string{"abstime": "timestamptz", "reltime": "interval", "unknown": "text"}[element]
+		if array {
+			to += "[]"
+		}
+		if alterable && strings.TrimSuffix(to, "[]") != "" {
 			sql = append(sql, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", table, column, to))
 		} else {
 			sql = append(sql, fmt.Sprintf("-- change %s.%s to a type that still exists", table, column))
@@ -128,7 +133,7 @@ func checkRemovedFunctions(ctx context.Context, e, target *end) error {
 	}
 	e.add(Finding{Code: "removed-functions", Severity: Blocker, Side: postgres.Source, Objects: objects,
 		Text: fmt.Sprintf("%s that cannot be created on %s as defined: factorial and postfix operators are gone since 14, and array functions take anycompatible arguments", plural(len(objects), "object"), target.Version()),
-		Remedy: comment("drop them on the source, and create them anew on the target after the start: aggregates over anycompatiblearray, factorial() instead of !\n" +
-			"or let the restore pass over them: --accept removed-functions")})
+		Remedy: "drop them on the source, and create them anew on the target after the start: aggregates over anycompatiblearray, factorial() instead of !; " +
+			"or let the restore pass over them: --accept removed-functions"})
 	return nil
 }

@@ -40,7 +40,7 @@ func checkRoles(ctx context.Context, s *survey, e *end) error {
 			text += fmt.Sprintf(", and everything will belong to %s", e.user())
 		}
 		e.add(Finding{Code: "roles-missing", Severity: Warning, Side: e.Side, Objects: missing, Text: text,
-			Remedy: comment("pgbaton start --roles copies roles; or create them on the target first")})
+			Remedy: "pgbaton start --roles copies roles; or create them on the target first"})
 	}
 	if !ownersExist && !s.Roles || e.role.super {
 		return nil // then no ownership is given away, or it can be

@@ -64,17 +64,17 @@ func checkSessions(ctx context.Context, s *survey, e *end) error {
 			text = fmt.Sprintf("%s of a superuser, which role %s may not end: while one is open the fence cannot be raised", plural(len(sessions), "session"), e.user())
 		}
 		e.add(Finding{Code: "superuser-sessions", Severity: Warning, Side: e.Side, Objects: sessions, Text: text,
-			Remedy: comment(fmt.Sprintf("let applications connect as a role of their own, without SUPERUSER, instead of %s", list(roles)))})
+			Remedy: fmt.Sprintf("let applications connect as a role of their own, without SUPERUSER, instead of %s", list(roles))})
 	}
 	if sessions := found["shared"]; len(sessions) > 0 {
 		e.add(Finding{Code: "shared-role", Severity: Warning, Side: e.Side, Objects: sessions,
 			Text:   fmt.Sprintf("%s of role %s, as which pgbaton connects: the fence ends them but must leave this role its right to connect; they find the database read-only, which a client can override", plural(len(sessions), "other session"), e.user()),
-			Remedy: comment(fmt.Sprintf("let pgbaton or the application connect as another role than %s", e.user()))})
+			Remedy: fmt.Sprintf("let pgbaton or the application connect as another role than %s", e.user())})
 	}
 	if workers := found["worker"]; len(workers) > 0 {
 		e.add(Finding{Code: "extension-workers", Severity: Warning, Side: e.Side, Objects: workers,
 			Text:   fmt.Sprintf("%s of an extension in the database: the fence ends them, but the server may start them again, and what they write afterwards aborts the handover", plural(len(workers), "background worker")),
-			Remedy: comment("switch their jobs off for the time of the handover")})
+			Remedy: "switch their jobs off for the time of the handover"})
 	}
 	return nil
 }

@@ -193,7 +193,7 @@ func (e *end) connect(ctx context.Context) error {
 		if errors.As(err, &pe) { // the side is said already
 			text = fmt.Sprintf("%s: %s", pe.Doing, postgres.Describe(pe.Err))
 		}
-		e.add(Finding{Code: "connect", Severity: Blocker, Side: e.Side, Text: e.redact(text), Remedy: comment(postgres.Hint(err))})
+		e.add(Finding{Code: "connect", Severity: Blocker, Side: e.Side, Text: e.redact(text), Remedy: postgres.Hint(err)})
 		return nil
 	}
 	e.conn = conn
@@ -212,7 +212,7 @@ func (e *end) connect(ctx context.Context) error {
 	}
 	if standby {
 		e.add(Finding{Code: "standby", Severity: Blocker, Side: e.Side, Text: "the server is a standby: nothing can be written there",
-			Remedy: comment(fmt.Sprintf("give --%s the address of its primary", e.Side))})
+			Remedy: fmt.Sprintf("give --%s the address of its primary", e.Side)})
 	}
 	if e.exists {
 		e.record, err = journal.Read(ctx, conn)
@@ -243,14 +243,6 @@ func redact(text string, c postgres.Conninfo) string {
 // user and database are the quoted names that remedies are made of.
 func (e *end) user() string     { return postgres.QuoteIdent(e.role.name) }
 func (e *end) database() string { return postgres.QuoteIdent(e.Database()) }
-
-// comment makes a remedy of a sentence: in psql it does nothing.
-func comment(sentence string) string {
-	if sentence == "" {
-		return ""
-	}
-	return "-- " + strings.ReplaceAll(sentence, "\n", "\n-- ")
-}
 
 // statements makes a remedy of SQL statements and comments, each on a line of
 // its own.

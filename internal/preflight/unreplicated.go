@@ -16,7 +16,7 @@ func checkUnreplicated(ctx context.Context, _ *survey, e *end) error {
 	if largeObjects > 0 {
 		e.add(Finding{Code: "large-objects", Severity: Blocker, Side: e.Side,
 			Text:   fmt.Sprintf("%s in the database: they are neither copied nor replicated", plural(int(largeObjects), "large object")),
-			Remedy: comment("remove those that nothing refers to (vacuumlo); move the others by hand, while nobody writes them, and say --accept large-objects")})
+			Remedy: "remove those that nothing refers to (vacuumlo); move the others by hand, while nobody writes them, and say --accept large-objects"})
 	}
 
 	var unlogged, setLogged []string
@@ -63,7 +63,7 @@ func checkUnreplicated(ctx context.Context, _ *survey, e *end) error {
 	if len(owned) > 0 {
 		e.add(Finding{Code: "extension-tables", Severity: Warning, Side: e.Side, Objects: owned,
 			Text:   fmt.Sprintf("%s of extensions with rows: they belong to the extension and are not moved", plural(len(owned), "table")),
-			Remedy: comment("what the extension did not put there itself has to be moved by its own means, such as scheduling jobs again")})
+			Remedy: "what the extension did not put there itself has to be moved by its own means, such as scheduling jobs again"})
 	}
 	return nil
 }
