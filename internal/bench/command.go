@@ -25,7 +25,7 @@ type usage struct {
 // leave things in order.
 const interruptPatience = 20 * time.Second
 
-// pgbaton runs the program with --json, reads its result into result (nil to
+// run runs the program with --json, reads its result into result (nil to
 // ignore it) and hands every event to onEvent (nil to ignore them). Connection
 // strings go by the environment.
 func (p *pair) run(ctx context.Context, result any, onEvent func(kind string, line []byte), args ...string) (u usage, err error) {

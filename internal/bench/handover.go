@@ -18,8 +18,8 @@ type handoverRun struct {
 	Load    bool    `json:"load"` // shoppers were ordering
 	PauseMS float64 `json:"pause_ms"`
 	Phases  []struct {
-		Phase string  `json:"name"`
-		MS    float64 `json:"ms"`
+		Name string  `json:"name"`
+		MS   float64 `json:"ms"`
 	} `json:"phases"`
 	// Of the shoppers, 0 when there were none.
 	OrdersBefore    int64   `json:"orders_before,omitempty"`

@@ -149,10 +149,10 @@ func (r *report) handoverTable(b *strings.Builder) {
 			pause, before, around = append(pause, h.PauseMS), append(before, h.SlowestBeforeMS), append(around, h.SlowestMS)
 			failed += h.FailedOrders
 			for _, p := range h.Phases {
-				if !slices.Contains(order, p.Phase) {
-					order = append(order, p.Phase)
+				if !slices.Contains(order, p.Name) {
+					order = append(order, p.Name)
 				}
-				phases[load][p.Phase] = append(phases[load][p.Phase], p.MS)
+				phases[load][p.Name] = append(phases[load][p.Name], p.MS)
 			}
 		}
 		if !load {

@@ -72,6 +72,7 @@ func TestLeastPrivilege(t *testing.T) {
 			`CREATE ROLE mover LOGIN REPLICATION CREATEDB PASSWORD 'm0ver'`,
 			`GRANT app, pg_monitor, pg_signal_backend TO mover`)
 	}
+	pgtest.Exec(t, m.source.ConnString("postgres"), `ALTER ROLE mover NOCREATEDB`) // nothing on the source needs it
 	pgtest.Exec(t, m.target.ConnString("postgres"), `GRANT pg_create_subscription TO mover`)
 	pgtest.Exec(t, m.source.ConnString("postgres"), `CREATE DATABASE app OWNER app`)
 	pgtest.Exec(t, m.source.ConnStringAs("app", "app", "app"), pgtest.WriterSchema, `CREATE TABLE app.keyless (a int)`)

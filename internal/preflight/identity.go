@@ -26,7 +26,9 @@ func checkIdentity(ctx context.Context, s *survey, e *end) error {
 			continue
 		}
 		switch columns := t.WithoutEquality(); {
-		case change.NewIndex != "":
+		case change.New == catalog.IdentityDefault:
+			settled = append(settled, fmt.Sprintf("%s: DEFAULT, the primary key", t.Ident))
+		case change.New == catalog.IdentityIndex:
 			settled = append(settled, fmt.Sprintf("%s: USING INDEX %s", t.Ident, postgres.QuoteIdent(change.NewIndex)))
 		case len(columns) > 0:
 			impossible = append(impossible, fmt.Sprintf("%s: %s", t.Ident, list(columns)))
@@ -38,7 +40,7 @@ func checkIdentity(ctx context.Context, s *survey, e *end) error {
 	}
 	if len(settled) > 0 {
 		f := Finding{Code: "no-replica-identity", Severity: Warning, Side: e.Side, Objects: settled,
-			Text: fmt.Sprintf("%s without a primary key: start sets another replica identity, as listed, and finish puts the old one back", plural(len(settled), "table"))}
+			Text: fmt.Sprintf("%s without a usable replica identity: start sets another replica identity, as listed, and finish puts the old one back", plural(len(settled), "table"))}
 		if full {
 			f.Text += "; with FULL each UPDATE and DELETE of a row makes the target search the table"
 			if s.Target.Version().Major() >= 16 {
@@ -117,10 +119,7 @@ func generatedIn(ctx context.Context, source *end, fully bool) (tables []*catalo
 		byOID[t.OID] = t
 		identity, index := t.Identity, t.IdentityIndex
 		if c, ok := replication.SettleIdentity(t); ok {
-			identity, index = catalog.IdentityFull, ""
-			if c.NewIndex != "" {
-				identity, index = catalog.IdentityIndex, c.NewIndex
-			}
+			identity, index = c.New, c.NewIndex
 		}
 		switch identity {
 		case catalog.IdentityFull:

@@ -89,7 +89,7 @@ func (s *survey) checkNotValid(ctx context.Context, e *end) error {
 	if err != nil || len(constraints) == 0 {
 		return err
 	}
-	e.add(Finding{Code: "not-valid", Severity: Info, Side: e.Side, Objects: constraints,
+	e.add(Finding{Code: "not-valid", Severity: Warning, Side: e.Side, Objects: constraints,
 		Text:   fmt.Sprintf("%s NOT VALID: a row that violates one stops the copy of its table with method native", plural(len(constraints), "check constraint")),
 		Remedy: "ALTER TABLE ... VALIDATE CONSTRAINT shows whether there are any; --method stream copies them as they are"})
 	return nil

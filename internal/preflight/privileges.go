@@ -161,13 +161,6 @@ func checkFencePrivileges(_ context.Context, s *survey, e *end) error {
 			Text:   fmt.Sprintf("role %s can neither revoke CONNECT nor make the database read-only: it does not own it", e.user()),
 			Remedy: e.grantRoles(r.owner)})
 	}
-	// The barrier renames the database to itself, which asks for this right
-	// before it finds the name taken (src/backend/commands/dbcommands.c).
-	if e.exists && !r.createDB {
-		e.add(Finding{Code: "privilege-createdb", Severity: Blocker, Side: e.Side,
-			Text:   fmt.Sprintf("role %s lacks CREATEDB: the fence's ALTER DATABASE ... RENAME, which waits for sessions that start up, takes it", e.user()),
-			Remedy: statements(fmt.Sprintf("ALTER ROLE %s CREATEDB", e.user()))})
-	}
 	var grants []string
 	if !r.has["pg_monitor"] && !r.has["pg_read_all_stats"] {
 		grants = append(grants, "pg_monitor")

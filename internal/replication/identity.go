@@ -13,26 +13,29 @@ type IdentityChange struct {
 	Table    postgres.Ident   `json:"table"`
 	Old      catalog.Identity `json:"old"`
 	OldIndex string           `json:"old_index,omitempty"`
-	NewIndex string           `json:"new_index,omitempty"` // "" means FULL
+	New      catalog.Identity `json:"new"`
+	NewIndex string           `json:"new_index,omitempty"`
 }
 
 // SettleIdentity says what has to change for a table's UPDATEs and DELETEs to
-// be published; ok is false when nothing has to. A table for which FULL cannot
-// work either is preflight's to refuse.
+// be published; ok is false when nothing has to. A key is better than FULL; a
+// table for which FULL cannot work either is preflight's to refuse.
 func SettleIdentity(t *catalog.Table) (c IdentityChange, ok bool) {
 	if t.UsableIdentity() {
 		return c, false
 	}
-	return IdentityChange{Table: t.Ident, Old: t.Identity, OldIndex: t.IdentityIndex, NewIndex: t.UniqueIndex}, true
+	c = IdentityChange{Table: t.Ident, Old: t.Identity, OldIndex: t.IdentityIndex, New: catalog.IdentityFull}
+	switch {
+	case t.PrimaryKey:
+		c.New = catalog.IdentityDefault
+	case t.UniqueIndex != "":
+		c.New, c.NewIndex = catalog.IdentityIndex, t.UniqueIndex
+	}
+	return c, true
 }
 
 // ApplySQL sets the identity that replication needs.
-func (c IdentityChange) ApplySQL() string {
-	if c.NewIndex != "" {
-		return identitySQL(c.Table, catalog.IdentityIndex, c.NewIndex)
-	}
-	return identitySQL(c.Table, catalog.IdentityFull, "")
-}
+func (c IdentityChange) ApplySQL() string { return identitySQL(c.Table, c.New, c.NewIndex) }
 
 // RestoreSQL puts the old identity back, once nothing publishes the table.
 func (c IdentityChange) RestoreSQL() string { return identitySQL(c.Table, c.Old, c.OldIndex) }
