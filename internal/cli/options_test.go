@@ -98,3 +98,30 @@ func TestDatabaseProperties(t *testing.T) {
 		t.Errorf("the target database is\n%s, the source\n%s", got, want)
 	}
 }
+
+// TestStatusDuringCopy: another process sees how far a copy is, with rate and
+// what is left, and that somebody is at work.
+func TestStatusDuringCopy(t *testing.T) {
+	m := newMove(t, 13, 15)
+	m.load(`CREATE TABLE big AS SELECT i, repeat(i::text, 20) AS t FROM generate_series(1, 2000000) i`)
+	p := pgtest.Spawn(t, m.options("start", "--json"))
+	p.AwaitStdout(t, `"step_began","step":"copy rows"`)
+	for {
+		select {
+		case <-p.Done():
+			t.Fatal("the copy ended before status saw it in progress")
+		default:
+		}
+		s := m.result(0, "status")
+		if s["phase"] != "copying" {
+			continue
+		}
+		copied, total := s["bytes_copied"].(float64), s["bytes_total"].(float64)
+		if copied > 0 && copied < total && s["bytes_per_second"].(float64) > 0 && s["eta_seconds"].(float64) > 0 && s["working"] == true {
+			break
+		}
+	}
+	if r := p.Wait(t); r.Code != 0 {
+		t.Fatalf("%s", r)
+	}
+}

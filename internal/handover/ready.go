@@ -25,7 +25,7 @@ func (r *run) ready(ctx context.Context) error {
 	}
 	forecast := event.Forecast{MaxPauseMS: event.MS(r.MaxPause)}
 
-	if err := r.readyStreams(ctx, say, &forecast); err != nil {
+	if err := r.readyStreams(ctx, say); err != nil {
 		return err
 	}
 	diff, err := replication.Streams(ctx, r.holder, r.taker, r.Holder.Version(), r.Taker.Version(), r.Groups)
@@ -43,7 +43,7 @@ func (r *run) ready(ctx context.Context) error {
 	}
 	// Only a marker's way through the stream shows that the taker applies.
 	for _, g := range r.Groups {
-		took, seen, err := r.roundTrip(ctx, g)
+		took, behind, seen, err := r.roundTrip(ctx, g)
 		if err == nil && !seen {
 			say(fmt.Sprintf("group %d is behind: a marker did not arrive on the %s within %s", g.Number, r.Taker.Side, r.MaxPause),
 				"wait until pgbaton status shows a small lag, or allow a longer --max-pause")
@@ -52,6 +52,7 @@ func (r *run) ready(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		forecast.LagBytes = max(forecast.LagBytes, behind)
 		forecast.RoundTripMS = max(forecast.RoundTripMS, event.MS(took))
 	}
 	if len(refused.Reasons) > 0 {
@@ -62,7 +63,7 @@ func (r *run) ready(ctx context.Context) error {
 }
 
 // readyStreams looks at each group's slot, subscription and worker.
-func (r *run) readyStreams(ctx context.Context, say func(why, remedy string), f *event.Forecast) error {
+func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) error {
 	for _, g := range r.Groups {
 		slot, err := replication.ReadSlot(ctx, r.holder, r.Holder.Version(), g.Name())
 		if err != nil {
@@ -78,7 +79,6 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string), f 
 				"pgbaton reset, raise max_slot_wal_keep_size, and start again")
 			continue
 		}
-		f.LagBytes = max(f.LagBytes, slot.BehindBytes)
 		sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
 		if err != nil {
 			return postgres.Wrap(r.Taker.Side, "reading the subscription", err)
@@ -170,15 +170,24 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 }
 
 // roundTrip sends a marker through a group's stream and waits for it no longer
-// than the budget.
-func (r *run) roundTrip(ctx context.Context, g replication.Group) (took time.Duration, seen bool, err error) {
+// than the budget. behind is the WAL, in bytes, written meanwhile: at most that
+// much is still to be applied.
+func (r *run) roundTrip(ctx context.Context, g replication.Group) (took time.Duration, behind int64, seen bool, err error) {
+	before, err := replication.Position(ctx, r.holder)
+	if err != nil {
+		return 0, 0, false, postgres.Wrap(r.Holder.Side, "reading the WAL position", err)
+	}
 	token, err := replication.WriteMarker(ctx, r.holder, g.MarkerTable(), replication.Heartbeat)
 	if err != nil {
-		return 0, false, postgres.Wrap(r.Holder.Side, "writing a marker", err)
+		return 0, 0, false, postgres.Wrap(r.Holder.Side, "writing a marker", err)
 	}
 	began := time.Now()
-	seen, err = replication.SawMarker(ctx, r.taker, g.MarkerTable(), token, r.MaxPause)
-	return time.Since(began), seen, postgres.Wrap(r.Taker.Side, "waiting for a marker", err)
+	if seen, err = replication.SawMarker(ctx, r.taker, g.MarkerTable(), token, r.MaxPause); err != nil {
+		return 0, 0, false, postgres.Wrap(r.Taker.Side, "waiting for a marker", err)
+	}
+	took = time.Since(began)
+	after, err := replication.Position(ctx, r.holder)
+	return took, int64(after - before), seen, postgres.Wrap(r.Holder.Side, "reading the WAL position", err)
 }
 
 // prepare does all that can be done before anyone waits.

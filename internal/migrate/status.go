@@ -337,6 +337,12 @@ func (r *reader) readLag(ctx context.Context) error {
 		return nil
 	}
 	table := r.Group().MarkerTable()
+	// What is before this position has been applied once the marker is seen: the
+	// position that the subscriber confirms is up to a few seconds behind that.
+	before, err := replication.Position(ctx, r.SourceConn)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "reading the WAL position", err)
+	}
 	began := time.Now()
 	token, err := replication.WriteMarker(ctx, r.SourceConn, table, replication.Heartbeat)
 	if err != nil {
@@ -361,13 +367,15 @@ func (r *reader) readLag(ctx context.Context) error {
 		lag, r.LagSecondsAtLeast = age.Seconds(), true
 	}
 	r.LagSeconds = &lag
-	// Read again: the heartbeat itself has moved the slot on.
-	if slot, err := replication.ReadSlot(ctx, r.SourceConn, r.Config.Source.Version(), r.Group().Name()); err == nil && slot != nil {
-		r.LagBytes = &slot.BehindBytes
-	}
 	if !seen {
 		return r.readTrouble(ctx)
 	}
+	after, err := replication.Position(ctx, r.SourceConn)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "reading the WAL position", err)
+	}
+	behind := int64(after - before)
+	r.LagBytes = &behind
 	return nil
 }
 

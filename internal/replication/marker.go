@@ -37,6 +37,16 @@ func WriteMarker(ctx context.Context, conn *pgx.Conn, table postgres.Ident, kind
 	return token, err
 }
 
+// Position is the end of WAL on a publisher, what is not flushed yet included: a
+// commit may be visible before pg_current_wal_lsn() has reached it.
+func Position(ctx context.Context, publisher postgres.DB) (postgres.LSN, error) {
+	var lsn string
+	if err := publisher.QueryRow(ctx, `SELECT pg_catalog.pg_current_wal_insert_lsn()::text`).Scan(&lsn); err != nil {
+		return 0, err
+	}
+	return postgres.ParseLSN(lsn)
+}
+
 // WaitMarker polls the other side until the marker is visible there: everything
 // committed before it has been applied (rule 3).
 func WaitMarker(ctx context.Context, db postgres.DB, table postgres.Ident, token string) error {
