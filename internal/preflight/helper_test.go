@@ -261,7 +261,7 @@ func (sc scenario) play(t *testing.T, source, target *cluster.Cluster) {
 			remedied, remedies = append(remedied, p), append(remedies, f)
 		}
 	}
-	acceptable := []string{"large-objects", "unlogged-tables", "removed-functions"}
+	acceptable := []string{"large-objects", "unlogged-tables"}
 	accepted := sc.options
 	accepted.accept = acceptable
 	r = run(t, source, target, accepted)

@@ -132,8 +132,7 @@ func checkRemovedFunctions(ctx context.Context, e, target *end) error {
 		return err
 	}
 	e.add(Finding{Code: "removed-functions", Severity: Blocker, Side: postgres.Source, Objects: objects,
-		Text: fmt.Sprintf("%s that cannot be created on %s as defined: factorial and postfix operators are gone since 14, and array functions take anycompatible arguments", plural(len(objects), "object"), target.Version()),
-		Remedy: "drop them on the source, and create them anew on the target after the start: aggregates over anycompatiblearray, factorial() instead of !; " +
-			"or let the restore pass over them: --accept removed-functions"})
+		Text:   fmt.Sprintf("%s that cannot be created on %s as defined: factorial and postfix operators are gone since 14, and array functions take anycompatible arguments", plural(len(objects), "object"), target.Version()),
+		Remedy: "drop them on the source, and create them anew on the target after the switchover: aggregates over anycompatiblearray, factorial() instead of !"})
 	return nil
 }
