@@ -201,6 +201,18 @@ func TestOneSideGone(t *testing.T) {
 		if n := pgtest.QueryValue[int](t, target, `SELECT count(*)::int FROM pg_subscription`); n != 0 {
 			t.Error("the subscription is left")
 		}
+		if sides := m.writable(t.Context()); len(sides) != 0 {
+			t.Errorf("the source may be serving, and yet %v can be written to", sides)
+		}
+		if err := m.source.Restart(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		m.run(0, "reset", "--yes")
+		for _, uri := range []string{m.sourceURI(), m.targetURI()} {
+			if n := pgtest.QueryValue[int](t, pgtest.Connect(t, uri), `SELECT count(*)::int FROM pg_namespace WHERE nspname = 'pgbaton'`); n != 0 {
+				t.Error("schema pgbaton is left")
+			}
+		}
 	})
 	t.Run("finish without the source", func(t *testing.T) {
 		t.Parallel()
@@ -216,6 +228,32 @@ func TestOneSideGone(t *testing.T) {
 		if sides := m.writable(t.Context()); len(sides) != 1 || sides[0] != "target" {
 			t.Errorf("writable after finish: %v", sides)
 		}
+		if err := m.source.Restart(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		m.run(0, "status")
+		r := m.result(0, "finish", "--yes")
+		if len(r["left"].([]any)) != 0 || r["fenced"] != "source" {
+			t.Errorf("finish with the source back: %v", r)
+		}
+		var lift []string
+		for _, s := range r["unfence"].([]any) {
+			lift = append(lift, s.(string))
+		}
+		pgtest.Exec(t, m.sourceURI(), strings.Join(lift, ";")) // in the fenced database itself
+		if sides := m.writable(t.Context()); len(sides) != 2 {
+			t.Errorf("writable after the fence was lifted by hand: %v", sides)
+		}
+	})
+	t.Run("finish without the target", func(t *testing.T) {
+		t.Parallel()
+		m, w := streaming(t, 13, 17)
+		w.Stop()
+		m.run(0, "switchover", "--yes")
+		if err := m.target.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		m.run(3, "finish", "--yes") // the source's record keeps the source closed
 	})
 }
 

@@ -224,7 +224,11 @@ func (a *app) startCommand() *cobra.Command {
 				}
 				copied := ""
 				if result.BytesCopied > 0 {
-					copied = fmt.Sprintf("%d tables, %s copied at %s/s. ", result.TablesCopied, ui.Bytes(result.BytesCopied), ui.Bytes(int64(result.BytesPerSec)))
+					copied = fmt.Sprintf("%d tables, %s copied", result.TablesCopied, ui.Bytes(result.BytesCopied))
+					if result.BytesPerSec > 0 {
+						copied += fmt.Sprintf(" at %s/s", ui.Bytes(int64(result.BytesPerSec)))
+					}
+					copied += ". "
 				}
 				fmt.Fprintf(a.stdout, "%sThe migration is %s after %s.\n", copied, result.Phase, ui.Seconds(result.Seconds))
 				return nil

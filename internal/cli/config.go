@@ -154,7 +154,7 @@ func (a *app) migration() (migrate.Config, error) {
 			return m, usagef("%s: %w", o.flag, err)
 		}
 		// What it leaves open is as for us: who, and which database.
-		*o.into = (*o.into).Overlay(given).ForServer()
+		*o.into = (*o.into).Overlay(given)
 	}
 	return m, nil
 }

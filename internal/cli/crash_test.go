@@ -3,6 +3,7 @@ package cli_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,7 +138,14 @@ func switchoverKilled(t *testing.T, until string, args ...string) {
 	passed := status["baton"] == "target"
 	t.Logf("baton %v, phase %v, writable %v", status["baton"], status["phase"], m.writable(ctx))
 
-	again := m.result(0, "switchover", "--yes")
+	log := t.TempDir() + "/aborted"
+	again := m.result(0, "switchover", "--yes", "--on-abort", "echo $PGBATON_PHASE >>"+log)
+	// Traffic that the first run may have held back is let go before the second
+	// holds it back again; after the pass it must not go back.
+	_, err := os.Stat(log)
+	if held := status["phase"] != "new" && !passed && !strings.Contains(until, `"ready"`) && !strings.Contains(until, `"prepare"`); held != (err == nil) {
+		t.Errorf("--on-abort was called: %t", err == nil)
+	}
 	if again["baton"] != "target" {
 		t.Fatalf("the second run: %v", again)
 	}

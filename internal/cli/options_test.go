@@ -125,3 +125,31 @@ func TestStatusDuringCopy(t *testing.T) {
 		t.Fatalf("%s", r)
 	}
 }
+
+// TestSource10: the oldest source moves, too; it does not publish TRUNCATE, so a
+// table that was truncated keeps the handover from happening.
+func TestSource10(t *testing.T) {
+	m := newMove(t, 10, 17)
+	m.loadApp()
+	app := m.source.ConnStringAs("app", "", m.db)
+	w := pgtest.StartWriters(t.Context(), t, app, 2, pgtest.WritersOptions{Rate: 40})
+	m.run(0, "start")
+	pgtest.Exec(t, app, `TRUNCATE public.probe`)
+	if r := m.run(3, "switchover", "--yes"); !strings.Contains(r.Stderr, `"public"."probe" was truncated or rewritten`) {
+		t.Errorf("%s", r)
+	}
+	if r := m.run(0, "status"); !strings.Contains(r.Stdout, `"public"."probe" was truncated or rewritten`) {
+		t.Errorf("%s", r)
+	}
+	m.run(0, "reset", "--yes")
+	m.run(0, "start")
+	if err := w.Await(t.Context(), 10); err != nil {
+		t.Fatal(err)
+	}
+	m.run(0, "switchover", "--yes")
+	w.Stop()
+	if problems := w.Check(t.Context(), pgtest.Connect(t, m.targetURI())); len(problems) > 0 {
+		t.Fatalf("writes:\n%s", strings.Join(problems, "\n"))
+	}
+	m.run(0, "finish", "--yes")
+}

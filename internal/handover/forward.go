@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -49,10 +50,11 @@ func (r *run) open(ctx context.Context) error {
 	return fence.Lift(ctx, r.taker, r.Taker.Database())
 }
 
-// The journal on the taker: while the key is there, traffic has not been moved.
+// The journal: while keyTraffic is on the taker, traffic has not been moved.
 const (
 	journalKind = "handover"
 	keyTraffic  = "traffic"
+	keyPaused   = "paused" // on the holder: traffic is, or is about to be, held back
 )
 
 // trafficWaits says whether traffic is still to be moved: a run that completes
@@ -62,10 +64,20 @@ func (r *run) trafficWaits(ctx context.Context) (bool, error) {
 	return journal.Get(ctx, r.taker, journalKind, keyTraffic, &state)
 }
 
-func (r *run) switchTraffic(ctx context.Context) error { return r.Traffic.Switch(ctx, r.route()) }
+// moveTimeout bounds each traffic action after the pass: generous, because there
+// is no way back, but not for ever.
+const moveTimeout = 5 * time.Minute
+
+func (r *run) switchTraffic(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	return r.Traffic.Switch(ctx, r.route())
+}
 
 func (r *run) resume(ctx context.Context) error {
-	if err := r.Traffic.Resume(ctx, r.route()); err != nil {
+	hookCtx, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	if err := r.Traffic.Resume(hookCtx, r.route()); err != nil {
 		return err
 	}
 	return journal.Delete(ctx, r.taker, journalKind, keyTraffic)
@@ -79,6 +91,7 @@ func (r *run) settle(ctx context.Context) error {
 		errs = append(errs, postgres.WrapHint(side, doing, err, "run the same command again to complete this"))
 	}
 	if !r.holder.IsClosed() {
+		try(r.Holder.Side, "writing the journal", journal.Delete(ctx, r.holder, journalKind, keyPaused))
 		try(r.Holder.Side, "dropping the slot of the leak check", fence.CloseLeakCheck(ctx, r.holder, r.leakSlot()))
 	}
 	for _, g := range r.Groups {

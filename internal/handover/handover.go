@@ -100,6 +100,9 @@ type AfterPass struct {
 	Problems []error
 }
 
+// Unwrap implements errors.Unwrap.
+func (a *AfterPass) Unwrap() []error { return a.Problems }
+
 // Error implements error.
 func (a *AfterPass) Error() string {
 	return "the baton has passed, but: " + errors.Join(a.Problems...).Error()
@@ -175,12 +178,20 @@ func Run(ctx context.Context, c Config, holder, taker *pgx.Conn) (Result, error)
 // the holder must serve, also if this run is refused.
 func (r *run) undoLeftovers(ctx context.Context) error {
 	saved, err := fence.Raised(ctx, r.holder)
-	if err != nil || saved == nil {
+	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
+	}
+	paused, err := TrafficPaused(ctx, r.holder)
+	if err != nil || saved == nil && !paused {
+		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
 	}
 	r.Observe(event.Warning{Side: string(r.Holder.Side),
 		Text: "an earlier handover died before the pass; it is undone first: the fence is lifted and traffic resumed"})
-	for _, undo := range []func(context.Context) error{r.undoWayBack, r.undoFence, r.undoPause} {
+	undos := []func(context.Context) error{r.undoPause}
+	if saved != nil {
+		undos = []func(context.Context) error{r.undoWayBack, r.undoFence, r.undoPause}
+	}
+	for _, undo := range undos {
 		if err := undo(ctx); err != nil {
 			return postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", err, "mend this and run the same command again")
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"pgbaton/internal/fence"
@@ -18,9 +19,34 @@ import (
 // leakSlot is the temporary slot that shows writes after the fence.
 func (r *run) leakSlot() string { return postgres.ClusterName(r.Migration, "leak") }
 
-func (r *run) pause(ctx context.Context) error { return r.Traffic.Pause(ctx, r.route()) }
+// pause holds traffic back. The intention is noted first: whoever comes after a
+// death in this phase finds nothing else that shows it.
+func (r *run) pause(ctx context.Context) error {
+	if err := journal.Put(ctx, r.holder, journalKind, keyPaused, r.attempt); err != nil {
+		return postgres.Wrap(r.Holder.Side, "writing the journal", err)
+	}
+	return r.Traffic.Pause(ctx, r.route())
+}
 
-func (r *run) undoPause(ctx context.Context) error { return r.Traffic.Abort(ctx, r.route()) }
+func (r *run) undoPause(ctx context.Context) error {
+	if err := r.Traffic.Abort(ctx, r.route()); err != nil {
+		return err
+	}
+	if err := r.aliveHolder(ctx); err != nil {
+		return err
+	}
+	return journal.Delete(ctx, r.holder, journalKind, keyPaused)
+}
+
+// TrafficPaused says whether a handover has begun to hold traffic back on this
+// holder and has neither let it go nor moved it.
+func TrafficPaused(ctx context.Context, holder *pgx.Conn) (bool, error) {
+	if holder == nil {
+		return false, nil
+	}
+	var attempt int64
+	return journal.Get(ctx, holder, journalKind, keyPaused, &attempt)
+}
 
 // fence leaves the holder without any session that could write, and proves it:
 // commit, barrier, evict, proof (rule 2, a to d), then the slot for the leak
@@ -222,14 +248,16 @@ func (r *run) pass(ctx context.Context) error {
 	}
 	// Once COMMIT is sent, the budget must not cut it short: its outcome would
 	// be unknown.
-	commitCtx := context.WithoutCancel(ctx)
+	ctx = context.WithoutCancel(ctx)
+	commitCtx, cancel := context.WithTimeout(ctx, passTimeout)
+	defer cancel()
 	if err := tx.Commit(commitCtx); err != nil {
-		return r.askForPass(commitCtx, err)
+		return r.askForPass(ctx, err)
 	}
 	return nil
 }
 
-// passTimeout bounds the asking after a lost pass.
+// passTimeout bounds the wait for the pass, and the asking after a lost one.
 const passTimeout = 30 * time.Second
 
 // askForPass finds out whether a commit whose answer was lost took place: the

@@ -66,15 +66,19 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 		return k.result, refusal.New("finish", "the side that can be reached has no record of the migration", "make the other side reachable")
 	case b.Side == postgres.Source:
 		return k.result, refusal.New("finish", "the source still holds the baton", "pgbaton switchover first; to give the migration up: pgbaton reset")
-	case b.Passed && (target == nil || !target.Took):
+	case s.TargetConn == nil:
+		return k.result, refusal.New("finish", "the target has the baton and cannot be reached: "+s.TargetErr.Error(),
+			"make it reachable; until then the source's record is what keeps the source closed")
+	case target != nil && !target.Took:
 		return k.result, refusal.New("finish", "the baton has passed, but the target has not taken it yet", "pgbaton switchover, run again, completes it")
 	}
+	// A target without a record was finished while the source was out of reach.
 	k.cleanStreams(ctx)
 	if s.SourceConn != nil {
 		k.finishOldSide(ctx, unfence)
 	} else {
 		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
-			fmt.Sprintf("if it comes back: pgbaton finish again; by hand: DROP SCHEMA pgbaton CASCADE; DROP PUBLICATION IF EXISTS %s; and its slot if there is one", postgres.QuoteIdent(c.Group().Name())))
+			"if it comes back, pgbaton finish again cleans it: it stays fenced until then")
 	}
 	if s.TargetConn != nil {
 		k.try(postgres.Target, "replica identities restored", func() (bool, error) { return restoreIdentities(ctx, s.TargetConn) })
@@ -103,8 +107,13 @@ func (k *cleaner) finishOldSide(ctx context.Context, unfence bool) {
 		k.result.left("the source's grants could not be read: "+err.Error(), "pgbaton finish again")
 		return
 	}
-	k.result.Fenced = string(postgres.Source)
-	k.result.Unfence = append(append([]string{"BEGIN"}, saved.LiftSQL(database, now.Grants)...), "COMMIT")
+	k.tellUnfence(postgres.Source, saved.LiftSQL(database, now.Grants))
+}
+
+// tellUnfence says which side stays fenced, and the SQL that lifts its fence.
+func (k *cleaner) tellUnfence(side postgres.Side, sql []string) {
+	k.result.Fenced = string(side)
+	k.result.Unfence = append(append([]string{"BEGIN READ WRITE"}, sql...), "COMMIT")
 }
 
 // Reset abandons a migration whose target never held the baton.
@@ -138,10 +147,7 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 	case target == nil && made == "":
 		// Nothing of ours is there.
 	case s.SourceConn == nil:
-		// The source might have passed the baton: the target's rows may be the only ones.
-		k.result.left("the copied tables on the target were kept, because the source could not be asked where the baton is",
-			"drop them by hand if they are not needed")
-		k.lift(ctx, postgres.Target)
+		k.keepTarget(ctx)
 	case dropDatabase && made == c.Target.Database():
 		k.dropTarget(ctx)
 	case dropDatabase:
@@ -213,6 +219,22 @@ func (k *cleaner) emptyTarget(ctx context.Context) {
 		return emptyTarget(ctx, k.TargetConn)
 	})
 	k.lift(ctx, postgres.Target)
+}
+
+// keepTarget leaves the target as it is, but for its subscription: the source,
+// which cannot be asked, may be serving, or may have passed the baton. So the
+// target stays fenced, with its record, and its rows stay.
+func (k *cleaner) keepTarget(ctx context.Context) {
+	k.failed[postgres.Target] = true // its journal is still needed
+	k.result.left("the target keeps its rows, its fence and its record, because the source could not be asked where the baton is",
+		"pgbaton reset again when the source is back; if it is lost for good and the target's rows are not needed, DROP DATABASE by hand")
+	saved, err := fence.Raised(ctx, k.TargetConn)
+	if err != nil || saved == nil {
+		return
+	}
+	if now, err := fence.Read(ctx, k.TargetConn); err == nil {
+		k.tellUnfence(postgres.Target, saved.LiftSQL(k.Target.Database(), now.Grants))
+	}
 }
 
 // dropTarget drops the database that start made, from another database.

@@ -73,6 +73,9 @@ func (st *start) runSlot(ctx context.Context) error {
 		if _, err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
 			return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
 		}
+		if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Source.Version(), st.Group()); err != nil {
+			return postgres.Wrap(postgres.Source, "remembering the tables' files", err)
+		}
 		slot, err := replication.CreateSlot(ctx, st.Source, st.SourceConn, name, st.Method != Native, st.Observe)
 		if err != nil {
 			return err

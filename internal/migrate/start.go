@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -142,10 +144,24 @@ func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
 	if st.tools, err = schema.FindTools(c.PgBin, version.Major()); err != nil {
 		return nil, err
 	}
-	if st.workDir, err = os.MkdirTemp("", "pgbaton-"); err != nil {
+	removeStale()
+	if st.workDir, err = os.MkdirTemp("", fmt.Sprintf("pgbaton-%d-", os.Getpid())); err != nil {
 		return nil, err
 	}
 	return st, nil
+}
+
+// removeStale removes the working directories of processes that were killed:
+// with method dump there are rows in them.
+func removeStale() {
+	found, _ := filepath.Glob(filepath.Join(os.TempDir(), "pgbaton-[0-9]*-*")) // the only error is a bad pattern
+	for _, dir := range found {
+		var pid int
+		if _, err := fmt.Sscanf(filepath.Base(dir), "pgbaton-%d-", &pid); err != nil || syscall.Kill(pid, 0) != syscall.ESRCH {
+			continue
+		}
+		os.RemoveAll(dir) // somebody else's stays: we may not
+	}
 }
 
 func (st *start) cleanUp() {

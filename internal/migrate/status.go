@@ -11,6 +11,7 @@ import (
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
+	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
@@ -234,6 +235,10 @@ func (r *reader) readSlots(ctx context.Context) error {
 // a stream to measure.
 func (r *reader) readPhase(ctx context.Context, baton journal.Baton) error {
 	switch {
+	case baton.Passed && r.target == nil && r.TargetConn != nil:
+		r.Phase = PhaseSwitched
+		r.note("the target has no record of the migration: finish was run while the source was out of reach", "pgbaton finish, run again, cleans the source")
+		return nil
 	case baton.Passed:
 		r.Phase = PhaseSwitched
 		r.note(fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet: nobody can write", baton.Side.Other(), baton.Side),
@@ -242,6 +247,15 @@ func (r *reader) readPhase(ctx context.Context, baton journal.Baton) error {
 	case baton.Side == postgres.Target:
 		r.Phase = PhaseSwitched
 		return nil
+	}
+	if r.source == nil && r.SourceConn != nil {
+		r.note("the source has no record of the migration: reset was run while the target was out of reach", "pgbaton reset, run again, cleans the target")
+		return nil
+	}
+	if paused, err := handover.TrafficPaused(ctx, r.SourceConn); err != nil {
+		return postgres.Wrap(postgres.Source, "reading the journal", err)
+	} else if paused && !r.Working && !r.Status.Source.Fenced {
+		r.note("a handover died while it held traffic back", "pgbaton switchover, run again, runs --on-abort and hands over")
 	}
 	if r.Status.Source.Fenced && !r.Working {
 		r.note("the source is fenced: a handover died before the pass, and applications cannot write", "pgbaton switchover, run again, undoes or completes it")
@@ -330,6 +344,13 @@ func (r *reader) readGroup(ctx context.Context, sub *replication.Subscription) e
 // lag is measured while the source is fenced.
 func (r *reader) readLag(ctx context.Context) error {
 	r.Phase = PhaseCatchingUp
+	rewritten, err := replication.Rewritten(ctx, r.SourceConn, r.Config.Source.Version(), r.Group())
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "comparing the tables' files", err)
+	}
+	for _, text := range rewritten {
+		r.note(text, "if it was a TRUNCATE, the target still has the rows: pgbaton reset, then start again")
+	}
 	if len(r.Slots) > 0 {
 		r.LagBytes = &r.Slots[0].BehindBytes
 	}

@@ -29,6 +29,13 @@ func diagnose(ctx context.Context, c Config, s *Sessions, long bool) (*Trouble, 
 	if err != nil || sub == nil || !sub.Enabled {
 		return nil, postgres.Wrap(postgres.Target, "reading the subscription", err)
 	}
+	slot, err := replication.ReadSlot(ctx, s.SourceConn, c.Source.Version(), name)
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "reading the slot", err)
+	}
+	if slot == nil || slot.Lost {
+		return &Trouble{Text: fmt.Sprintf("replication slot %s is lost or gone from the source", name), Remedy: "pgbaton reset, then start again"}, nil
+	}
 	pids, err := replication.WorkerPIDs(ctx, s.TargetConn, name)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "reading the subscription's workers", err)

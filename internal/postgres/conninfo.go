@@ -286,5 +286,6 @@ func (c Conninfo) Overlay(given Conninfo) Conninfo {
 		n = n.Without("host", "hostaddr", "port")
 	}
 	maps.Copy(n, given)
+	maps.DeleteFunc(n, func(_, v string) bool { return v == "" }) // password='' means: none
 	return n
 }

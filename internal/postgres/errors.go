@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -63,8 +64,16 @@ func WrapHint(side Side, doing string, err error, hint string) error {
 func Hint(err error) string {
 	var hints []string
 	for err != nil {
-		if e, ok := err.(*Error); ok && e.Hint != "" {
+		if e, ok := err.(*Error); ok && e.Hint != "" && !slices.Contains(hints, e.Hint) {
 			hints = append(hints, e.Hint)
+		}
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, one := range joined.Unwrap() {
+				if h := Hint(one); h != "" && !slices.Contains(hints, h) {
+					hints = append(hints, h)
+				}
+			}
+			break
 		}
 		err = errors.Unwrap(err)
 	}

@@ -62,12 +62,17 @@ func WaitMarker(ctx context.Context, db postgres.DB, table postgres.Ident, token
 // has not arrived by then. The session stays usable.
 func SawMarker(ctx context.Context, db postgres.DB, table postgres.Ident, token string, within time.Duration) (bool, error) {
 	sql := fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE token = $1)", table)
-	for deadline := time.Now().Add(within); ; {
+	// A handover waits for milliseconds, a catch-up for hours.
+	every := time.Millisecond
+	for began := time.Now(); ; {
 		var seen bool
-		if err := db.QueryRow(ctx, sql, token).Scan(&seen); err != nil || seen || time.Now().After(deadline) {
+		if err := db.QueryRow(ctx, sql, token).Scan(&seen); err != nil || seen || time.Since(began) > within {
 			return seen, err
 		}
-		if err := postgres.Pause(ctx, time.Millisecond); err != nil {
+		if time.Since(began) > 200*time.Millisecond {
+			every = 20 * time.Millisecond
+		}
+		if err := postgres.Pause(ctx, every); err != nil {
 			return false, err
 		}
 	}

@@ -49,6 +49,13 @@ func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv post
 		}
 	}
 	var diff []string
+	for _, g := range groups {
+		rewritten, err := Rewritten(ctx, publisher, pv, g)
+		if err != nil {
+			return nil, err
+		}
+		diff = append(diff, rewritten...)
+	}
 	say := func(format string, args ...any) { diff = append(diff, fmt.Sprintf(format, args...)) }
 	shapes := map[postgres.Ident]string{}
 	for i := range there {

@@ -31,16 +31,6 @@ func (s *Slot) Close(ctx context.Context) error {
 	return s.conn.Close(ctx)
 }
 
-// Alive asks whether the session that exported the snapshot is still there,
-// without using it: any command on it would end the export.
-func (s *Slot) Alive(ctx context.Context, db postgres.DB) (alive bool, err error) {
-	if s == nil || s.conn == nil {
-		return false, nil
-	}
-	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = $1)`, int32(s.conn.PID())).Scan(&alive)
-	return alive, err
-}
-
 // CreateSlotCommand is the walsender command. This spelling is understood by
 // all of 10 to 18 (https://www.postgresql.org/docs/current/protocol-replication.html).
 func CreateSlotCommand(name string, export bool) string {

@@ -143,12 +143,6 @@ func ConnectMaintenance(ctx context.Context, s *postgres.Server) (*pgx.Conn, err
 	return nil, errs[0]
 }
 
-// DatabaseExists asks a maintenance session.
-func DatabaseExists(ctx context.Context, q catalog.Querier, name string) (exists bool, err error) {
-	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1)`, name).Scan(&exists)
-	return exists, err
-}
-
 // Roles lists the names of a cluster's roles.
 func Roles(ctx context.Context, q catalog.Querier) (map[string]bool, error) {
 	rows, err := q.Query(ctx, `SELECT rolname FROM pg_catalog.pg_roles`)

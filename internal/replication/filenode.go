@@ -1,0 +1,75 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+)
+
+// publishesTruncate says whether a publisher tells of TRUNCATE: since 11.
+func publishesTruncate(v postgres.Version) bool { return v.Major() >= 11 }
+
+// The journal's kind under which a source 10 keeps its tables' file nodes.
+const filenodeKind = "filenode"
+
+// RememberFilenodes notes, on a publisher that does not tell of TRUNCATE, the
+// files of a group's tables (rule 16): a truncated table has another one.
+func RememberFilenodes(ctx context.Context, publisher postgres.DB, v postgres.Version, g Group) error {
+	if publishesTruncate(v) {
+		return nil
+	}
+	now, err := filenodes(ctx, publisher, g)
+	if err != nil {
+		return err
+	}
+	return journal.Put(ctx, publisher, filenodeKind, g.Name(), now)
+}
+
+// Rewritten lists the tables whose file has changed since it was remembered:
+// truncated, or rewritten by VACUUM FULL, CLUSTER or ALTER TABLE, which cannot be
+// told apart. On a publisher that tells of TRUNCATE there are none.
+func Rewritten(ctx context.Context, publisher postgres.DB, v postgres.Version, g Group) ([]string, error) {
+	if publishesTruncate(v) {
+		return nil, nil
+	}
+	var was map[string]uint32
+	if known, err := journal.Get(ctx, publisher, filenodeKind, g.Name(), &was); err != nil || !known {
+		return nil, err
+	}
+	now, err := filenodes(ctx, publisher, g)
+	if err != nil {
+		return nil, err
+	}
+	var changed []string
+	for table, node := range was {
+		if n, exists := now[table]; exists && n != node {
+			changed = append(changed, fmt.Sprintf("table %s was truncated or rewritten, which PostgreSQL %s does not publish", table, v))
+		}
+	}
+	return changed, nil
+}
+
+func filenodes(ctx context.Context, publisher postgres.DB, g Group) (map[string]uint32, error) {
+	rows, err := publisher.Query(ctx, `
+		SELECT n.nspname, c.relname, pg_catalog.pg_relation_filenode(c.oid)
+		FROM pg_catalog.pg_publication p
+		JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+		JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE p.pubname = $1`, g.Name())
+	if err != nil {
+		return nil, err
+	}
+	nodes := map[string]uint32{}
+	var t postgres.Ident
+	var node uint32
+	_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &node}, func() error {
+		nodes[t.String()] = node
+		return nil
+	})
+	return nodes, err
+}
