@@ -88,7 +88,7 @@ func TestHooks(t *testing.T) {
 		w.Stop()
 		log := t.TempDir() + "/log"
 		m.run(6, "switchover", "--yes", "--on-switch", "exit 9")
-		if s := m.result(0, "status"); s["baton"] != "target" {
+		if s := m.result(0, "status"); s["baton"] != "target" || len(s["findings"].([]any)) != 1 {
 			t.Fatalf("%v", s)
 		}
 		m.run(0, "switchover", "--yes", "--on-switch", `echo "$PGBATON_TO_SIDE $PGBATON_TO_HOST $PGBATON_TO_PORT $PGBATON_TO_DATABASE" >`+log)

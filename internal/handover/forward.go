@@ -57,11 +57,11 @@ const (
 	keyPaused   = "paused" // on the holder: traffic is, or is about to be, held back
 )
 
-// trafficWaits says whether traffic is still to be moved: a run that completes
-// another's handover must not move it twice.
-func (r *run) trafficWaits(ctx context.Context) (bool, error) {
+// TrafficWaits says whether traffic is still to be moved to a side that took the
+// baton: a run that completes another's handover must not move it twice.
+func TrafficWaits(ctx context.Context, taker *pgx.Conn) (bool, error) {
 	var state string
-	return journal.Get(ctx, r.taker, journalKind, keyTraffic, &state)
+	return journal.Get(ctx, taker, journalKind, keyTraffic, &state)
 }
 
 // moveTimeout bounds each traffic action after the pass: generous, because there

@@ -280,7 +280,7 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 		return r.result, &AfterPass{Problems: []error{postgres.WrapHint(r.Taker.Side, "opening the side that has the baton", err,
 			"mend this and run the same command again: it continues from here")}}
 	}
-	waiting, err := r.trafficWaits(ctx)
+	waiting, err := TrafficWaits(ctx, r.taker)
 	if err != nil {
 		r.problems = append(r.problems, postgres.Wrap(r.Taker.Side, "reading the journal", err))
 	}

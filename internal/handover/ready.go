@@ -33,7 +33,7 @@ func (r *run) ready(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
 	}
 	for _, d := range diff {
-		say(d, "apply the same definition to both sides, or pgbaton reset and start again")
+		say(d, "a table that was there at start: make its definition the same on both sides; one that came later: drop it until after the switchover, or pgbaton reset and start again")
 	}
 	if err := r.readyTransactions(ctx, say, &forecast); err != nil {
 		return err

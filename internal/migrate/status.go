@@ -246,7 +246,14 @@ func (r *reader) readPhase(ctx context.Context, baton journal.Baton) error {
 		return nil
 	case baton.Side == postgres.Target:
 		r.Phase = PhaseSwitched
-		return nil
+		if r.TargetConn == nil {
+			return nil
+		}
+		waiting, err := handover.TrafficWaits(ctx, r.TargetConn)
+		if waiting && !r.Working {
+			r.note("the target is open, but traffic has not been moved to it", "pgbaton switchover, run again, runs --on-switch and --on-resume")
+		}
+		return postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
 	if r.source == nil && r.SourceConn != nil {
 		r.note("the source has no record of the migration: reset was run while the target was out of reach", "pgbaton reset, run again, cleans the target")

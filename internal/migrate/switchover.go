@@ -64,6 +64,14 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) error {
 		}
 		return refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
 	}
+	slot, err := replication.ReadSlot(ctx, s.SourceConn, c.Source.Version(), l.Slot)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "reading the slot", err)
+	}
+	if run && (slot == nil || slot.Lost) {
+		return refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the source: what was written since then cannot reach the target", l.Slot),
+			"pgbaton reset, then start again")
+	}
 	return postgres.Wrap(postgres.Target, command, replication.SetEnabled(ctx, s.TargetConn, c.Group().Name(), run))
 }
 
