@@ -257,6 +257,23 @@ func TestOneSideGone(t *testing.T) {
 	})
 }
 
+// TestResetWithWrongSource: when the true source may have passed the baton, a
+// reset that is given another one must not empty the target.
+func TestResetWithWrongSource(t *testing.T) {
+	m, w := streaming(t, 13, 17)
+	w.Stop()
+	m.kill(`"phase_ended","phase":"pass"`, "switchover", "--yes", "--on-switch", "sleep 5")
+	pgtest.Exec(t, m.source.ConnString("postgres"), `CREATE DATABASE another`)
+	m.env = []string{"PGBATON_SOURCE=" + m.source.ConnString("another"), "PGBATON_TARGET=" + m.targetURI()}
+	m.run(3, "reset", "--yes")
+	target := pgtest.Connect(t, m.targetURI())
+	if n := pgtest.QueryValue[int](t, target, `SELECT count(*)::int FROM app.filler`); n != 20000 {
+		t.Errorf("%d rows are left on the target", n)
+	}
+	m.env = nil
+	m.run(0, "switchover", "--yes")
+}
+
 // TestOneOperator: a second command that changes something is refused while one
 // is at work, and not any more when that one is gone.
 func TestOneOperator(t *testing.T) {

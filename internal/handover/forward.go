@@ -54,7 +54,8 @@ func (r *run) open(ctx context.Context) error {
 const (
 	journalKind = "handover"
 	keyTraffic  = "traffic"
-	keyPaused   = "paused" // on the holder: traffic is, or is about to be, held back
+	keyDrained  = "drained" // on the taker: a handover has got as far as the pass
+	keyPaused   = "paused"  // on the holder: traffic is, or is about to be, held back
 )
 
 // TrafficWaits says whether traffic is still to be moved to a side that took the

@@ -198,10 +198,16 @@ func (r *run) durable(ctx context.Context) error {
 	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
 		return err
 	}
-	if err := journal.Put(ctx, tx, journalKind, "drained", map[string]any{"generation": r.generation + 1, "attempt": r.attempt}); err != nil {
+	if err := journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt}); err != nil {
 		return err
 	}
 	return tx.Commit(ctx)
+}
+
+// Drained says whether a handover to this taker has ever got as far as the pass.
+func Drained(ctx context.Context, taker *pgx.Conn) (bool, error) {
+	var at map[string]any
+	return journal.Get(ctx, taker, journalKind, keyDrained, &at)
 }
 
 // undoWayBack lets the stream to the taker flow again.

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/fence"
+	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
@@ -129,6 +130,16 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 	}
 	if b, _ := journal.Decide(source, target); b.Side == postgres.Target {
 		return k.result, refusal.New("reset", "the target holds the baton: its data is the only current copy", "pgbaton finish")
+	}
+	if s.SourceConn != nil && source == nil && target != nil {
+		// The record of the true source might say that the baton has passed.
+		if drained, err := handover.Drained(ctx, s.TargetConn); err != nil || drained {
+			if err == nil {
+				err = refusal.New("reset", "the database given as source has no record of this migration, and a handover to the target got as far as the pass: the target may be the only current copy",
+					"check --source; if the target is really not needed, DROP DATABASE by hand")
+			}
+			return k.result, err
+		}
 	}
 	if s.SourceConn != nil {
 		// Applications first, if a handover died: the source has the baton.
