@@ -152,6 +152,61 @@ func TestDrainTooSlow(t *testing.T) {
 	m.serves(w)
 }
 
+// TestFenceTooSlow: a session that takes longer to start up than the budget
+// allows aborts the handover at the barrier.
+func TestFenceTooSlow(t *testing.T) {
+	m, w := streaming(t, 12, 17)
+	gate := fifo(t)
+	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--max-pause", "1s", "--on-pause", "echo paused; read _ <"+gate))
+	p.AwaitStderr(t, "paused")
+	config, err := pgx.ParseConfig(m.source.ConnStringAs("app", "", m.db))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.RuntimeParams["options"] = "-c post_auth_delay=4"
+	slow := make(chan struct{})
+	go func() {
+		defer close(slow)
+		if conn, err := pgx.ConnectConfig(t.Context(), config); err == nil {
+			conn.Close(t.Context())
+		}
+	}()
+	hidden := pgtest.Connect(t, m.sourceURI())
+	for !pgtest.QueryValue[bool](t, hidden, `SELECT EXISTS (SELECT FROM pg_locks l WHERE l.classid = 'pg_database'::regclass
+		AND l.objid = (SELECT oid FROM pg_database WHERE datname = 'app') AND l.granted AND l.pid <> pg_backend_pid())`) {
+	}
+	open(t, gate)
+	r := p.Wait(t)
+	if r.Code != 4 || !strings.Contains(r.Stdout, "phase fence") {
+		t.Fatalf("%s", r)
+	}
+	<-slow
+	m.serves(w)
+}
+
+// TestTakerDies: the taker goes away in the drain: the holder serves again, and
+// the handover succeeds when the taker is back.
+func TestTakerDies(t *testing.T) {
+	m, w := streaming(t, 13, 18)
+	gate := fifo(t)
+	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--on-pause", "echo paused; read _ <"+gate))
+	p.AwaitStderr(t, "paused")
+	if err := m.target.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, gate)
+	if r := p.Wait(t); r.Code != 4 {
+		t.Fatalf("%s", r)
+	}
+	if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"source"}) {
+		t.Fatalf("writable after the abort: %v", sides)
+	}
+	if err := m.target.Restart(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	m.serves(w)
+}
+
 // TestNotReady: what would break a handover is refused before anyone waits.
 func TestNotReady(t *testing.T) {
 	m, w := streaming(t, 13, 17)

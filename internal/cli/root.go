@@ -235,6 +235,9 @@ func describeError(err error) string {
 
 // hint is the remedy: the error's own, or what the exit code calls for.
 func hint(err error, code int) string {
+	if errors.Is(err, migrate.Interrupted()) && code == exitFailed {
+		return "run the same command again to continue; pgbaton status shows what is there, pgbaton reset removes it"
+	}
 	if h := postgres.Hint(err); h != "" {
 		return h
 	}
@@ -243,8 +246,6 @@ func hint(err error, code int) string {
 		return trouble.Remedy
 	}
 	switch {
-	case errors.Is(err, migrate.Interrupted()) && code == exitFailed:
-		return "run the same command again to continue; pgbaton status shows what is there, pgbaton reset removes it"
 	case code == exitUsage:
 		return "pgbaton help shows the commands, pgbaton COMMAND --help their flags"
 	case code == exitAborted:

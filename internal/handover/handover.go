@@ -258,7 +258,13 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		err := begun[i].undo(undoCtx)
 		cancel()
-		if err != nil {
+		switch {
+		case err != nil && begun[i].name == PhaseWayBack:
+			// The holder serves all the same; the taker may be down.
+			r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the subscription could not be enabled again: " + postgres.Describe(err),
+				Remedy: "pgbaton resume, when the " + string(r.Taker.Side) + " is back"})
+			continue
+		case err != nil:
 			aborted.Lost = append(aborted.Lost, fmt.Errorf("phase %s: %w", begun[i].name, err))
 			continue
 		}

@@ -210,8 +210,14 @@ func Drained(ctx context.Context, taker *pgx.Conn) (bool, error) {
 	return journal.Get(ctx, taker, journalKind, keyDrained, &at)
 }
 
+// streamTimeout bounds the re-enabling of the stream in an abort: the holder is
+// unfenced after it, and the taker may be down.
+const streamTimeout = 3 * time.Second
+
 // undoWayBack lets the stream to the taker flow again.
 func (r *run) undoWayBack(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
 	if r.taker.IsClosed() {
 		conn, err := r.Taker.Connect(ctx)
 		if err != nil {
