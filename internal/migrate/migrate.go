@@ -140,8 +140,18 @@ func (s *Sessions) sameDatabase(ctx context.Context) bool {
 	return err == nil && pid == int32(s.SourceConn.PgConn().PID())
 }
 
+// lockPatience is how long a lock is waited for: the session of a command that
+// has just ended, or was killed, is there for a moment more.
+const lockPatience = 3 * time.Second
+
 func lock(ctx context.Context, side postgres.Side, conn *pgx.Conn) error {
+	began := time.Now()
 	ok, who, err := journal.Lock(ctx, conn)
+	for err == nil && !ok && time.Since(began) < lockPatience {
+		if err = postgres.Pause(ctx, 50*time.Millisecond); err == nil {
+			ok, who, err = journal.Lock(ctx, conn)
+		}
+	}
 	if err != nil {
 		return postgres.Wrap(side, "taking the operator's lock", err)
 	}

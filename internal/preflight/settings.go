@@ -215,12 +215,13 @@ func checkConnections(ctx context.Context, s *survey, e *end) error {
 		limit -= e.number("superuser_reserved_connections") + e.number("reserved_connections")
 	}
 	free, need := limit-used, s.Jobs+spareConnections
+	const headroom = 10 // others come and go
 	if free >= need {
 		return nil
 	}
 	e.add(Finding{Code: "connections", Severity: Blocker, Side: e.Side,
 		Text: fmt.Sprintf("max_connections = %d leaves %d free connections; %d jobs need %d", e.number("max_connections"), max(0, free), s.Jobs, need),
-		Remedy: alterSystem("max_connections", strconv.Itoa(e.number("max_connections")+need-free)) +
+		Remedy: alterSystem("max_connections", strconv.Itoa(e.number("max_connections")+need-free+headroom)) +
 			fmt.Sprintf("\n-- or use fewer --jobs: at most %d, or free connections", max(0, free-spareConnections))})
 	return nil
 }
