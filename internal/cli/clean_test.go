@@ -281,16 +281,25 @@ func TestOneOperator(t *testing.T) {
 	m.loadApp()
 	p := pgtest.Spawn(t, m.options("start", "--json"))
 	p.AwaitStdout(t, `"step":"replica identities"`)
-	r := m.run(3, "start")
-	if !strings.Contains(r.Stderr, "another pgbaton is at work") {
-		t.Errorf("%s", r)
-	}
 	p.Signal(t, syscall.SIGINT)
 	if r := p.Wait(t); r.Code != 1 || !strings.Contains(r.Stdout, "run the same command again") {
 		t.Errorf("interrupted: %s", r)
 	}
 	m.run(0, "start")
-	m.run(0, "reset", "--yes")
+
+	gate := fifo(t)
+	p = pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--max-pause", "1m", "--on-pause", "echo paused; read _ <"+gate))
+	p.AwaitStderr(t, "paused")
+	for _, command := range [][]string{{"start"}, {"pause"}, {"reset", "--yes"}} {
+		if r := m.run(3, command...); !strings.Contains(r.Stderr, "another pgbaton is at work") {
+			t.Errorf("%s", r)
+		}
+	}
+	open(t, gate)
+	if r := p.Wait(t); r.Code != 0 {
+		t.Errorf("%s", r)
+	}
+	m.run(0, "finish", "--yes")
 }
 
 // TestTargetDiesInCopy: a target that goes away in the middle of the copy is
