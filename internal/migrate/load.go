@@ -311,7 +311,7 @@ func (st *start) dumpDirectory() string {
 }
 
 func (st *start) planDump(context.Context) ([]Action, error) {
-	return []Action{{"operator", schema.DumpAll(st.Source, st.snapshot(), st.dumpDirectory(), st.Jobs, true).String()}}, nil
+	return []Action{{"operator", schema.DumpAll(st.Source, st.snapshot(), st.dumpDirectory(), st.Jobs).String()}}, nil
 }
 
 func (st *start) runDump(ctx context.Context) error {
@@ -319,7 +319,7 @@ func (st *start) runDump(ctx context.Context) error {
 	if err := st.discardDump(); err != nil {
 		return err
 	}
-	if err := schema.Dump(ctx, st.tools, schema.DumpAll(st.Source, st.slot.Snapshot, st.archive, st.Jobs, true)); err != nil {
+	if err := schema.Dump(ctx, st.tools, schema.DumpAll(st.Source, st.slot.Snapshot, st.archive, st.Jobs)); err != nil {
 		return err
 	}
 	return postgres.Wrap(postgres.Source, "releasing the snapshot", st.slot.Close(ctx))

@@ -27,7 +27,6 @@ const (
 	QueryCanceled         = "57014"
 	TooManyConnections    = "53300"
 	ConfigLimitExceeded   = "53400"
-	CannotConnectNow      = "57P03"
 )
 
 // Error is something that failed on one side, with the remedy.

@@ -32,11 +32,8 @@ func DumpSchema(source *postgres.Server, snapshot, file string) Command {
 
 // DumpAll writes definitions and rows into a directory, jobs tables at a time.
 // Large objects are left out: they are not replicated (check says so).
-func DumpAll(source *postgres.Server, snapshot, directory string, jobs int, unlogged bool) Command {
+func DumpAll(source *postgres.Server, snapshot, directory string, jobs int) Command {
 	args := append([]string{"--format=directory", fmt.Sprintf("--jobs=%d", jobs), "--no-blobs"}, never...)
-	if !unlogged {
-		args = append(args, "--no-unlogged-table-data")
-	}
 	return dump(source, snapshot, directory, args)
 }
 
