@@ -1,5 +1,3 @@
-// Package traffic moves what stands between the application and its database
-// from one side to the other.
 package traffic
 
 import (
@@ -9,28 +7,14 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 )
-
-// Endpoint is where an application finds a database, as the operator's
-// connection string names it.
-type Endpoint struct {
-	Side     postgres.Side
-	Host     string
-	Port     int
-	Database string
-}
-
-// Route is what a traffic action is told: from where to where traffic moves.
-type Route struct {
-	Migration string
-	From, To  Endpoint
-}
 
 // Hooks are the operator's commands. Each runs in a shell, in a process group
 // of its own; an empty one does nothing. They learn what happens from the
@@ -39,8 +23,45 @@ type Route struct {
 // After an abort traffic belongs where it came from: TO is then the holder.
 type Hooks struct {
 	OnPause, OnSwitch, OnResume, OnAbort string
-	Output                               io.Writer // what the commands print
+
+	Output io.Writer // what the commands print
+	// Announce, if not nil, is told the process group of a command before the
+	// command begins, and its negative when it has ended: whoever takes over from
+	// us can end it.
+	Announce func(group int)
 }
+
+// Names implements Mover. What the commands hold back is known to them alone.
+func (h Hooks) Names() []string { return nil }
+
+// Close implements Mover.
+func (h Hooks) Close() {}
+
+// Check implements Mover: a shell must be able to read each command, and to find
+// its first word.
+func (h Hooks) Check(ctx context.Context, _ Route, _ time.Duration) (reasons []refusal.Reason, err error) {
+	for _, hook := range []struct{ flag, command string }{
+		{"--on-pause", h.OnPause}, {"--on-switch", h.OnSwitch}, {"--on-resume", h.OnResume}, {"--on-abort", h.OnAbort},
+	} {
+		if hook.command == "" {
+			continue
+		}
+		if out, err := exec.CommandContext(ctx, "/bin/sh", "-n", "-c", hook.command).CombinedOutput(); err != nil {
+			reasons = append(reasons, refusal.Reason{Why: fmt.Sprintf("the shell cannot read %s: %s", hook.flag, strings.TrimSpace(string(out))), Remedy: "mend the command"})
+			continue
+		}
+		word, _, _ := strings.Cut(strings.TrimSpace(hook.command), " ")
+		if !plainWord.MatchString(word) {
+			continue // an expansion or an assignment: only running it tells
+		}
+		if err := exec.CommandContext(ctx, "/bin/sh", "-c", `command -v -- "$1" >/dev/null`, "sh", word).Run(); err != nil {
+			reasons = append(reasons, refusal.Reason{Why: fmt.Sprintf("the command of %s does not exist: %s", hook.flag, word), Remedy: "give its full path"})
+		}
+	}
+	return reasons, ctx.Err()
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./+-]+$`)
 
 // Pause holds traffic back.
 func (h Hooks) Pause(ctx context.Context, r Route) error {
@@ -68,7 +89,15 @@ func (h Hooks) run(ctx context.Context, phase, command string, r Route) error {
 	if command == "" {
 		return nil
 	}
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	// The command waits at a gate until it has been announced: there is no moment
+	// in which it runs and nobody else knows of it. Should we die before, it ends.
+	gate, open, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("hook --on-%s: %w", phase, err)
+	}
+	defer open.Close()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `read -r go <&3 || exit 1; exec 3<&-; exec /bin/sh -c "$1"`, "sh", command)
+	cmd.ExtraFiles = []*os.File{gate}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // a grandchild that keeps our pipe open does not hold us
@@ -83,7 +112,18 @@ func (h Hooks) run(ctx context.Context, phase, command string, r Route) error {
 		out := io.MultiWriter(h.Output, said)
 		cmd.Stderr, cmd.Stdout = out, out
 	}
-	err := cmd.Run()
+	err = cmd.Start()
+	gate.Close()
+	if err == nil {
+		if h.Announce != nil {
+			h.Announce(cmd.Process.Pid)
+			defer h.Announce(-cmd.Process.Pid)
+		}
+		if _, err = open.WriteString("go\n"); err == nil {
+			open.Close()
+		}
+		err = errors.Join(err, cmd.Wait())
+	}
 	switch {
 	case err == nil:
 		return nil
