@@ -10,12 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"pgbaton/internal/event"
-	"pgbaton/internal/handover"
 	"pgbaton/internal/migrate"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
-	"pgbaton/internal/traffic"
 	"pgbaton/internal/ui"
 )
 
@@ -38,6 +36,9 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 	ctx := cmd.Context()
 	sessions := migrate.Open(ctx, m)
 	defer sessions.Close()
+	if err := migrate.FenceStale(ctx, m, sessions); err != nil {
+		return err
+	}
 	if locked {
 		if err := sessions.Lock(ctx); err != nil {
 			return err
@@ -326,72 +327,32 @@ func (a *app) statusOnce(cmd *cobra.Command, watch bool) error {
 	})
 }
 
-func (a *app) switchoverCommand() *cobra.Command {
-	var maxPause time.Duration
-	var yes bool
-	var hooks traffic.Hooks
-	cmd := &cobra.Command{
-		Use:   "switchover",
-		Short: "Hand the baton to the target, within a pause budget",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if maxPause < 100*time.Millisecond || maxPause > time.Hour {
-				return usagef("--max-pause must be between 100ms and 1h")
-			}
-			hooks.Output = a.stderr
-			return a.withMigration(cmd, true, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				if err := s.Need(); err != nil {
-					return err
-				}
-				if err := a.confirm(yes, fmt.Sprintf("Hand over from %s to %s?", m.Source.Address(), m.Target.Address())); err != nil {
-					return err
-				}
-				result, err := migrate.Switchover(ctx, m, s, hooks, maxPause)
-				if err != nil {
-					return &withResult{err, result}
-				}
-				if a.json {
-					p.Result(okayHandover{true, result})
-					return nil
-				}
-				ui.Handover(a.stdout, result)
-				return nil
-			})
-		},
-	}
-	flags := cmd.Flags()
-	flags.DurationVar(&maxPause, "max-pause", 10*time.Second, "budget for the pause; a handover that would exceed it aborts by itself")
-	flags.BoolVar(&yes, "yes", false, "do not ask")
-	flags.StringVar(&hooks.OnPause, "on-pause", "", "command that holds the application back")
-	flags.StringVar(&hooks.OnSwitch, "on-switch", "", "command that points the application at PGBATON_TO_HOST, _PORT, _DATABASE")
-	flags.StringVar(&hooks.OnResume, "on-resume", "", "command that lets the application go again")
-	flags.StringVar(&hooks.OnAbort, "on-abort", "", "command that lets the application go where it came from, after an abort")
-	return cmd
-}
-
-// okayStart and okayHandover are results of commands that went well.
+// okayStart is the result of a start that went well.
 type okayStart struct {
 	OK bool `json:"ok"`
 	migrate.StartResult
 }
 
-type okayHandover struct {
-	OK bool `json:"ok"`
-	handover.Result
-}
-
 func (a *app) finishCommand() *cobra.Command {
 	var yes, unfence bool
+	var report string
 	cmd := &cobra.Command{
 		Use:   "finish",
 		Short: "Remove everything pgbaton made, after the baton has passed for good",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.cleaning(cmd, yes, "Remove everything pgbaton made, and with it the way back?",
 				func(ctx context.Context, m migrate.Config, s *migrate.Sessions) (migrate.CleanResult, error) {
+					if report != "" {
+						if err := a.keepReport(ctx, m, s, report); err != nil {
+							return migrate.CleanResult{}, err
+						}
+					}
 					return migrate.Finish(ctx, m, s, unfence)
 				})
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().StringVar(&report, "report", "", "first write the migration's report, as Markdown, to this file")
 	cmd.Flags().BoolVar(&unfence, "unfence", false, "lift the fence of the side without the baton too")
 	return cmd
 }

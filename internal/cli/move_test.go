@@ -103,6 +103,10 @@ const nativeCannot = `TRUNCATE nasty.not_valid, nasty.domain_not_valid`
 func moveUnderLoad(t *testing.T, from, to int, method string) {
 	m := newMove(t, from, to)
 	m.load(pgtest.WriterSchema, pgtest.NastySQL(from))
+	if to >= 18 {
+		// Its identity has a generated column, which 18 does not publish.
+		pgtest.Exec(t, m.sourceURI(), `DROP TABLE nasty.only_generated`)
+	}
 	if method == "native" { // what the servers' own copy cannot move (docs/not-replicated.md)
 		pgtest.Exec(t, m.sourceURI(), nativeCannot)
 	}
@@ -117,12 +121,7 @@ func moveUnderLoad(t *testing.T, from, to int, method string) {
 	if started["phase"] != "streaming" {
 		t.Fatalf("after start: %v", started)
 	}
-	nasty := pgtest.Connect(t, m.sourceURI())
-	for i := 1; i <= 20; i++ {
-		if err := pgtest.NastyWrite(ctx, nasty, i); err != nil {
-			t.Fatal(err)
-		}
-	}
+	m.nastyWrites(ctx, m.sourceURI(), 1)
 	if err := w.Await(ctx, 50); err != nil {
 		t.Fatal(err)
 	}
@@ -134,24 +133,52 @@ func moveUnderLoad(t *testing.T, from, to int, method string) {
 		t.Errorf("%v of %v tables copied", c, n)
 	}
 
-	switched := m.result(0, "switchover", "--yes")
-	if switched["baton"] != "target" {
-		t.Fatalf("after the switchover: %v", switched)
+	for round := range 2 {
+		m.handOver(ctx, w, "switchover", m.targetURI())
+		if s := m.result(0, "status"); s["phase"] != "switched" || s["baton"] != "target" || s["lag_seconds"] != 0.0 {
+			t.Fatalf("after the switchover: %v", s)
+		}
+		m.nastyWrites(ctx, m.targetURI(), 100*round+30)
+		m.handOver(ctx, w, "rollback", m.sourceURI())
+		if s := m.result(0, "status"); s["phase"] != "streaming" || s["baton"] != "source" {
+			t.Fatalf("after the rollback: %v", s)
+		}
+		m.nastyWrites(ctx, m.sourceURI(), 100*round+60)
 	}
-	t.Logf("pause %v ms: %v", switched["pause_ms"], switched["phases"])
-	m.same() // nothing has written to the target yet
-	w.Switch(m.targetURI())
-	if err := w.Await(ctx, 20); err != nil {
-		t.Fatal(err)
-	}
+	m.handOver(ctx, w, "switchover", m.targetURI(), "--no-rollback")
 	w.Stop()
 	if problems := w.Check(ctx, pgtest.Connect(t, m.targetURI())); len(problems) > 0 {
 		t.Fatalf("writes:\n%s", strings.Join(problems, "\n"))
 	}
-	if s := m.result(0, "status"); s["phase"] != "switched" || s["baton"] != "target" {
-		t.Fatalf("after the switchover: %v", s)
-	}
 	m.run(0, "finish", "--yes")
+}
+
+// handOver runs a switchover or a rollback, compares the sides while nothing
+// writes, and lets the writers go on where the baton is.
+func (m *move) handOver(ctx context.Context, w *pgtest.Writers, command, to string, args ...string) {
+	m.t.Helper()
+	r := m.result(0, append([]string{command, "--yes"}, args...)...)
+	if want := map[string]string{"switchover": "target", "rollback": "source"}[command]; r["baton"] != want {
+		m.t.Fatalf("after the %s: %v", command, r)
+	}
+	m.t.Logf("%s: pause %v ms: %v", command, r["pause_ms"], r["phases"])
+	m.same() // nothing has written to the new holder yet
+	w.Switch(to)
+	if err := w.Await(ctx, 20); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// nastyWrites does each kind of write 20 times.
+func (m *move) nastyWrites(ctx context.Context, uri string, from int) {
+	m.t.Helper()
+	conn := pgtest.Connect(m.t, uri)
+	for i := from; i < from+20; i++ {
+		if err := pgtest.NastyWrite(ctx, conn, i); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	conn.Close(ctx)
 }
 
 func mustExec(t *testing.T, conn *pgx.Conn, sql string) {

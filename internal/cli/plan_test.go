@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -62,22 +63,35 @@ func TestPlan(t *testing.T) {
 // does not.
 func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// TestLeastPrivilege moves a database without a superuser on either side.
+// TestLeastPrivilege moves a database without a superuser on either side. Before
+// 16 only a superuser may subscribe: then there is no way back.
 func TestLeastPrivilege(t *testing.T) {
+	for _, pair := range [][2]int{{15, 17}, {17, 18}} {
+		t.Run(fmt.Sprintf("%d to %d", pair[0], pair[1]), func(t *testing.T) {
+			t.Parallel()
+			leastPrivilege(t, pair[0], pair[1])
+		})
+	}
+}
+
+func leastPrivilege(t *testing.T, from, to int) {
 	m := &move{t: t, db: "app",
-		source: pgtest.StartOptions(t, cluster.Options{Major: 15, Password: "secret"}),
-		target: pgtest.StartOptions(t, cluster.Options{Major: 17, Password: "secret"})}
+		source: pgtest.StartOptions(t, cluster.Options{Major: from, Password: "secret"}),
+		target: pgtest.StartOptions(t, cluster.Options{Major: to, Password: "secret"})}
 	for _, c := range []*cluster.Cluster{m.source, m.target} {
 		pgtest.Exec(t, c.ConnString("postgres"), `CREATE ROLE app LOGIN PASSWORD 'app'`,
 			`CREATE ROLE mover LOGIN REPLICATION CREATEDB PASSWORD 'm0ver'`,
 			`GRANT app, pg_monitor, pg_signal_backend TO mover`)
+		if c.Major() >= 16 {
+			pgtest.Exec(t, c.ConnString("postgres"), `GRANT pg_create_subscription TO mover`)
+		}
 	}
 	pgtest.Exec(t, m.source.ConnString("postgres"), `ALTER ROLE mover NOCREATEDB`) // nothing on the source needs it
-	pgtest.Exec(t, m.target.ConnString("postgres"), `GRANT pg_create_subscription TO mover`)
 	pgtest.Exec(t, m.source.ConnString("postgres"), `CREATE DATABASE app OWNER app`)
 	pgtest.Exec(t, m.source.ConnStringAs("app", "app", "app"), pgtest.WriterSchema, `CREATE TABLE app.keyless (a int)`)
+	onSource, onTarget := m.source.ConnStringAs("app", "app", "app"), m.target.ConnStringAs("app", "app", "app")
 	m.env = []string{"PGBATON_SOURCE=" + m.source.ConnStringAs("mover", "m0ver", "app"), "PGBATON_TARGET=" + m.target.ConnStringAs("mover", "m0ver", "app")}
-	w := pgtest.StartWriters(t.Context(), t, m.source.ConnStringAs("app", "app", "app"), 2, pgtest.WritersOptions{Rate: 40})
+	w := pgtest.StartWriters(t.Context(), t, onSource, 2, pgtest.WritersOptions{Rate: 40})
 	if r := m.run(0, "check"); strings.Contains(r.Stdout, "blocker") {
 		t.Errorf("%s", r.Stdout)
 	}
@@ -85,12 +99,18 @@ func TestLeastPrivilege(t *testing.T) {
 	if err := w.Await(t.Context(), 10); err != nil {
 		t.Fatal(err)
 	}
-	m.run(0, "switchover", "--yes")
-	m.same()
+	if from >= 16 {
+		m.handOver(t.Context(), w, "switchover", onTarget)
+		m.handOver(t.Context(), w, "rollback", onSource)
+	} else if r := m.run(3, "switchover", "--yes"); !strings.Contains(r.Stderr, "--no-rollback") {
+		t.Errorf("%s", r)
+	}
+	m.handOver(t.Context(), w, "switchover", onTarget, "--no-rollback")
 	w.Stop()
 	if problems := w.Check(t.Context(), pgtest.Connect(t, m.targetURI())); len(problems) > 0 {
 		t.Fatalf("writes:\n%s", strings.Join(problems, "\n"))
 	}
+	m.run(3, "rollback", "--yes")
 	m.run(0, "finish", "--yes")
 	for _, c := range []*cluster.Cluster{m.source, m.target} {
 		if log := c.Log(); strings.Contains(log, "m0ver") {

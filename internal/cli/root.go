@@ -111,7 +111,7 @@ func (a *app) root() *cobra.Command {
 or another cloud, over PostgreSQL's own logical replication: next to no
 downtime, nothing lost.
 
-  check → start → status → switchover → finish`,
+  check → start → status → rehearse → switchover → rollback or finish`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -121,8 +121,13 @@ downtime, nothing lost.
 	a.connections.register(root.PersistentFlags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(a.checkCommand(), a.planCommand(), a.startCommand(), a.pauseCommand(), a.resumeCommand(),
-		a.statusCommand(), a.switchoverCommand(), a.finishCommand(), a.resetCommand(), a.demoCommand(), a.versionCommand())
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.configure(cmd) }
+		a.statusCommand(), a.rehearseCommand(), a.switchoverCommand(), a.rollbackCommand(), a.reportCommand(), a.guardCommand(), a.finishCommand(), a.resetCommand(), a.demoCommand(), a.versionCommand())
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Name() == guardName {
+			return nil // it is told everything on its standard input
+		}
+		return a.configure(cmd)
+	}
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = noArgs
@@ -241,6 +246,10 @@ func hint(err error, code int) string {
 	if h := postgres.Hint(err); h != "" {
 		return h
 	}
+	var aborted *handover.Aborted
+	if errors.As(err, &aborted) && len(aborted.Lost) > 0 || code == exitUnknown {
+		return "the guardian, a process of its own, goes on trying; pgbaton status shows where things stand, and the same command, run again, takes over from it"
+	}
 	var trouble *migrate.Trouble
 	if errors.As(err, &trouble) {
 		return trouble.Remedy
@@ -250,7 +259,7 @@ func hint(err error, code int) string {
 		return "pgbaton help shows the commands, pgbaton COMMAND --help their flags"
 	case code == exitAborted:
 		return "the holder serves again; pgbaton status shows where things stand"
-	case code == exitAfterPass, code == exitUnknown:
+	case code == exitAfterPass:
 		return "run the same command again: it continues from here"
 	}
 	return ""

@@ -63,11 +63,17 @@ type TableCopied struct {
 type Forecast struct {
 	LagBytes         int64    `json:"lag_bytes"`
 	RoundTripMS      float64  `json:"marker_round_trip_ms"`
+	ApplyBytesPerSec float64  `json:"apply_bytes_per_second"` // measured on that marker's way
 	Tables           int      `json:"tables"`
 	Sequences        int      `json:"sequences"`
 	Sessions         int      `json:"sessions"`
 	OpenTransactions []string `json:"open_transactions,omitempty"`
 	MaxPauseMS       float64  `json:"max_pause_ms"`
+}
+
+// GuardianStarted says which process stands by during a handover.
+type GuardianStarted struct {
+	PID int `json:"pid"`
 }
 
 // PhaseEnded is one phase of a handover, with the time it took.
@@ -101,6 +107,9 @@ func (TableCopied) Type() string { return "table_copied" }
 
 // Type implements Event.
 func (Forecast) Type() string { return "forecast" }
+
+// Type implements Event.
+func (GuardianStarted) Type() string { return "guardian_started" }
 
 // Type implements Event.
 func (PhaseEnded) Type() string { return "phase_ended" }

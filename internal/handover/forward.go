@@ -27,7 +27,12 @@ func (r *run) open(ctx context.Context) error {
 		if sub == nil {
 			continue // an earlier run got as far as settle
 		}
-		if err := replication.SetEnabled(ctx, r.taker, g.Name(), false); err != nil {
+		if sub.Enabled {
+			err = replication.SetEnabled(ctx, r.taker, g.Name(), false)
+		} else {
+			err = replication.WaitNoWorker(ctx, r.taker, g.Name())
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -42,7 +47,11 @@ func (r *run) open(ctx context.Context) error {
 		if err := journal.ExecOne(ctx, tx, journal.TakeSQL, r.generation+1); err != nil {
 			return err
 		}
-		return journal.Put(ctx, tx, journalKind, keyTraffic, "to be moved")
+		// One of the handover before, in which this side was the holder.
+		if err := journal.Delete(ctx, tx, journalKind, keyPaused); err != nil {
+			return err
+		}
+		return journal.Put(ctx, tx, journalKind, keyTraffic, Held{r.attempt, r.Traffic.Names()})
 	})
 	if err != nil {
 		return fmt.Errorf("recording that the baton was taken: %w", err)
@@ -50,19 +59,11 @@ func (r *run) open(ctx context.Context) error {
 	return fence.Lift(ctx, r.taker, r.Taker.Database())
 }
 
-// The journal: while keyTraffic is on the taker, traffic has not been moved.
-const (
-	journalKind = "handover"
-	keyTraffic  = "traffic"
-	keyDrained  = "drained" // on the taker: a handover has got as far as the pass
-	keyPaused   = "paused"  // on the holder: traffic is, or is about to be, held back
-)
-
 // TrafficWaits says whether traffic is still to be moved to a side that took the
 // baton: a run that completes another's handover must not move it twice.
 func TrafficWaits(ctx context.Context, taker *pgx.Conn) (bool, error) {
-	var state string
-	return journal.Get(ctx, taker, journalKind, keyTraffic, &state)
+	h, err := readHeld(ctx, taker, keyTraffic)
+	return h != nil, err
 }
 
 // moveTimeout bounds each traffic action after the pass: generous, because there
@@ -72,13 +73,25 @@ const moveTimeout = 5 * time.Minute
 func (r *run) switchTraffic(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
-	return r.Traffic.Switch(ctx, r.route())
+	h, err := readHeld(ctx, r.taker, keyTraffic)
+	if err == nil {
+		err = r.canLetGo(h)
+	}
+	if err != nil {
+		return err
+	}
+	return r.Traffic.Switch(ctx, r.Route())
 }
 
+// resume asks the taker once more: a session that the guardian has ended means
+// that traffic is not ours any more.
 func (r *run) resume(ctx context.Context) error {
-	hookCtx, cancel := context.WithTimeout(ctx, moveTimeout)
+	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
-	if err := r.Traffic.Resume(hookCtx, r.route()); err != nil {
+	if err := r.taker.Ping(ctx); err != nil {
+		return err
+	}
+	if err := r.Traffic.Resume(ctx, r.Route()); err != nil {
 		return err
 	}
 	return journal.Delete(ctx, r.taker, journalKind, keyTraffic)
@@ -87,19 +100,28 @@ func (r *run) resume(ctx context.Context) error {
 // settle tidies up behind the pass: nobody waits any more. Everything is tried;
 // a second run does what is left.
 func (r *run) settle(ctx context.Context) error {
+	// Our session alive: nobody has had the lock since, and moved on.
+	if err := r.taker.Ping(ctx); err != nil {
+		return postgres.WrapHint(r.Taker.Side, "tidying up", err, "run the same command again to complete this")
+	}
 	var errs []error
 	try := func(side postgres.Side, doing string, err error) {
 		errs = append(errs, postgres.WrapHint(side, doing, err, "run the same command again to complete this"))
 	}
-	if !r.holder.IsClosed() {
-		try(r.Holder.Side, "writing the journal", journal.Delete(ctx, r.holder, journalKind, keyPaused))
+	if !r.result.Forced { // the holder is lost
+		try(r.Holder.Side, "opening the way back", r.enableBack(ctx))
+	}
+	if r.holder != nil && !r.holder.IsClosed() {
+		try(r.Holder.Side, "writing the journal", errors.Join(journal.Delete(ctx, r.holder, journalKind, keyPaused), ForgetStream(ctx, r.holder)))
 		try(r.Holder.Side, "dropping the slot of the leak check", fence.CloseLeakCheck(ctx, r.holder, r.leakSlot()))
 	}
 	for _, g := range r.Groups {
 		_, err := replication.DropSubscription(ctx, r.taker, g.Name())
 		try(r.Taker.Side, "dropping subscription "+g.Name(), err)
-		_, err = replication.DropSlots(ctx, r.holder, replication.Exactly(g.Name()))
-		try(r.Holder.Side, "dropping slot "+g.Name(), err)
+		if r.holder != nil {
+			_, err = replication.DropSlots(ctx, r.holder, replication.Exactly(g.Name()))
+			try(r.Holder.Side, "dropping slot "+g.Name(), err)
+		}
 	}
 	_, err := schema.RestoreTriggers(ctx, r.taker)
 	try(r.Taker.Side, "restoring triggers", err)

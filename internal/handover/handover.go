@@ -10,6 +10,7 @@ package handover
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -21,26 +22,29 @@ import (
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/traffic"
 )
 
-// Traffic is what holds applications back and points them elsewhere.
-type Traffic interface {
-	Pause(context.Context, traffic.Route) error
-	Switch(context.Context, traffic.Route) error
-	Resume(context.Context, traffic.Route) error
-	Abort(context.Context, traffic.Route) error
+// Party is one side of a handover.
+type Party struct {
+	*postgres.Server
+	Keeps []string          // roles that keep CONNECT while this side is fenced
+	Reach postgres.Conninfo // how the other side's server reaches this one
 }
 
 // Config is what a handover needs to know.
 type Config struct {
 	Migration     string
-	Holder, Taker *postgres.Server
+	Command       string // for people: switchover or rollback
+	Holder, Taker Party
 	Groups        []replication.Group // those that stream from holder to taker
-	HolderKeeps   []string            // roles that keep CONNECT on a fenced holder
+	Back          replication.Group   // the way back, from taker to holder
+	NoRollback    bool                // no way back is wanted
 	MaxPause      time.Duration       // budget for pause to resume
-	Traffic       Traffic
+	Traffic       traffic.Mover
+	Guard         Guard // nil: nobody stands by
 	Observe       event.Observer
 }
 
@@ -60,65 +64,9 @@ const (
 	PhaseSettle    = "settle"
 )
 
-// Result tells how a handover went. Times are milliseconds.
-type Result struct {
-	Baton   postgres.Side `json:"baton"`
-	PauseMS float64       `json:"pause_ms"` // from the beginning of pause to the end of resume
-	Phases  []PhaseTime   `json:"phases"`
-	Resumed bool          `json:"resumed,omitempty"` // an earlier handover was completed: the pause was longer than this run
-}
-
-// PhaseTime is how long a phase took.
-type PhaseTime struct {
-	Name string  `json:"name"`
-	MS   float64 `json:"ms"`
-}
-
-// Aborted says that the handover was given up before the pass and undone: the
-// holder serves again. Exit code 4.
-type Aborted struct {
-	Phase string
-	Err   error
-	Lost  []error // what could not be undone; then the holder may not serve yet
-}
-
-// Error implements error.
-func (a *Aborted) Error() string {
-	s := fmt.Sprintf("handover aborted in phase %s: %s", a.Phase, postgres.Describe(a.Err))
-	if len(a.Lost) > 0 {
-		s += "; and it could not be undone: " + errors.Join(a.Lost...).Error()
-	}
-	return s
-}
-
-// Unwrap implements errors.Unwrap.
-func (a *Aborted) Unwrap() error { return a.Err }
-
-// AfterPass says that the baton has passed, but something after it needs
-// attention. Exit code 6.
-type AfterPass struct {
-	Problems []error
-}
-
-// Unwrap implements errors.Unwrap.
-func (a *AfterPass) Unwrap() []error { return a.Problems }
-
-// Error implements error.
-func (a *AfterPass) Error() string {
-	return "the baton has passed, but: " + errors.Join(a.Problems...).Error()
-}
-
-// Unknown says that the outcome of the pass could not be read. Both sides stay
-// fenced. Exit code 7.
-type Unknown struct{ Err error }
-
-// Error implements error.
-func (u *Unknown) Error() string {
-	return "whether the baton has passed could not be read, both sides stay fenced: " + u.Err.Error()
-}
-
-// Unwrap implements errors.Unwrap.
-func (u *Unknown) Unwrap() error { return u.Err }
+// Phases lists the phases in order.
+var Phases = []string{PhaseReady, PhasePrepare, PhasePause, PhaseFence, PhaseDrain, PhaseSequences, PhaseWayBack,
+	PhasePass, PhaseOpen, PhaseSwitch, PhaseResume, PhaseSettle}
 
 // run is one handover in progress.
 type run struct {
@@ -126,12 +74,15 @@ type run struct {
 	holder, taker *pgx.Conn // the sessions that hold the lock on either side
 	// Second sessions, for what runs beside the drain.
 	watchHolder, watchTaker *pgx.Conn
+	id                      string // of the migration
+	by                      string // this process, as the journal names it
 	attempt                 int64
 	generation              int64 // that the holder took
 	sequences               []catalog.Sequence
 	result                  Result
-	paused                  time.Time
-	problems                []error // after the pass
+	paused                  time.Time // zero until someone waits
+	fenced                  time.Time // zero until the fence is being raised
+	problems                []error   // after the pass
 }
 
 // phase is one step of the handover: data, with its own undo.
@@ -141,37 +92,84 @@ type phase struct {
 	undo func(context.Context) error // nil: nothing to undo
 }
 
-// undoTimeout bounds the undoing of each phase: the holder must serve again.
-const undoTimeout = 30 * time.Second
+// undoTimeout bounds the undoing of all phases together: the holder must serve
+// again. What could not be undone by then, the guardian goes on trying.
+const undoTimeout = 20 * time.Second
+
+func newRun(c Config, holder, taker *pgx.Conn) *run {
+	return &run{Config: c, holder: holder, taker: taker, by: rand.Text(), result: Result{
+		Command: c.Command, Baton: c.Holder.Side, From: c.Holder.Side, To: c.Taker.Side, Began: time.Now(), Phases: []PhaseTime{}}}
+}
 
 // Run hands over. It must hold the operator's lock on both sides through the
 // sessions given, which it uses for fence, pass and unfence (DESIGN rule 2).
-// Its error is a *refusal.Refusal, *Aborted, *AfterPass, *Unknown, or one from
-// before anything was done.
+// What an earlier handover left, of either direction, is undone or completed
+// first. Its error is a *refusal.Refusal, *Aborted, *AfterPass, *Unknown, or one
+// from before anything was done.
 func Run(ctx context.Context, c Config, holder, taker *pgx.Conn) (Result, error) {
-	r := &run{Config: c, holder: holder, taker: taker, result: Result{Baton: c.Holder.Side, Phases: []PhaseTime{}}}
-	holderRecord, err := journal.Read(ctx, holder)
+	r := newRun(c, holder, taker)
+	passed, err := r.begin(ctx)
 	if err != nil {
-		return r.result, postgres.Wrap(c.Holder.Side, "reading the baton", err)
-	}
-	takerRecord, err := journal.Read(ctx, taker)
-	if err != nil {
-		return r.result, postgres.Wrap(c.Taker.Side, "reading the baton", err)
-	}
-	if holderRecord == nil || takerRecord == nil {
-		return r.result, errors.New("one side has no record of the migration")
-	}
-	r.generation = holderRecord.Generation
-	if holderRecord.HandedOver {
-		// An earlier run passed the baton: only forward from here.
-		r.generation--
-		r.result.Resumed = true
-		return r.forward(context.WithoutCancel(ctx))
-	}
-	if err := r.undoLeftovers(ctx); err != nil {
 		return r.result, err
 	}
+	if passed {
+		return r.forward(context.WithoutCancel(ctx))
+	}
 	return r.handOver(ctx)
+}
+
+// begin reads the baton, after making sure that no earlier process can move it,
+// and undoes what a handover that died before the pass has left. passed says that
+// the taker has the baton already: only forward from here.
+func (r *run) begin(ctx context.Context) (passed bool, err error) {
+	here, err := r.readRecord(ctx, r.Holder, r.holder)
+	if err != nil {
+		return false, err
+	}
+	there, err := r.readRecord(ctx, r.Taker, r.taker)
+	if err != nil {
+		return false, err
+	}
+	r.id, r.generation, r.attempt = here.ID, here.Generation, here.Attempt
+	switch {
+	case here.Took && there.Took:
+		return false, fmt.Errorf("both sides believe to have the baton, in generations %d and %d; run the same command again: the first thing it does is to fence the lower one", here.Generation, there.Generation)
+	case here.Took:
+		return false, r.undoLeftovers(ctx)
+	case here.HandedOver && there.Generation > here.Generation:
+		return false, refusal.New(r.Command, fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet", r.Taker.Side, r.Holder.Side),
+			"run the command of that handover again: it completes it")
+	case !here.HandedOver:
+		return false, refusal.New(r.Command, fmt.Sprintf("the %s never had the baton", r.Holder.Side), "pgbaton status shows where it is")
+	}
+	r.generation-- // the one that the holder took
+	r.result.Resumed = true
+	if !there.Took {
+		return true, nil
+	}
+	// A handover in the other direction may have died: its holder is our taker.
+	other := newRun(r.Config.reversed(), r.taker, r.holder)
+	other.id, other.generation, other.attempt = there.ID, there.Generation, there.Attempt
+	if err := other.undoLeftovers(ctx); err != nil {
+		return false, err
+	}
+	r.taker = other.holder // it may have been replaced
+	return true, nil
+}
+
+func (r *run) readRecord(ctx context.Context, p Party, conn *pgx.Conn) (*journal.Record, error) {
+	record, err := journal.Read(ctx, conn)
+	if err == nil && record == nil {
+		err = errors.New("it has no record of the migration")
+	}
+	return record, postgres.Wrap(p.Side, "reading the baton", err)
+}
+
+// reversed is the handover in the other direction.
+func (c Config) reversed() Config {
+	c.Holder, c.Taker = c.Taker, c.Holder
+	c.Groups, c.Back = []replication.Group{c.Back}, c.Groups[0]
+	return c
 }
 
 // undoLeftovers takes back what a handover that died before the pass has left:
@@ -181,20 +179,30 @@ func (r *run) undoLeftovers(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
 	}
-	paused, err := TrafficPaused(ctx, r.holder)
-	if err != nil || saved == nil && !paused {
+	paused, err := ReadPaused(ctx, r.holder)
+	if err != nil || saved == nil && paused == nil {
 		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
+	}
+	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
+		return postgres.Wrap(r.Holder.Side, "taking over an earlier handover", err)
 	}
 	r.Observe(event.Warning{Side: string(r.Holder.Side),
 		Text: "an earlier handover died before the pass; it is undone first: the fence is lifted and traffic resumed"})
-	undos := []func(context.Context) error{r.undoPause}
 	if saved != nil {
-		undos = []func(context.Context) error{r.undoWayBack, r.undoFence, r.undoPause}
-	}
-	for _, undo := range undos {
-		if err := undo(ctx); err != nil {
+		if err := r.undoWayBack(ctx); errors.Is(err, errTakenOver) {
+			return err
+		} else if err != nil {
+			r.warnStream(err)
+		}
+		if err := r.undoFence(ctx); err != nil {
 			return postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", err, "mend this and run the same command again")
 		}
+	}
+	if err := r.canLetGo(paused); err != nil {
+		return err
+	}
+	if err := r.undoPause(ctx); err != nil {
+		return postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", err, "mend this and run the same command again")
 	}
 	return nil
 }
@@ -205,29 +213,35 @@ func (r *run) handOver(ctx context.Context) (Result, error) {
 	if err := r.timed(ctx, phase{name: PhaseReady, do: r.ready}); err != nil {
 		return r.result, err
 	}
-	if err := r.timed(ctx, phase{name: PhasePrepare, do: r.prepare}); err != nil {
-		return r.result, &Aborted{Phase: PhasePrepare, Err: err}
+	prepare := phase{PhasePrepare, r.prepare, r.undoPrepare}
+	if err := r.timed(ctx, prepare); err != nil {
+		return r.result, r.abort(ctx, PhasePrepare, err, []phase{prepare})
 	}
 	// From here on someone waits: the budget runs.
 	r.paused = time.Now()
+	if r.Guard != nil {
+		r.Guard.Pausing(r.MaxPause)
+	}
 	budget, cancel := context.WithDeadlineCause(ctx, r.paused.Add(r.MaxPause),
 		fmt.Errorf("the budget of --max-pause %s is used up", r.MaxPause))
 	defer cancel()
 	phases := []phase{
+		prepare,
 		{PhasePause, r.pause, r.undoPause},
 		{PhaseFence, r.fence, r.undoFence},
 		{PhaseDrain, r.drain, nil},
 		{PhaseSequences, r.setSequences, nil},
 		{PhaseWayBack, r.wayBack, r.undoWayBack},
 	}
-	for i, p := range phases {
+	for i, p := range phases[1:] {
 		if err := r.timed(budget, p); err != nil {
-			return r.result, r.abort(ctx, p.name, because(budget, err), phases[:i+1])
+			return r.result, r.abort(ctx, p.name, because(budget, err), phases[:i+2])
 		}
 	}
 	if err := r.timed(budget, phase{name: PhasePass, do: r.pass}); err != nil {
 		var unknown *Unknown
 		if errors.As(err, &unknown) {
+			r.guardEnds(false)
 			return r.result, err
 		}
 		return r.result, r.abort(ctx, PhasePass, because(budget, err), phases)
@@ -251,40 +265,78 @@ func because(ctx context.Context, err error) error {
 // its own: the budget may be the reason.
 func (r *run) abort(ctx context.Context, name string, cause error, begun []phase) error {
 	aborted := &Aborted{Phase: name, Err: cause}
+	if r.Guard != nil {
+		r.Guard.Aborting()
+	}
+	undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
 	for i := len(begun) - 1; i >= 0; i-- {
 		if begun[i].undo == nil {
 			continue
 		}
-		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		err := begun[i].undo(undoCtx)
-		cancel()
 		switch {
+		case errors.Is(err, errTakenOver):
+			// Whoever took over has undone it, or has gone forward: not our business.
+			aborted.Lost = append(aborted.Lost, err)
+			if !r.paused.IsZero() {
+				r.letGoLate(context.WithoutCancel(ctx))
+			}
+			r.guardEnds(true)
+			return aborted
 		case err != nil && begun[i].name == PhaseWayBack:
-			// The holder serves all the same; the taker may be down.
-			r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the subscription could not be enabled again: " + postgres.Describe(err),
-				Remedy: "pgbaton resume, when the " + string(r.Taker.Side) + " is back"})
+			r.warnStream(err) // the holder serves all the same; the taker may be down
+			continue
+		case err != nil && begun[i].name == PhasePrepare:
+			r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "what was prepared for the way back could not be removed: " + postgres.Describe(err),
+				Remedy: "the next handover, finish or reset removes it"})
 			continue
 		case err != nil:
 			aborted.Lost = append(aborted.Lost, fmt.Errorf("phase %s: %w", begun[i].name, err))
 			continue
 		}
 		r.Observe(event.PhaseUndone{Phase: begun[i].name})
+		if begun[i].name == PhasePause {
+			r.result.PauseMS = event.MS(time.Since(r.paused))
+		}
 	}
-	r.result.PauseMS = event.MS(time.Since(r.paused))
+	r.result.Aborted, r.result.Reason = name, postgres.Describe(cause)
+	if len(aborted.Lost) == 0 {
+		r.remember(ctx, r.holder)
+	}
+	r.guardEnds(len(aborted.Lost) == 0)
 	return aborted
+}
+
+func (r *run) warnStream(err error) {
+	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the subscription could not be enabled again: " + postgres.Describe(err),
+		Remedy: "pgbaton resume, when the " + string(r.Taker.Side) + " is back"})
+}
+
+// guardEnds dismisses the guardian, or leaves to it what is not finished.
+func (r *run) guardEnds(finished bool) {
+	if r.Guard != nil {
+		r.Guard.End(finished)
+		r.Guard = nil
+	}
 }
 
 // forward completes a handover after the pass. What fails is collected; what
 // does not depend on it is done all the same.
 func (r *run) forward(ctx context.Context) (Result, error) {
 	r.result.Baton = r.Taker.Side
-	if r.paused.IsZero() {
-		r.paused = time.Now() // when resumed, the pause so far is not known
+	if r.Guard != nil {
+		r.Guard.Passed()
 	}
+	began := time.Now()
 	// Unless the taker is open nothing may point at it.
 	if err := r.timed(ctx, phase{name: PhaseOpen, do: r.open}); err != nil {
+		r.guardEnds(false)
 		return r.result, &AfterPass{Problems: []error{postgres.WrapHint(r.Taker.Side, "opening the side that has the baton", err,
 			"mend this and run the same command again: it continues from here")}}
+	}
+	if !r.fenced.IsZero() {
+		r.result.DatabasePauseMS = event.MS(time.Since(r.fenced))
 	}
 	waiting, err := TrafficWaits(ctx, r.taker)
 	if err != nil {
@@ -296,15 +348,20 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 				// Traffic that points at the fenced side must not be let go: the
 				// applications would get errors instead of waiting.
 				r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "moving traffic", err,
-					"mend the hook and run the same command again: it moves the traffic, and nothing else is repeated"))
+					"mend this and run the same command again: it moves the traffic, and nothing else is repeated"))
 				break
 			}
+		}
+		if r.paused.IsZero() {
+			r.paused = began // of an earlier run: its pause so far is not known
 		}
 		r.result.PauseMS = event.MS(time.Since(r.paused))
 	}
 	if err := r.timed(ctx, phase{name: PhaseSettle, do: r.settle}); err != nil {
 		r.problems = append(r.problems, err)
 	}
+	r.remember(ctx, r.taker)
+	r.guardEnds(true)
 	if len(r.problems) > 0 {
 		return r.result, &AfterPass{Problems: r.problems}
 	}
@@ -321,17 +378,18 @@ func (r *run) timed(ctx context.Context, p phase) error {
 		return err
 	}
 	ms := event.MS(time.Since(began))
-	r.result.Phases = append(r.result.Phases, PhaseTime{p.name, ms})
+	r.result.Phases = append(r.result.Phases, PhaseTime{Name: p.name, AtMS: event.MS(began.Sub(r.result.Began)), MS: ms})
 	r.Observe(event.PhaseEnded{Phase: p.name, MS: ms})
 	return nil
 }
 
-func (r *run) route() traffic.Route {
-	return traffic.Route{Migration: r.Migration, From: endpoint(r.Holder), To: endpoint(r.Taker)}
+// Route is where the handover moves traffic.
+func (c Config) Route() traffic.Route {
+	return traffic.Route{Migration: c.Migration, From: endpoint(c.Holder), To: endpoint(c.Taker)}
 }
 
-func endpoint(s *postgres.Server) traffic.Endpoint {
-	return traffic.Endpoint{Side: s.Side, Host: s.Host(), Port: s.Port(), Database: s.Database()}
+func endpoint(p Party) traffic.Endpoint {
+	return traffic.Endpoint{Side: p.Side, Host: p.Host(), Port: p.Port(), Database: p.Database(), Major: p.Version().Major()}
 }
 
 func (r *run) closeWatch() {

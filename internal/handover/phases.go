@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,8 +14,25 @@ import (
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
+	"pgbaton/internal/traffic"
 )
+
+// The journal of a handover.
+const (
+	journalKind = "handover"
+	keyPaused   = "paused"  // on the holder: traffic is, or is about to be, held back; value: Held
+	keyTraffic  = "traffic" // on the taker: traffic has not been moved to it; value: Held
+	keyDrained  = "drained" // on the taker: a handover has got as far as the pass
+	keyStream   = "stream"  // on the holder: the stream may be disabled by a handover, not by a person
+)
+
+// Held says by what a handover holds traffic back.
+type Held struct {
+	Attempt int64    `json:"attempt"`
+	By      []string `json:"by,omitempty"` // the names of the movers
+}
 
 // leakSlot is the temporary slot that shows writes after the fence.
 func (r *run) leakSlot() string { return postgres.ClusterName(r.Migration, "leak") }
@@ -22,30 +40,56 @@ func (r *run) leakSlot() string { return postgres.ClusterName(r.Migration, "leak
 // pause holds traffic back. The intention is noted first: whoever comes after a
 // death in this phase finds nothing else that shows it.
 func (r *run) pause(ctx context.Context) error {
-	if err := journal.Put(ctx, r.holder, journalKind, keyPaused, r.attempt); err != nil {
+	if err := journal.Put(ctx, r.holder, journalKind, keyPaused, Held{r.attempt, r.Traffic.Names()}); err != nil {
 		return postgres.Wrap(r.Holder.Side, "writing the journal", err)
 	}
-	return r.Traffic.Pause(ctx, r.route())
+	return r.Traffic.Pause(ctx, r.Route())
 }
 
+// undoPause lets traffic go, but only as long as the handover is ours: whoever
+// took it over may have moved traffic meanwhile.
 func (r *run) undoPause(ctx context.Context) error {
-	if err := r.Traffic.Abort(ctx, r.route()); err != nil {
+	if err := r.mine(ctx); err != nil {
 		return err
 	}
-	if err := r.aliveHolder(ctx); err != nil {
+	if err := r.Traffic.Abort(ctx, r.Route()); err != nil {
 		return err
 	}
 	return journal.Delete(ctx, r.holder, journalKind, keyPaused)
 }
 
-// TrafficPaused says whether a handover has begun to hold traffic back on this
-// holder and has neither let it go nor moved it.
-func TrafficPaused(ctx context.Context, holder *pgx.Conn) (bool, error) {
-	if holder == nil {
-		return false, nil
+// ReadPaused says by what a handover holds back, or is about to hold back, the
+// traffic to this holder; nil when nothing does.
+func ReadPaused(ctx context.Context, holder *pgx.Conn) (*Held, error) {
+	return readHeld(ctx, holder, keyPaused)
+}
+
+func readHeld(ctx context.Context, conn *pgx.Conn, key string) (*Held, error) {
+	if conn == nil {
+		return nil, nil
 	}
-	var attempt int64
-	return journal.Get(ctx, holder, journalKind, keyPaused, &attempt)
+	var h Held
+	ok, err := journal.Get(ctx, conn, journalKind, key, &h)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &h, nil
+}
+
+// canLetGo refuses when traffic is held back by something that this command was
+// not told of, as when it runs on another host.
+func (r *run) canLetGo(h *Held) error {
+	if h == nil {
+		return nil
+	}
+	have := r.Traffic.Names()
+	for _, name := range h.By {
+		if !slices.Contains(have, name) {
+			return refusal.New(r.Command, "an earlier handover holds traffic back: "+name,
+				"give this command the same --pgbouncer options, so that it can let the traffic go")
+		}
+	}
+	return nil
 }
 
 // fence leaves the holder without any session that could write, and proves it:
@@ -53,7 +97,8 @@ func TrafficPaused(ctx context.Context, holder *pgx.Conn) (bool, error) {
 // check. It runs on the session that holds the lock.
 func (r *run) fence(ctx context.Context) error {
 	database := r.Holder.Database()
-	if err := fence.Raise(ctx, r.holder, database, r.HolderKeeps, nil); err != nil {
+	r.fenced = time.Now()
+	if err := fence.Raise(ctx, r.holder, database, r.Holder.Keeps, nil); err != nil {
 		return postgres.Wrap(r.Holder.Side, "raising the fence", err)
 	}
 	deadline, _ := ctx.Deadline()
@@ -73,7 +118,7 @@ func (r *run) fence(ctx context.Context) error {
 // undoFence lets applications in again. The session that raised the fence may be
 // gone, with the budget or the network: then another one lifts it.
 func (r *run) undoFence(ctx context.Context) error {
-	if err := r.aliveHolder(ctx); err != nil {
+	if err := r.mine(ctx); err != nil {
 		return err
 	}
 	if err := fence.CloseLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {
@@ -82,18 +127,19 @@ func (r *run) undoFence(ctx context.Context) error {
 	return fence.Lift(ctx, r.holder, r.Holder.Database())
 }
 
-// aliveHolder makes sure that there is a session with the lock on the holder. It
-// opens another one when the old one is unusable, after making sure that the
-// old one is gone.
-func (r *run) aliveHolder(ctx context.Context) error {
-	if !r.holder.IsClosed() {
-		return nil
-	}
-	old := int32(r.holder.PgConn().PID())
+// errTakenOver says that the handover is no longer this process's: the guardian,
+// or another command, has the lock or has raised the attempt.
+var errTakenOver = errors.New("another process has taken this handover over")
+
+// mine makes sure that there is a session with the lock on the holder, and that
+// nobody has taken the handover over: a process that was stopped and is woken
+// later changes nothing any more. It opens another session when the old one is
+// unusable, after making sure that the old one is gone.
+func (r *run) mine(ctx context.Context) error {
 	for {
-		err := r.replaceHolder(ctx, old)
-		if err == nil {
-			return nil
+		err := r.isMine(ctx)
+		if err == nil || errors.Is(err, errTakenOver) {
+			return err
 		}
 		if postgres.Pause(ctx, 200*time.Millisecond) != nil {
 			return err
@@ -101,31 +147,120 @@ func (r *run) aliveHolder(ctx context.Context) error {
 	}
 }
 
-// replaceHolder opens a new session on the holder and takes the lock over. The
-// lock, once acquired, proves that the old session is gone and will commit
-// nothing any more.
-func (r *run) replaceHolder(ctx context.Context, old int32) error {
+func (r *run) isMine(ctx context.Context) error {
+	if r.holder.IsClosed() {
+		conn, err := seize(ctx, r.Holder.Server, r.holder.PgConn().PID())
+		if err != nil {
+			return err
+		}
+		r.holder = conn
+		r.seen()
+		// While the holder was out of reach, the taker may have been given the
+		// baton by force.
+		if err := r.aliveTaker(ctx); err != nil {
+			return err
+		}
+	}
+	record, err := journal.Read(ctx, r.holder)
+	if err == nil && (record == nil || record.Attempt != r.attempt) {
+		return errTakenOver
+	}
+	return err
+}
+
+// aliveTaker makes sure that there is a session with the lock on the taker, and
+// that it has not taken a generation that is not ours to give. As long as our
+// session lives nobody else has had the lock.
+func (r *run) aliveTaker(ctx context.Context) error {
+	if r.taker != nil && !r.taker.IsClosed() && r.taker.Ping(ctx) == nil {
+		return nil
+	}
+	old := uint32(0)
+	if r.taker != nil {
+		old = r.taker.PgConn().PID()
+	}
+	conn, err := r.seizeAgain(ctx, r.Taker, old)
+	if err != nil {
+		return err
+	}
+	r.taker = conn
+	r.seen()
+	record, err := journal.Read(ctx, conn)
+	if err == nil && (record == nil || record.ID != r.id || record.Generation > r.generation) {
+		return errTakenOver
+	}
+	return err
+}
+
+// seizeAgain seizes a side that may just be starting up, until ctx ends.
+func (r *run) seizeAgain(ctx context.Context, p Party, old uint32) (*pgx.Conn, error) {
+	for {
+		conn, err := seize(ctx, p.Server, old)
+		if err == nil || errors.Is(err, errTakenOver) || postgres.Pause(ctx, 50*time.Millisecond) != nil {
+			return conn, err
+		}
+	}
+}
+
+// seen tells the guardian that the sessions are others.
+func (r *run) seen() {
+	if r.Guard != nil {
+		r.Guard.Seen(r.ward())
+	}
+}
+
+// letGoLate is for a process that has been stopped, and taken over from, right
+// before its order to hold traffic back went out: nobody would let that go.
+func (r *run) letGoLate(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
+	defer cancel()
 	conn, err := r.Holder.Connect(ctx)
 	if err != nil {
-		return err
+		return
 	}
-	holder, err := journal.LockHolder(ctx, conn)
-	if err == nil && holder == old {
-		_, err = conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend($1)`, old)
+	defer conn.Close(ctx)
+	if paused, err := ReadPaused(ctx, conn); err == nil && paused == nil {
+		_ = traffic.Again(ctx, r.Traffic, r.Route()) // who took over is responsible; this only helps
 	}
-	ok, who := false, ""
-	if err == nil {
-		ok, who, err = journal.Lock(ctx, conn)
-	}
-	if err == nil && !ok {
-		err = fmt.Errorf("the operator's lock is held by %s", who)
-	}
+}
+
+// seize opens a session on a side and takes the operator's lock over from the
+// session with the pid old. The lock, once acquired, proves that the old session
+// is gone and will commit nothing any more. A lock that somebody else holds is
+// not taken: whoever it is acts on what the databases say.
+func seize(ctx context.Context, server *postgres.Server, old uint32) (*pgx.Conn, error) {
+	conn, err := server.Connect(ctx)
 	if err != nil {
-		conn.Close(ctx)
-		return err
+		return nil, err
 	}
-	r.holder = conn
-	return nil
+	if err = seizeLock(ctx, conn, int32(old)); err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return conn, nil
+}
+
+func seizeLock(ctx context.Context, conn *pgx.Conn, old int32) error {
+	for {
+		ok, _, err := journal.Lock(ctx, conn)
+		if err != nil || ok {
+			return err
+		}
+		holder, err := journal.LockHolder(ctx, conn)
+		switch {
+		case err != nil:
+			return err
+		case holder == old:
+			if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend($1)`, old); err != nil {
+				return err
+			}
+		case holder != 0:
+			return errTakenOver
+		}
+		if err := postgres.Pause(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // drain proves that the taker has applied everything up to the fence: a marker
@@ -172,121 +307,4 @@ func (r *run) setSequences(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "reading the sequences", err)
 	}
 	return postgres.Wrap(r.Taker.Side, "setting the sequences", replication.SetSequences(ctx, r.taker, values))
-}
-
-// wayBack ends the stream to the taker: nothing may flow into it once it is
-// open. Then one commit that writes WAL, with synchronous_commit on: what was
-// applied, and the sequences, are durable before the pass.
-func (r *run) wayBack(ctx context.Context) error {
-	for _, g := range r.Groups {
-		if err := replication.SetEnabled(ctx, r.taker, g.Name(), false); err != nil {
-			return postgres.Wrap(r.Taker.Side, "disabling subscription "+g.Name(), err)
-		}
-	}
-	if err := r.durable(ctx); err != nil {
-		return postgres.Wrap(r.Taker.Side, "making what was applied durable", err)
-	}
-	return nil
-}
-
-func (r *run) durable(ctx context.Context) error {
-	tx, err := r.taker.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
-		return err
-	}
-	if err := journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt}); err != nil {
-		return err
-	}
-	return tx.Commit(ctx)
-}
-
-// Drained says whether a handover to this taker has ever got as far as the pass.
-func Drained(ctx context.Context, taker *pgx.Conn) (bool, error) {
-	var at map[string]any
-	return journal.Get(ctx, taker, journalKind, keyDrained, &at)
-}
-
-// streamTimeout bounds the re-enabling of the stream in an abort: the holder is
-// unfenced after it, and the taker may be down.
-const streamTimeout = 3 * time.Second
-
-// undoWayBack lets the stream to the taker flow again.
-func (r *run) undoWayBack(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
-	defer cancel()
-	if r.taker.IsClosed() {
-		conn, err := r.Taker.Connect(ctx)
-		if err != nil {
-			return err
-		}
-		r.taker = conn
-	}
-	for _, g := range r.Groups {
-		if err := replication.SetEnabled(ctx, r.taker, g.Name(), true); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// pass is the point of no return: one synchronous commit on the holder. Right
-// before it, the leak check: nobody has written since the fence.
-func (r *run) pass(ctx context.Context) error {
-	publications := make([]string, len(r.Groups))
-	for i, g := range r.Groups {
-		publications[i] = g.Name()
-	}
-	leaks, err := fence.Leaks(ctx, r.holder, r.leakSlot(), publications)
-	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for writes after the fence", err)
-	}
-	if len(leaks) > 0 {
-		return fence.LeakError(leaks)
-	}
-	tx, err := r.holder.Begin(ctx)
-	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "passing the baton", err)
-	}
-	if _, err = tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err == nil {
-		err = journal.ExecOne(ctx, tx, journal.PassSQL, r.generation, r.attempt)
-	}
-	if err != nil {
-		_ = tx.Rollback(context.WithoutCancel(ctx)) // the session's end rolls back too
-		return postgres.Wrap(r.Holder.Side, "passing the baton", err)
-	}
-	// Once COMMIT is sent, the budget must not cut it short: its outcome would
-	// be unknown.
-	ctx = context.WithoutCancel(ctx)
-	commitCtx, cancel := context.WithTimeout(ctx, passTimeout)
-	defer cancel()
-	if err := tx.Commit(commitCtx); err != nil {
-		return r.askForPass(ctx, err)
-	}
-	return nil
-}
-
-// passTimeout bounds the wait for the pass, and the asking after a lost one.
-const passTimeout = 30 * time.Second
-
-// askForPass finds out whether a commit whose answer was lost took place: the
-// old session is ended, the lock acquired (that proves it gone), then the record
-// is read.
-func (r *run) askForPass(ctx context.Context, lost error) error {
-	ctx, cancel := context.WithTimeout(ctx, passTimeout)
-	defer cancel()
-	if err := r.aliveHolder(ctx); err != nil {
-		return &Unknown{Err: errors.Join(postgres.Wrap(r.Holder.Side, "passing the baton", lost), err)}
-	}
-	record, err := journal.Read(ctx, r.holder)
-	switch {
-	case err != nil || record == nil:
-		return &Unknown{Err: errors.Join(postgres.Wrap(r.Holder.Side, "passing the baton", lost), err)}
-	case record.HandedOver && record.Generation == r.generation+1:
-		return nil
-	}
-	return postgres.Wrap(r.Holder.Side, "passing the baton", lost)
 }

@@ -19,7 +19,7 @@ import (
 // ready refuses, with all reasons, unless the handover can be expected to fit
 // its budget. It makes nobody wait and ends with a forecast.
 func (r *run) ready(ctx context.Context) error {
-	refused := &refusal.Refusal{What: "handover"}
+	refused := &refusal.Refusal{What: r.Command}
 	say := func(why, remedy string) {
 		refused.Reasons = append(refused.Reasons, refusal.Reason{Why: why, Remedy: remedy})
 	}
@@ -38,6 +38,12 @@ func (r *run) ready(ctx context.Context) error {
 	if err := r.readyTransactions(ctx, say, &forecast); err != nil {
 		return err
 	}
+	if err := r.readyBack(ctx, say); err != nil {
+		return err
+	}
+	if err := r.readyTraffic(ctx, refused); err != nil {
+		return err
+	}
 	if len(refused.Reasons) > 0 {
 		return refused
 	}
@@ -53,7 +59,10 @@ func (r *run) ready(ctx context.Context) error {
 			return err
 		}
 		forecast.LagBytes = max(forecast.LagBytes, behind)
-		forecast.RoundTripMS = max(forecast.RoundTripMS, event.MS(took))
+		if forecast.RoundTripMS < event.MS(took) {
+			forecast.RoundTripMS = event.MS(took)
+			forecast.ApplyBytesPerSec = float64(behind) / took.Seconds()
+		}
 	}
 	if len(refused.Reasons) > 0 {
 		return refused
@@ -62,8 +71,23 @@ func (r *run) ready(ctx context.Context) error {
 	return nil
 }
 
+// readyTraffic looks whether traffic could be moved, and whether it is held back
+// already by a handover that this command cannot undo.
+func (r *run) readyTraffic(ctx context.Context, refused *refusal.Refusal) error {
+	reasons, err := r.Traffic.Check(ctx, r.Route(), r.MaxPause)
+	refused.Reasons = append(refused.Reasons, reasons...)
+	return err
+}
+
 // readyStreams looks at each group's slot, subscription and worker.
 func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) error {
+	left, err := StreamLeft(ctx, r.holder)
+	if err == nil && left {
+		err = r.enableStream(ctx)
+	}
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "enabling the subscription again", err)
+	}
 	for _, g := range r.Groups {
 		slot, err := replication.ReadSlot(ctx, r.holder, r.Holder.Version(), g.Name())
 		if err != nil {
@@ -117,56 +141,160 @@ func (r *run) waitActive(ctx context.Context, g replication.Group) bool {
 	}
 }
 
-// readyTransactions looks for what the fence would have to wait for: prepared
-// transactions, and old transactions in other databases of the holder's
-// cluster, for which the leak check's slot waits. Those in this database are
-// ended by the fence.
+// oldSQL lists the open transactions of a cluster that are older than a second:
+// who, whether it has written, whether it is in this database, and its age in
+// seconds. $1 matches the names of pgbaton's subscriptions.
+const oldSQL = `
+SELECT pg_catalog.format('pid %s, user %s, database %s, open for %s s', a.pid, a.usename, a.datname, pg_catalog.round(t.age::numeric, 1)),
+	a.backend_xid IS NOT NULL, a.datname IS NOT DISTINCT FROM pg_catalog.current_database(), t.age
+FROM pg_catalog.pg_stat_activity a,
+	LATERAL (SELECT extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8 AS age) t
+WHERE a.xact_start IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid() AND t.age > 1
+	AND coalesce(a.backend_type, '') IN ('client backend', 'autovacuum worker', 'logical replication worker')
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
+		WHERE w.pid = a.pid AND s.subname ~ $1)
+ORDER BY a.xact_start`
+
+// readyTransactions looks for what the fence, and the slots that are made inside
+// it, would have to wait for: prepared transactions, and old transactions that
+// have written, in any database of a cluster in which a slot is made. Those in
+// the holder's database are ended by the fence.
 func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string), f *event.Forecast) error {
-	prepared, err := fence.Prepared(ctx, r.holder)
-	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for prepared transactions", err)
-	}
-	for _, p := range prepared {
-		say("prepared transaction "+p+" could be committed after the fence", "COMMIT PREPARED or ROLLBACK PREPARED it")
-	}
-	rows, err := r.holder.Query(ctx, `
-		SELECT pg_catalog.format('pid %s, user %s, database %s, open for %s s', pid, usename, datname,
-				pg_catalog.round(extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::numeric, 1)),
-			backend_xid IS NOT NULL AND datname <> pg_catalog.current_database()
-				AND pg_catalog.clock_timestamp() - xact_start > $1::float8 * interval '1 second'
-		FROM pg_catalog.pg_stat_activity
-		WHERE xact_start IS NOT NULL AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
-			AND pg_catalog.clock_timestamp() - xact_start > interval '1 second'
-		ORDER BY xact_start`, r.MaxPause.Seconds()/2)
-	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for old transactions", err)
-	}
-	var who string
-	var inTheWay bool
-	_, err = pgx.ForEachRow(rows, []any{&who, &inTheWay}, func() error {
-		f.OpenTransactions = append(f.OpenTransactions, who)
-		if inTheWay {
-			say("an old writing transaction in another database of the "+string(r.Holder.Side)+"'s cluster: "+who,
-				"wait for it, or end it with pg_terminate_backend")
+	for _, side := range []struct {
+		Party
+		conn    *pgx.Conn
+		evicted bool
+	}{{r.Holder, r.holder, true}, {r.Taker, r.taker, false}} {
+		if !side.evicted && r.NoRollback {
+			continue // nothing on the taker waits for anyone
 		}
-		return nil
-	})
-	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for old transactions", err)
+		prepared, err := fence.Prepared(ctx, side.conn)
+		if err != nil {
+			return postgres.Wrap(side.Side, "looking for prepared transactions", err)
+		}
+		for _, p := range prepared {
+			say(fmt.Sprintf("prepared transaction %s on the %s could be committed after the fence, or would hold up a slot", p, side.Side),
+				"COMMIT PREPARED or ROLLBACK PREPARED it")
+		}
+		rows, err := side.conn.Query(ctx, oldSQL, replication.AllOf(r.Migration))
+		if err != nil {
+			return postgres.Wrap(side.Side, "looking for old transactions", err)
+		}
+		var who string
+		var writes, here bool
+		var age float64
+		_, err = pgx.ForEachRow(rows, []any{&who, &writes, &here, &age}, func() error {
+			f.OpenTransactions = append(f.OpenTransactions, string(side.Side)+": "+who)
+			if writes && age > r.MaxPause.Seconds()/2 && !(here && side.evicted) {
+				say(fmt.Sprintf("an old writing transaction in the %s's cluster: %s", side.Side, who), "wait for it, or end it with pg_terminate_backend")
+			}
+			return nil
+		})
+		if err != nil {
+			return postgres.Wrap(side.Side, "looking for old transactions", err)
+		}
 	}
-	err = r.holder.QueryRow(ctx, `SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
+	err := r.holder.QueryRow(ctx, `SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
 		WHERE datname = pg_catalog.current_database() AND backend_type = 'client backend'`).Scan(&f.Sessions)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "counting sessions", err)
 	}
-	tables, err := catalog.Tables(ctx, r.holder, r.Holder.Version())
-	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "listing tables", err)
-	}
-	f.Tables = len(tables)
 	r.sequences, err = catalog.Sequences(ctx, r.holder)
 	f.Sequences = len(r.sequences)
-	return postgres.Wrap(r.Holder.Side, "listing sequences", err)
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "listing sequences", err)
+	}
+	for _, g := range r.Groups {
+		tables, err := replication.PublicationTables(ctx, r.holder, g.Name())
+		if err != nil {
+			return postgres.Wrap(r.Holder.Side, "reading the publication", err)
+		}
+		f.Tables += max(0, len(tables)-1) // without the marker
+	}
+	return nil
+}
+
+// readyBack looks whether a way back could be made.
+func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error {
+	if r.NoRollback {
+		return nil
+	}
+	const without = "; or hand over without a way back: --no-rollback"
+	var level string
+	var slots, senders int
+	err := r.taker.QueryRow(ctx, `
+		SELECT pg_catalog.current_setting('wal_level'),
+			pg_catalog.current_setting('max_replication_slots')::int - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots WHERE slot_name <> $1)::int,
+			pg_catalog.current_setting('max_wal_senders')::int - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication)::int`,
+		r.Back.Name()).Scan(&level, &slots, &senders)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "reading settings", err)
+	}
+	side := string(r.Taker.Side)
+	switch {
+	case level != "logical":
+		say(fmt.Sprintf("wal_level is %s on the %s: nothing could flow back", level, side), "set it to logical and restart"+without)
+		return nil
+	case slots < 1:
+		say("all replication slots of the "+side+" are in use: the way back needs one", "raise max_replication_slots and restart"+without)
+	case senders < 1:
+		say("all WAL senders of the "+side+" are in use: the way back needs one", "raise max_wal_senders and restart"+without)
+	}
+	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version())
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "listing tables", err)
+	}
+	for i := range tables {
+		t := &tables[i]
+		switch {
+		case t.Unlogged:
+		case !t.UsableIdentity():
+			say(fmt.Sprintf("table %s on the %s has no replica identity: once it is published for the way back, the application's UPDATEs and DELETEs would fail", t.Ident, side),
+				"ALTER TABLE "+t.String()+" REPLICA IDENTITY FULL, there"+without)
+		}
+	}
+	if err := r.readyGenerated(ctx, say, without); err != nil {
+		return err
+	}
+	// A session of its own: creating a subscription, even one that is rolled
+	// back, leaves locks until then.
+	if err := replication.Probe(ctx, r.holder, r.Taker.Reach); err != nil {
+		say(fmt.Sprintf("the %s's server cannot subscribe to the %s: %s", r.Holder.Side, side, postgres.Describe(err)),
+			"see pgbaton check for what is missing; it can be told another address with --"+side+"-from-"+string(r.Holder.Side)+without)
+	}
+	return nil
+}
+
+// generatedSQL lists the tables whose replica identity holds a generated column.
+const generatedSQL = `
+SELECT n.nspname, c.relname
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')
+	AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+		WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
+			AND (c.relreplident = 'f' OR EXISTS (SELECT FROM pg_catalog.pg_index i
+				WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
+					AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))))
+ORDER BY 1, 2`
+
+// readyGenerated looks for tables that a taker of 18 and newer cannot publish
+// without refusing the application's writes
+// (https://www.postgresql.org/docs/18/logical-replication-gencols.html).
+func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string), without string) error {
+	if r.Taker.Version().Major() < 18 {
+		return nil
+	}
+	rows, err := r.taker.Query(ctx, generatedSQL)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
+	}
+	var t postgres.Ident
+	_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name}, func() error {
+		say(fmt.Sprintf("table %s has a generated column in its replica identity: PostgreSQL %s refuses UPDATE and DELETE of such a table once it is published for the way back", t, r.Taker.Version()),
+			"give the table a primary key without generated columns, on both sides"+without)
+		return nil
+	})
+	return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
 }
 
 // roundTrip sends a marker through a group's stream and waits for it no longer
@@ -192,10 +320,17 @@ func (r *run) roundTrip(ctx context.Context, g replication.Group) (took time.Dur
 
 // prepare does all that can be done before anyone waits.
 func (r *run) prepare(ctx context.Context) (err error) {
-	if r.watchHolder, err = r.Holder.Connect(ctx); err != nil {
-		return err
+	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
+		return postgres.Wrap(r.Holder.Side, "beginning the handover", err)
 	}
-	if r.watchTaker, err = r.Taker.Connect(ctx); err != nil {
+	err = forget(ctx, r.holder)
+	if err == nil {
+		err = journal.Put(ctx, r.holder, journalKind, keyStream, r.attempt)
+	}
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "writing the journal", err)
+	}
+	if err := r.openWatch(ctx); err != nil {
 		return err
 	}
 	// A session's first look at the catalogs is its slowest: not inside the pause.
@@ -216,6 +351,16 @@ func (r *run) prepare(ctx context.Context) (err error) {
 				"create it as it is on the "+string(r.Holder.Side))
 		}
 	}
-	r.attempt, err = journal.RaiseAttempt(ctx, r.holder)
-	return postgres.Wrap(r.Holder.Side, "beginning the handover", err)
+	if err := r.prepareBack(ctx); err != nil {
+		return err
+	}
+	if r.Guard == nil {
+		return nil
+	}
+	pid, err := r.Guard.Start(ctx, r.ward())
+	if err != nil {
+		return fmt.Errorf("starting the guardian: %w", err)
+	}
+	r.Observe(event.GuardianStarted{PID: pid})
+	return nil
 }

@@ -41,12 +41,29 @@ func Decide(source, target *Record) (b Baton, ok bool) {
 	return b, true
 }
 
-// RaiseAttempt begins a handover on the holder: a process of an earlier attempt
-// can no longer pass the baton.
-func RaiseAttempt(ctx context.Context, db postgres.DB) (int64, error) {
-	var attempt int64
-	err := db.QueryRow(ctx, `UPDATE pgbaton.migration SET attempt = attempt + 1 RETURNING attempt`).Scan(&attempt)
+// raiseSQL raises the attempt and notes in the same statement who did: should the
+// answer be lost, whoever did recognises it.
+const raiseSQL = `
+WITH raised AS (UPDATE pgbaton.migration SET attempt = attempt + 1 RETURNING attempt)
+INSERT INTO pgbaton.journal (kind, key, value)
+SELECT 'handover', 'attempt', pg_catalog.jsonb_build_object('attempt', attempt, 'by', $1::text) FROM raised
+ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = clock_timestamp()
+RETURNING (value ->> 'attempt')::bigint`
+
+// RaiseAttempt begins a handover on the holder, or takes one over: a process of an
+// earlier attempt can no longer pass the baton. by names the process.
+func RaiseAttempt(ctx context.Context, db postgres.DB, by string) (attempt int64, err error) {
+	err = db.QueryRow(ctx, raiseSQL, by).Scan(&attempt)
 	return attempt, err
+}
+
+// AttemptBy returns who raised the attempt last.
+func AttemptBy(ctx context.Context, db postgres.DB) (by string, err error) {
+	var v struct {
+		By string `json:"by"`
+	}
+	_, err = Get(ctx, db, "handover", "attempt", &v)
+	return v.By, err
 }
 
 // PassSQL is the pass: one commit on the holder, after which there is only
@@ -58,6 +75,11 @@ WHERE generation = $1 AND attempt = $2 AND took`
 // unfenced. Repeating it changes nothing.
 const TakeSQL = `UPDATE pgbaton.migration SET generation = $1, handed_over = false, took = true
 WHERE generation < $1 OR (generation = $1 AND took)`
+
+// StaleSQL is the record of a side that still believed to have the baton when the
+// other had taken generation $1 by force: it has it no more.
+const StaleSQL = `UPDATE pgbaton.migration SET generation = $1, attempt = attempt + 1, handed_over = true, took = false
+WHERE generation < $1 AND took`
 
 // ExecOne runs a statement that must change exactly one row.
 func ExecOne(ctx context.Context, db postgres.DB, sql string, args ...any) error {

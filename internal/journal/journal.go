@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,6 +37,7 @@ type Record struct {
 	Attempt    int64
 	HandedOver bool
 	Took       bool
+	MadeAt     time.Time
 }
 
 // NewID makes the identity that ties the two records of one migration together.
@@ -53,8 +55,8 @@ func Read(ctx context.Context, db postgres.DB) (*Record, error) {
 		return nil, err
 	}
 	var r Record
-	err := db.QueryRow(ctx, `SELECT name, id, side, method, generation, attempt, handed_over, took FROM pgbaton.migration`).
-		Scan(&r.Name, &r.ID, &r.Side, &r.Method, &r.Generation, &r.Attempt, &r.HandedOver, &r.Took)
+	err := db.QueryRow(ctx, `SELECT name, id, side, method, generation, attempt, handed_over, took, made_at FROM pgbaton.migration`).
+		Scan(&r.Name, &r.ID, &r.Side, &r.Method, &r.Generation, &r.Attempt, &r.HandedOver, &r.Took, &r.MadeAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -117,18 +119,26 @@ func PutNew(ctx context.Context, db postgres.DB, kind, key string, value any) er
 
 // Get reads a value into v and says whether it was there.
 func Get(ctx context.Context, db postgres.DB, kind, key string, v any) (bool, error) {
+	at, err := GetAt(ctx, db, kind, key, v)
+	return at != nil, err
+}
+
+// GetAt is Get with the time at which the value was put; nil when there is none.
+func GetAt(ctx context.Context, db postgres.DB, kind, key string, v any) (*time.Time, error) {
 	if there, err := Exists(ctx, db); err != nil || !there {
-		return false, err
+		return nil, err
 	}
 	var text string
-	err := db.QueryRow(ctx, `SELECT value::text FROM pgbaton.journal WHERE kind = $1 AND key = $2`, kind, key).Scan(&text)
+	var at time.Time
+	err := db.QueryRow(ctx, `SELECT value::text, at FROM pgbaton.journal WHERE kind = $1 AND key = $2`, kind, key).Scan(&text, &at)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return false, nil
+		return nil, nil
 	case err != nil:
-		return false, err
+		return nil, err
 	}
-	return true, json.Unmarshal([]byte(text), v)
+	at = at.UTC()
+	return &at, json.Unmarshal([]byte(text), v)
 }
 
 // List reads all values of a kind, by key.

@@ -31,6 +31,12 @@ func Lock(ctx context.Context, conn *pgx.Conn) (ok bool, who string, err error) 
 	return false, who, nil
 }
 
+// Unlock gives the lock back once: a session that took it twice still has it.
+func Unlock(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_advisory_unlock($1)`, lockKey)
+	return err
+}
+
 // LockHolder returns the pid of the session that holds the lock, 0 for none.
 func LockHolder(ctx context.Context, db postgres.DB) (pid int32, err error) {
 	err = db.QueryRow(ctx, `

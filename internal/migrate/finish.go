@@ -59,62 +59,66 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 		return k.result, errors.Join(s.SourceErr, s.TargetErr)
 	}
 	b, known := journal.Decide(source, target)
+	holder := map[postgres.Side]*journal.Record{postgres.Source: source, postgres.Target: target}[b.Side]
 	switch {
 	case !known:
 		if s.Need() == nil { // nothing is there: done before
 			return k.result, nil
 		}
 		return k.result, refusal.New("finish", "the side that can be reached has no record of the migration", "make the other side reachable")
-	case b.Side == postgres.Source:
+	case b.Generation == 0:
 		return k.result, refusal.New("finish", "the source still holds the baton", "pgbaton switchover first; to give the migration up: pgbaton reset")
-	case s.TargetConn == nil:
-		return k.result, refusal.New("finish", "the target has the baton and cannot be reached: "+s.TargetErr.Error(),
-			"make it reachable; until then the source's record is what keeps the source closed")
-	case target != nil && !target.Took:
-		return k.result, refusal.New("finish", "the baton has passed, but the target has not taken it yet", "pgbaton switchover, run again, completes it")
+	case s.conn(b.Side) == nil:
+		return k.result, refusal.New("finish", fmt.Sprintf("the %s has the baton and cannot be reached: %s", b.Side, s.err(b.Side)),
+			fmt.Sprintf("make it reachable; until then the %[1]s's record is what keeps the %[1]s closed", b.Side.Other()))
+	case holder != nil && !holder.Took:
+		return k.result, refusal.New("finish", fmt.Sprintf("the baton has passed, but the %s has not taken it yet", b.Side),
+			"pgbaton "+Handover{To: b.Side}.command()+", run again, completes it")
 	}
-	// A target without a record was finished while the source was out of reach.
+	// A holder without a record was finished while the other was out of reach.
+	k.lift(ctx, b.Side) // should a handover have died: applications first
 	k.cleanStreams(ctx)
-	if s.SourceConn != nil {
-		k.finishOldSide(ctx, unfence)
+	old := b.Side.Other()
+	if s.conn(old) != nil {
+		k.finishOldSide(ctx, old, unfence)
 	} else {
-		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
+		k.result.left(fmt.Sprintf("the %s could not be reached: %s", old, s.err(old)),
 			"if it comes back, pgbaton finish again cleans it: it stays fenced until then")
 	}
-	if s.TargetConn != nil {
-		k.try(postgres.Target, "replica identities restored", func() (bool, error) { return restoreIdentities(ctx, s.TargetConn) })
-		k.try(postgres.Target, "triggers restored", func() (bool, error) { return schema.RestoreTriggers(ctx, s.TargetConn) })
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if conn := s.conn(side); conn != nil {
+			k.try(side, "triggers restored", func() (bool, error) { return schema.RestoreTriggers(ctx, conn) })
+		}
 	}
 	k.dropSchemas(ctx)
 	return k.result, nil
 }
 
-// finishOldSide lifts the fence of the source, or says how to.
-func (k *cleaner) finishOldSide(ctx context.Context, unfence bool) {
-	saved, err := fence.Raised(ctx, k.SourceConn)
+// finishOldSide lifts the fence of the side without the baton, or says how to.
+func (k *cleaner) finishOldSide(ctx context.Context, side postgres.Side, unfence bool) {
+	saved, err := fence.Raised(ctx, k.conn(side))
 	if err != nil || saved == nil {
 		if err != nil {
-			k.result.left("the source's fence could not be read: "+err.Error(), "pgbaton finish again")
+			k.result.left(fmt.Sprintf("the %s's fence could not be read: %s", side, err), "pgbaton finish again")
 		}
 		return
 	}
-	database := k.Source.Database()
 	if unfence {
-		k.try(postgres.Source, "fence lifted", func() (bool, error) { return true, fence.Lift(ctx, k.SourceConn, database) })
+		k.lift(ctx, side)
 		return
 	}
-	now, err := fence.Read(ctx, k.SourceConn)
+	now, err := fence.Read(ctx, k.conn(side))
 	if err != nil {
-		k.result.left("the source's grants could not be read: "+err.Error(), "pgbaton finish again")
+		k.result.left(fmt.Sprintf("the %s's grants could not be read: %s", side, err), "pgbaton finish again")
 		return
 	}
-	k.tellUnfence(postgres.Source, saved.LiftSQL(database, now.Grants))
+	k.tellUnfence(side, saved.LiftSQL(k.Server(side).Database(), now.Grants))
 }
 
 // tellUnfence says which side stays fenced, and the SQL that lifts its fence.
 func (k *cleaner) tellUnfence(side postgres.Side, sql []string) {
 	k.result.Fenced = string(side)
-	k.result.Unfence = append(append([]string{"BEGIN READ WRITE"}, sql...), "COMMIT")
+	k.result.Unfence = unfenceSQL(sql)
 }
 
 // Reset abandons a migration whose target never held the baton.
@@ -128,8 +132,11 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 	if s.SourceConn == nil && s.TargetConn == nil {
 		return k.result, errors.Join(s.SourceErr, s.TargetErr)
 	}
-	if b, _ := journal.Decide(source, target); b.Side == postgres.Target {
+	switch b, _ := journal.Decide(source, target); {
+	case b.Side == postgres.Target:
 		return k.result, refusal.New("reset", "the target holds the baton: its data is the only current copy", "pgbaton finish")
+	case b.Generation > 0:
+		return k.result, refusal.New("reset", "the target has held the baton", "pgbaton finish removes what pgbaton made, and leaves the rows on both sides")
 	}
 	if s.SourceConn != nil && source == nil && target != nil {
 		// The record of the true source might say that the baton has passed.
@@ -221,7 +228,7 @@ func (k *cleaner) lift(ctx context.Context, side postgres.Side) {
 		if err != nil || saved == nil {
 			return false, err
 		}
-		return true, fence.Lift(ctx, k.conn(side), k.server(side).Database())
+		return true, fence.Lift(ctx, k.conn(side), k.Server(side).Database())
 	})
 }
 
@@ -267,36 +274,42 @@ func (k *cleaner) dropTarget(ctx context.Context) {
 	})
 }
 
-// cleanStreams removes subscription, slots and publication. Either side is
-// cleaned without the other.
+// cleanStreams removes subscriptions, slots and publications of both directions.
+// Either side is cleaned without the other.
 func (k *cleaner) cleanStreams(ctx context.Context) {
-	name := k.Group().Name()
-	var oid uint32
-	if k.TargetConn != nil {
-		k.try(postgres.Target, "subscription "+name, func() (_ bool, err error) {
-			oid, err = replication.DropSubscription(ctx, k.TargetConn, name)
-			return oid != 0, err
+	oids := map[postgres.Side]uint32{} // of the subscription to the other side's publication
+	for _, side := range []postgres.Side{postgres.Target, postgres.Source} {
+		conn, name := k.conn(side), k.stream(side.Other()).Name()
+		if conn == nil {
+			continue
+		}
+		k.try(side, "subscription "+name, func() (_ bool, err error) {
+			oids[side], err = replication.DropSubscription(ctx, conn, name)
+			return oids[side] != 0, err
 		})
 	}
-	if k.SourceConn == nil {
-		return
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		conn, name := k.conn(side), k.stream(side).Name()
+		if conn == nil {
+			continue
+		}
+		k.try(side, "slot "+name, func() (bool, error) {
+			dropped, err := replication.DropSlots(ctx, conn, replication.AllOf(k.Name))
+			if oid := oids[side.Other()]; err == nil && oid != 0 {
+				_, err = replication.DropSlots(ctx, conn, replication.SyncSlotPattern(oid))
+			}
+			return dropped > 0, err
+		})
+		k.try(side, "publication "+name, func() (bool, error) {
+			exists, err := replication.PublicationExists(ctx, conn, name)
+			if err == nil && exists {
+				_, err = conn.Exec(ctx, replication.DropPublicationSQL(name))
+			}
+			return exists, err
+		})
+		// Nothing publishes the tables any more: their identities can go back.
+		k.try(side, "replica identities restored", func() (bool, error) { return restoreIdentities(ctx, conn) })
 	}
-	k.try(postgres.Source, "slot "+name, func() (bool, error) {
-		dropped, err := replication.DropSlots(ctx, k.SourceConn, replication.AllOf(k.Name))
-		if err == nil && oid != 0 {
-			_, err = replication.DropSlots(ctx, k.SourceConn, replication.SyncSlotPattern(oid))
-		}
-		return dropped > 0, err
-	})
-	k.try(postgres.Source, "publication "+name, func() (bool, error) {
-		exists, err := replication.PublicationExists(ctx, k.SourceConn, name)
-		if err == nil && exists {
-			_, err = k.SourceConn.Exec(ctx, replication.DropPublicationSQL(name))
-		}
-		return exists, err
-	})
-	// Nothing publishes the tables any more: their identities can go back.
-	k.try(postgres.Source, "replica identities restored", func() (bool, error) { return restoreIdentities(ctx, k.SourceConn) })
 }
 
 // restoreIdentities puts replica identities back as the side's journal remembers

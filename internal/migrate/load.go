@@ -73,7 +73,7 @@ func (st *start) runSlot(ctx context.Context) error {
 		if _, err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
 			return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
 		}
-		if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Source.Version(), st.Group()); err != nil {
+		if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Source.Version(), st.Target.Version(), st.Group()); err != nil {
 			return postgres.Wrap(postgres.Source, "remembering the tables' files", err)
 		}
 		slot, err := replication.CreateSlot(ctx, st.Source, st.SourceConn, name, st.Method != Native, st.Observe)
@@ -89,7 +89,7 @@ func (st *start) runSlot(ctx context.Context) error {
 		if err != nil {
 			return postgres.Wrap(postgres.Source, "reading the publication", err)
 		}
-		if slices.Equal(published, publishable(st.tables, st.Group())) {
+		if slices.Equal(published, replication.Publishable(st.tables, st.Group())) {
 			return nil
 		}
 		// A table created between publication and slot would be copied but never

@@ -49,23 +49,45 @@ func (c Config) Group() replication.Group {
 	return replication.Group{Migration: c.Name, Direction: replication.Forward, Number: 1}
 }
 
-// server returns the configured server of a side.
-func (c Config) server(side postgres.Side) *postgres.Server {
+// ReverseGroup is the way back: always one group (rule 13).
+func (c Config) ReverseGroup() replication.Group {
+	return replication.Group{Migration: c.Name, Direction: replication.Reverse, Number: 1}
+}
+
+// stream is the group through which changes flow to the side without the baton.
+func (c Config) stream(baton postgres.Side) replication.Group {
+	if baton == postgres.Source {
+		return c.Group()
+	}
+	return c.ReverseGroup()
+}
+
+// streamsTruncate says whether a TRUNCATE gets from one side to the other.
+func (c Config) streamsTruncate() bool {
+	return replication.StreamsTruncate(c.Source.Version(), c.Target.Version())
+}
+
+// Server returns the configured server of a side.
+func (c Config) Server(side postgres.Side) *postgres.Server {
 	if side == postgres.Source {
 		return c.Source
 	}
 	return c.Target
 }
 
+// reach is how the other side's server reaches a side.
+func (c Config) reach(side postgres.Side) postgres.Conninfo {
+	if side == postgres.Source {
+		return c.SourceFromTarget
+	}
+	return c.TargetFromSource
+}
+
 // holderKeeps are the roles that keep CONNECT on a fenced side: ours, and the
 // one as which the other side's server streams from here.
 func (c Config) holderKeeps(side postgres.Side) []string {
-	from := c.SourceFromTarget
-	if side == postgres.Target {
-		from = c.TargetFromSource
-	}
-	roles := []string{c.server(side).User()}
-	if u := from["user"]; u != "" && !slices.Contains(roles, u) {
+	roles := []string{c.Server(side).User()}
+	if u := c.reach(side)["user"]; u != "" && !slices.Contains(roles, u) {
 		roles = append(roles, u)
 	}
 	return roles
@@ -160,6 +182,14 @@ func lock(ctx context.Context, side postgres.Side, conn *pgx.Conn) error {
 			"wait for it; the lock ends with its session")
 	}
 	return nil
+}
+
+// err is the reason for which a side has no session.
+func (s *Sessions) err(side postgres.Side) error {
+	if side == postgres.Source {
+		return s.SourceErr
+	}
+	return s.TargetErr
 }
 
 // records reads both sides' records and the baton. A side that is not connected

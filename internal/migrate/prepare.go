@@ -39,7 +39,7 @@ func (st *start) makeRecord(ctx context.Context, side postgres.Side, r journal.R
 	conn := st.conn(side)
 	if err := journal.Create(ctx, conn, r); err != nil {
 		return postgres.WrapHint(side, "creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
-			postgres.QuoteIdent(st.server(side).Database()), postgres.QuoteIdent(st.server(side).User())))
+			postgres.QuoteIdent(st.Server(side).Database()), postgres.QuoteIdent(st.Server(side).User())))
 	}
 	_, err := conn.Exec(ctx, replication.MarkerTableSQL(st.Group().MarkerTable()))
 	return postgres.Wrap(side, "creating the marker table", err)
@@ -288,38 +288,17 @@ func (st *start) runIdentities(ctx context.Context) error {
 	return nil
 }
 
-// publicationTables are the tables to publish: all but unlogged ones, and the
-// marker.
 func (st *start) publicationTables(ctx context.Context) ([]postgres.Ident, error) {
 	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version())
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}
-	return publishable(tables, st.Group()), nil
-}
-
-func publishable(tables []catalog.Table, g replication.Group) []postgres.Ident {
-	names := []postgres.Ident{g.MarkerTable()}
-	for _, t := range tables {
-		if !t.Unlogged {
-			names = append(names, t.Ident)
-		}
-	}
-	slices.SortFunc(names, func(a, b postgres.Ident) int {
-		if a == b {
-			return 0
-		}
-		if a.Less(b) {
-			return -1
-		}
-		return 1
-	})
-	return names
+	return replication.Publishable(tables, st.Group()), nil
 }
 
 func (st *start) planPublication(ctx context.Context) ([]Action, error) {
 	tables, err := st.publicationTables(ctx)
-	return on(postgres.Source, replication.PublicationSQL(st.Group().Name(), tables)), err
+	return on(postgres.Source, replication.PublicationSQL(st.Group().Name(), tables, st.streamsTruncate())), err
 }
 
 // donePublication: a publication of a load that is not complete must list the
@@ -352,7 +331,7 @@ func (st *start) runPublication(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = execAll(ctx, postgres.Source, st.SourceConn, replication.DropPublicationSQL(name), replication.PublicationSQL(name, tables))
+	err = execAll(ctx, postgres.Source, st.SourceConn, replication.DropPublicationSQL(name), replication.PublicationSQL(name, tables, st.streamsTruncate()))
 	if postgres.Code(err) == postgres.InsufficientPrivilege {
 		err = postgres.WrapHint(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
 	}

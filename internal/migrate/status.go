@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -69,6 +70,7 @@ type SideStatus struct {
 
 // GroupStatus is one group's stream.
 type GroupStatus struct {
+	Direction    string `json:"direction"` // forward, or reverse: the way back
 	Number       int    `json:"number"`
 	Subscription string `json:"subscription"` // missing, disabled, running, not running
 	Tables       int    `json:"tables"`
@@ -126,7 +128,13 @@ type reader struct {
 	Config
 	*Sessions
 	source, target *journal.Record
+	baton          journal.Baton
 }
+
+// The stream flows from the side that has the baton to the other.
+func (r *reader) publisher() *pgx.Conn     { return r.conn(r.baton.Side) }
+func (r *reader) subscriber() *pgx.Conn    { return r.conn(r.baton.Side.Other()) }
+func (r *reader) group() replication.Group { return r.stream(r.baton.Side) }
 
 func (r *reader) note(text, remedy string) {
 	r.Findings = append(r.Findings, Note{text, remedy})
@@ -138,12 +146,13 @@ func (r *reader) read(ctx context.Context) error {
 			return err
 		}
 	}
-	baton, known := journal.Decide(r.source, r.target)
+	var known bool
+	r.baton, known = journal.Decide(r.source, r.target)
 	if !known && r.source == nil {
 		return nil // nothing of this migration is here
 	}
-	r.Baton = baton.Side
-	if !baton.Certain && (r.SourceConn == nil || r.TargetConn == nil) {
+	r.Baton = r.baton.Side
+	if !r.baton.Certain && (r.SourceConn == nil || r.TargetConn == nil) {
 		r.note("one side could not be asked: where the baton is rests on the other alone", "make both servers reachable and look again")
 	}
 	if err := r.readProgress(ctx); err != nil {
@@ -152,7 +161,10 @@ func (r *reader) read(ctx context.Context) error {
 	if err := r.readSlots(ctx); err != nil {
 		return err
 	}
-	return r.readPhase(ctx, baton)
+	if err := r.readNotes(ctx); err != nil {
+		return err
+	}
+	return r.readPhase(ctx)
 }
 
 func (r *reader) readSide(ctx context.Context, side postgres.Side) error {
@@ -210,62 +222,87 @@ func (r *reader) take(p event.Progress) {
 	r.BytesPerSec, r.ETASeconds = p.BytesPerSec, p.ETASeconds
 }
 
+// readSlots shows every slot of ours, on either side.
 func (r *reader) readSlots(ctx context.Context) error {
-	if r.SourceConn == nil || r.source == nil {
-		return nil
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		conn := r.conn(side)
+		if conn == nil {
+			continue
+		}
+		slot, err := replication.ReadSlot(ctx, conn, r.Server(side).Version(), r.stream(side).Name())
+		if err != nil {
+			return postgres.Wrap(side, "reading the slot", err)
+		}
+		if slot == nil {
+			continue
+		}
+		r.Slots = append(r.Slots, SlotStatus{Side: side, SlotState: *slot,
+			RestartLSN: slot.RestartLSN.String(), Confirmed: slot.Confirmed.String()})
+		r.XminAge = max(r.XminAge, slot.XminAge)
+		if slot.Lost {
+			r.note(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL that the %s still needs", slot.Name, side, side.Other()),
+				lostRemedy(r.baton))
+		}
 	}
-	slot, err := replication.ReadSlot(ctx, r.SourceConn, r.Config.Source.Version(), r.Group().Name())
-	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading the slot", err)
+	return nil
+}
+
+// slot returns the slot of the stream, nil when there is none.
+func (r *reader) slot() *SlotStatus {
+	for i := range r.Slots {
+		if r.Slots[i].Side == r.baton.Side {
+			return &r.Slots[i]
+		}
 	}
-	if slot == nil {
-		return nil
-	}
-	r.Slots = append(r.Slots, SlotStatus{Side: postgres.Source, SlotState: *slot,
-		RestartLSN: slot.RestartLSN.String(), Confirmed: slot.Confirmed.String()})
-	r.XminAge = slot.XminAge
-	if slot.Lost {
-		r.note(fmt.Sprintf("replication slot %s is lost: the source has removed WAL that the target still needs", slot.Name),
-			"pgbaton reset, raise max_slot_wal_keep_size on the source, and start again")
+	return nil
+}
+
+// readNotes says what handovers left for a person to know.
+func (r *reader) readNotes(ctx context.Context) error {
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		conn := r.conn(side)
+		note, err := handover.ReadGuardianNote(ctx, conn)
+		if err != nil {
+			return postgres.Wrap(side, "reading the journal", err)
+		}
+		if note != nil {
+			r.note(fmt.Sprintf("%s: %s", note.At.Format(time.RFC3339), note.Text), "the next handover removes this note")
+		}
+		stale, err := handover.ReadStale(ctx, conn)
+		if err != nil {
+			return postgres.Wrap(side, "reading the journal", err)
+		}
+		if stale != nil {
+			r.note(fmt.Sprintf("the %s came back after the %s had been given the baton by force: it was fenced at %s, and what it had not sent is only there",
+				side, side.Other(), stale.Format(time.RFC3339)), "there is no way back; look there for what is missing, then pgbaton finish")
+		}
 	}
 	return nil
 }
 
 // readPhase says how far the migration is, and measures the lag where there is
 // a stream to measure.
-func (r *reader) readPhase(ctx context.Context, baton journal.Baton) error {
+func (r *reader) readPhase(ctx context.Context) error {
+	holder := r.baton.Side
 	switch {
-	case baton.Passed && r.target == nil && r.TargetConn != nil:
+	case r.baton.Passed && holder == postgres.Target && r.target == nil && r.TargetConn != nil:
 		r.Phase = PhaseSwitched
 		r.note("the target has no record of the migration: finish was run while the source was out of reach", "pgbaton finish, run again, cleans the source")
 		return nil
-	case baton.Passed:
+	case r.baton.Passed:
 		r.Phase = PhaseSwitched
-		r.note(fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet: nobody can write", baton.Side.Other(), baton.Side),
-			"pgbaton switchover, run again, completes it")
+		r.note(fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet: nobody can write", holder.Other(), holder),
+			"pgbaton "+Handover{To: holder}.command()+", run again, completes it")
 		return nil
-	case baton.Side == postgres.Target:
-		r.Phase = PhaseSwitched
-		if r.TargetConn == nil {
-			return nil
-		}
-		waiting, err := handover.TrafficWaits(ctx, r.TargetConn)
-		if waiting && !r.Working {
-			r.note("the target is open, but traffic has not been moved to it", "pgbaton switchover, run again, runs --on-switch and --on-resume")
-		}
-		return postgres.Wrap(postgres.Target, "reading the journal", err)
-	}
-	if r.source == nil && r.SourceConn != nil {
+	case r.source == nil && r.SourceConn != nil:
 		r.note("the source has no record of the migration: reset was run while the target was out of reach", "pgbaton reset, run again, cleans the target")
 		return nil
 	}
-	if paused, err := handover.TrafficPaused(ctx, r.SourceConn); err != nil {
-		return postgres.Wrap(postgres.Source, "reading the journal", err)
-	} else if paused && !r.Working && !r.Status.Source.Fenced {
-		r.note("a handover died while it held traffic back", "pgbaton switchover, run again, runs --on-abort and hands over")
+	if err := r.readTraffic(ctx); err != nil {
+		return err
 	}
-	if r.Status.Source.Fenced && !r.Working {
-		r.note("the source is fenced: a handover died before the pass, and applications cannot write", "pgbaton switchover, run again, undoes or completes it")
+	if r.baton.Generation > 0 {
+		return r.readStream(ctx)
 	}
 	if r.TargetConn == nil || r.target == nil {
 		r.Phase = PhaseCopying
@@ -277,30 +314,93 @@ func (r *reader) readPhase(ctx context.Context, baton journal.Baton) error {
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
-	sub, err := replication.ReadSubscription(ctx, r.TargetConn, r.Group().Name())
+	if !isLoaded {
+		r.Phase = PhaseCopying
+		r.unfinished()
+	}
+	return r.readStream(ctx)
+}
+
+// readTraffic says what a handover that died has left in the way of traffic.
+func (r *reader) readTraffic(ctx context.Context) error {
+	conn, side := r.publisher(), r.baton.Side
+	if conn == nil || r.Working {
+		return nil
+	}
+	next := Handover{To: side.Other()}.command() // the one that side can begin
+	paused, err := handover.ReadPaused(ctx, conn)
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "reading the subscription", err)
+		return postgres.Wrap(side, "reading the journal", err)
+	}
+	waiting, err := handover.TrafficWaits(ctx, conn)
+	if err != nil {
+		return postgres.Wrap(side, "reading the journal", err)
+	}
+	fenced := map[postgres.Side]SideStatus{postgres.Source: r.Status.Source, postgres.Target: r.Status.Target}[side].Fenced
+	switch {
+	case fenced:
+		r.note(fmt.Sprintf("the %s is fenced: a handover died before the pass, and applications cannot write", side), "pgbaton "+next+", run again, undoes or completes it")
+	case paused != nil:
+		text := "a handover died while it held traffic back"
+		if len(paused.By) > 0 {
+			text += ": " + strings.Join(paused.By, ", ")
+		}
+		r.note(text, "pgbaton "+next+", run again with the same traffic options, lets it go and hands over")
+	case waiting:
+		r.note(fmt.Sprintf("the %s is open, but traffic has not been moved to it", side),
+			"pgbaton "+Handover{To: side}.command()+", run again, moves it")
+	}
+	return nil
+}
+
+// readStream looks at the stream to the side without the baton.
+func (r *reader) readStream(ctx context.Context) error {
+	switched := r.baton.Side == postgres.Target
+	if switched {
+		r.Phase = PhaseSwitched
+	}
+	if r.subscriber() == nil {
+		return nil
+	}
+	from, to := r.baton.Side, r.baton.Side.Other()
+	sub, err := replication.ReadSubscription(ctx, r.subscriber(), r.group().Name())
+	if err != nil {
+		return postgres.Wrap(to, "reading the subscription", err)
 	}
 	if err := r.readGroup(ctx, sub); err != nil {
 		return err
 	}
 	switch {
-	case !isLoaded || sub == nil:
+	case r.Phase == PhaseCopying:
+		return nil
+	case sub == nil && r.baton.Generation > 0:
+		r.note("there is no way back: the handover was made without one", "pgbaton finish, when it is not needed")
+		return nil
+	case sub == nil:
 		r.Phase = PhaseCopying
 		r.unfinished()
 		return nil
+	case !sub.Enabled && switched:
+		r.note("the way back is disabled: the target keeps WAL for it", "pgbaton resume; or complete an unfinished handover: pgbaton switchover")
+		return nil
 	case !sub.Enabled:
 		r.Phase = PhaseHeld
-		return nil
+		left, err := handover.StreamLeft(ctx, r.publisher())
+		if left && !r.Working {
+			r.note(fmt.Sprintf("the subscription was left disabled by an aborted handover that could not reach the %s", to), "pgbaton resume; the next handover does it by itself")
+		}
+		return postgres.Wrap(from, "reading the journal", err)
 	}
-	if len(r.Slots) == 0 && r.SourceConn != nil {
-		r.note(fmt.Sprintf("replication slot %s is gone from the source", r.Group().Name()), "pgbaton reset, then start again")
+	if r.slot() == nil && r.publisher() != nil {
+		r.note(fmt.Sprintf("replication slot %s is gone from the %s", r.group().Name(), from), lostRemedy(r.baton))
 	}
-	if r.SourceConn == nil {
+	if !switched {
 		r.Phase = PhaseCatchingUp
+	}
+	if r.publisher() == nil {
 		return nil
 	}
-	if Method(r.Status.Method) == Native && r.TablesCopied < r.TablesTotal {
+	if !switched && r.baton.Generation == 0 && Method(r.Status.Method) == Native && r.TablesCopied < r.TablesTotal {
 		r.Phase = PhaseCopying
 		return r.readTrouble(ctx)
 	}
@@ -314,14 +414,15 @@ func (r *reader) unfinished() {
 }
 
 func (r *reader) readGroup(ctx context.Context, sub *replication.Subscription) error {
-	g := GroupStatus{Number: r.Group().Number, Subscription: "missing"}
+	group, to := r.group(), r.baton.Side.Other()
+	g := GroupStatus{Direction: string(group.Direction), Number: group.Number, Subscription: "missing"}
 	if sub != nil {
-		tables, err := replication.SubscriptionTables(ctx, r.TargetConn, sub.Name)
+		tables, err := replication.SubscriptionTables(ctx, r.subscriber(), sub.Name)
 		if err != nil {
-			return postgres.Wrap(postgres.Target, "reading the subscription", err)
+			return postgres.Wrap(to, "reading the subscription", err)
 		}
 		for _, t := range tables {
-			if t.Ident == r.Group().MarkerTable() {
+			if t.Ident == group.MarkerTable() {
 				continue
 			}
 			g.Tables++
@@ -329,9 +430,9 @@ func (r *reader) readGroup(ctx context.Context, sub *replication.Subscription) e
 				g.TablesReady++
 			}
 		}
-		pids, err := replication.WorkerPIDs(ctx, r.TargetConn, sub.Name)
+		pids, err := replication.WorkerPIDs(ctx, r.subscriber(), sub.Name)
 		if err != nil {
-			return postgres.Wrap(postgres.Target, "reading the subscription's workers", err)
+			return postgres.Wrap(to, "reading the subscription's workers", err)
 		}
 		switch {
 		case !sub.Enabled:
@@ -348,49 +449,53 @@ func (r *reader) readGroup(ctx context.Context, sub *replication.Subscription) e
 
 // readLag writes a heartbeat, waits for it within a bound, and reads the age of
 // the oldest marker that has not arrived. A handover writes its own markers: no
-// lag is measured while the source is fenced.
+// lag is measured while one is at work or the publishing side is fenced.
 func (r *reader) readLag(ctx context.Context) error {
-	r.Phase = PhaseCatchingUp
-	rewritten, err := replication.Rewritten(ctx, r.SourceConn, r.Config.Source.Version(), r.Group())
+	from, to, g := r.baton.Side, r.baton.Side.Other(), r.group()
+	publisher, subscriber := r.publisher(), r.subscriber()
+	rewritten, err := replication.Rewritten(ctx, publisher, r.Server(from).Version(), r.Server(to).Version(), g)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "comparing the tables' files", err)
+		return postgres.Wrap(from, "comparing the tables' files", err)
 	}
 	for _, text := range rewritten {
-		r.note(text, "if it was a TRUNCATE, the target still has the rows: pgbaton reset, then start again")
+		r.note(text, fmt.Sprintf("if it was a TRUNCATE, the %s still has the rows: %s", to, lostRemedy(r.baton)))
 	}
-	if len(r.Slots) > 0 {
-		r.LagBytes = &r.Slots[0].BehindBytes
+	if slot := r.slot(); slot != nil {
+		r.LagBytes = &slot.BehindBytes
 	}
-	if r.Status.Source.Fenced {
-		return nil
+	if saved, err := fence.Raised(ctx, publisher); err != nil || saved != nil {
+		return postgres.Wrap(from, "looking for a fence", err)
 	}
-	table := r.Group().MarkerTable()
+	table := g.MarkerTable()
 	// What is before this position has been applied once the marker is seen: the
 	// position that the subscriber confirms is up to a few seconds behind that.
-	before, err := replication.Position(ctx, r.SourceConn)
+	before, err := replication.Position(ctx, publisher)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading the WAL position", err)
+		return postgres.Wrap(from, "reading the WAL position", err)
 	}
 	began := time.Now()
-	token, err := replication.WriteMarker(ctx, r.SourceConn, table, replication.Heartbeat)
+	token, err := replication.WriteMarker(ctx, publisher, table, replication.Heartbeat)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "writing a heartbeat", err)
+		return postgres.Wrap(from, "writing a heartbeat", err)
 	}
-	seen, err := replication.SawMarker(ctx, r.TargetConn, table, token, heartbeatWait)
+	seen, err := replication.SawMarker(ctx, subscriber, table, token, heartbeatWait)
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "waiting for the heartbeat", err)
+		return postgres.Wrap(to, "waiting for the heartbeat", err)
 	}
 	lag := 0.0
 	if seen {
 		trip := event.MS(time.Since(began))
-		r.Phase, r.RoundTripMS = PhaseStreaming, &trip
-		if err := replication.TrimMarkers(ctx, r.SourceConn, table, token); err != nil {
-			return postgres.Wrap(postgres.Source, "removing old heartbeats", err)
+		r.RoundTripMS = &trip
+		if r.Phase == PhaseCatchingUp {
+			r.Phase = PhaseStreaming
+		}
+		if err := replication.TrimMarkers(ctx, publisher, table, token); err != nil {
+			return postgres.Wrap(from, "removing old heartbeats", err)
 		}
 	} else {
-		age, err := replication.OldestUnapplied(ctx, r.SourceConn, r.TargetConn, table)
+		age, err := replication.OldestUnapplied(ctx, publisher, subscriber, table)
 		if err != nil {
-			return postgres.Wrap(postgres.Source, "reading the oldest heartbeat", err)
+			return postgres.Wrap(from, "reading the oldest heartbeat", err)
 		}
 		lag, r.LagSecondsAtLeast = age.Seconds(), true
 	}
@@ -398,9 +503,9 @@ func (r *reader) readLag(ctx context.Context) error {
 	if !seen {
 		return r.readTrouble(ctx)
 	}
-	after, err := replication.Position(ctx, r.SourceConn)
+	after, err := replication.Position(ctx, publisher)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading the WAL position", err)
+		return postgres.Wrap(from, "reading the WAL position", err)
 	}
 	behind := int64(after - before)
 	r.LagBytes = &behind
@@ -409,7 +514,7 @@ func (r *reader) readLag(ctx context.Context) error {
 
 // readTrouble says why a stream does not flow.
 func (r *reader) readTrouble(ctx context.Context) error {
-	t, err := diagnose(ctx, r.Config, r.Sessions, false)
+	t, err := diagnose(ctx, r.Config, r.Sessions, r.baton, false)
 	if t != nil {
 		r.note(t.Text, t.Remedy)
 	}

@@ -3,7 +3,6 @@ package migrate
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"pgbaton/internal/catalog"
@@ -58,11 +57,7 @@ func (st *start) runAnalyze(ctx context.Context) error {
 }
 
 func (st *start) planSubscription(context.Context) ([]Action, error) {
-	shown := st.SourceFromTarget
-	if shown["password"] != "" {
-		shown = shown.With("password", "********")
-	}
-	return on(postgres.Target, replication.SubscriptionSQL(st.Group().Name(), shown.String(), st.Method == Native, st.Target.Version())), nil
+	return on(postgres.Target, replication.SubscriptionSQL(st.Group().Name(), st.SourceFromTarget.Redacted(), st.Method == Native, st.Target.Version())), nil
 }
 
 func (st *start) doneSubscription(ctx context.Context) (bool, error) {
@@ -85,30 +80,11 @@ func (st *start) runSubscription(ctx context.Context) error {
 		}
 		return postgres.WrapHint(postgres.Target, "creating the subscription", err, hint)
 	}
-	want, err := replication.PublicationTables(ctx, st.SourceConn, name)
-	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading the publication", err)
-	}
-	have, err := replication.SubscriptionTables(ctx, st.TargetConn, name)
-	if err != nil {
-		return postgres.Wrap(postgres.Target, "reading the subscription", err)
-	}
 	state := "r"
 	if st.Method == Native {
 		state = "i"
 	}
-	var names []postgres.Ident
-	for _, t := range have {
-		names = append(names, t.Ident)
-		if t.State != state {
-			return postgres.Wrap(postgres.Target, "checking the subscription", fmt.Errorf("table %s is in state %q instead of %q", t.Ident, t.State, state))
-		}
-	}
-	if !slices.Equal(want, names) {
-		return postgres.Wrap(postgres.Target, "checking the subscription",
-			fmt.Errorf("it has %d tables, the publication has %d: they differ", len(names), len(want)))
-	}
-	return nil
+	return postgres.Wrap(postgres.Target, "checking the subscription", replication.VerifySubscription(ctx, st.SourceConn, st.TargetConn, name, state))
 }
 
 // planSync shows the native copy: the servers do it by themselves once the

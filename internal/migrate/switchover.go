@@ -16,23 +16,130 @@ import (
 	"pgbaton/internal/traffic"
 )
 
-// Switchover hands the baton from the source to the target, or completes an
-// earlier switchover that died. The sessions must be connected and locked.
-func Switchover(ctx context.Context, c Config, s *Sessions, hooks traffic.Hooks, maxPause time.Duration) (handover.Result, error) {
+// Handover is what a switchover or a rollback was told.
+type Handover struct {
+	To         postgres.Side
+	MaxPause   time.Duration
+	NoRollback bool
+	Traffic    traffic.Mover
+	Guard      handover.Guard
+}
+
+// command names it for people.
+func (h Handover) command() string {
+	if h.To == postgres.Source {
+		return "rollback"
+	}
+	return "switchover"
+}
+
+// HandOver hands the baton to a side, or completes an earlier handover to it that
+// died. The sessions must be connected and locked.
+func HandOver(ctx context.Context, c Config, s *Sessions, h Handover) (handover.Result, error) {
 	source, target, err := s.records(ctx, c)
 	if err != nil {
 		return handover.Result{}, err
 	}
 	if source == nil || target == nil {
-		return handover.Result{}, refusal.New("switchover", "there is no migration between these databases", "pgbaton start")
+		return handover.Result{}, refusal.New(h.command(), "there is no migration between these databases", "pgbaton start")
 	}
-	h := handover.Config{
-		Migration: c.Name, Holder: c.Source, Taker: c.Target,
-		Groups:      []replication.Group{c.Group()},
-		HolderKeeps: c.holderKeeps(postgres.Source),
-		MaxPause:    maxPause, Traffic: hooks, Observe: c.Observe,
+	return handover.Run(ctx, c.handover(h), s.conn(h.To.Other()), s.conn(h.To))
+}
+
+// TakeOver is the guardian's: see [handover.TakeOver].
+func TakeOver(ctx context.Context, c Config, h Handover, w *handover.Ward, kill func(), why string) error {
+	_, err := handover.TakeOver(ctx, c.handover(h), w, kill, why)
+	return err
+}
+
+// Route is where a handover moves traffic.
+func Route(c Config, h Handover) traffic.Route { return c.handover(h).Route() }
+
+// lostHolder refuses to do without a holder that is there. The sessions must be
+// locked.
+func (s *Sessions) lostHolder(h Handover) error {
+	if s.conn(h.To) == nil {
+		return s.err(h.To)
 	}
-	return handover.Run(ctx, h, s.SourceConn, s.TargetConn)
+	if s.conn(h.To.Other()) != nil {
+		return refusal.New(h.command(), fmt.Sprintf("the %s answers: it is not lost", h.To.Other()),
+			"pgbaton "+h.command()+" without --holder-lost loses nothing")
+	}
+	return nil
+}
+
+// LastWord is the last that the side to be opened knows of a holder that is lost.
+func LastWord(ctx context.Context, c Config, s *Sessions, h Handover) (handover.LastWord, error) {
+	if err := s.lostHolder(h); err != nil {
+		return handover.LastWord{}, err
+	}
+	if _, _, err := s.records(ctx, c); err != nil {
+		return handover.LastWord{}, err
+	}
+	record, err := journal.Read(ctx, s.conn(h.To))
+	if err == nil && record == nil {
+		err = refusal.New(h.command(), "there is no migration here", "pgbaton start")
+	}
+	if err != nil {
+		return handover.LastWord{}, err
+	}
+	if h.To == postgres.Target && record.Generation == 0 {
+		// A copy that never was complete must not become the only one.
+		var l loaded
+		if ok, err := journal.Get(ctx, s.TargetConn, kindCopy, keyLoaded, &l); err != nil || !ok {
+			if err == nil {
+				err = refusal.New(h.command(), "the copy was never complete: the target is not a database to go on with", "restore a backup of the source")
+			}
+			return handover.LastWord{}, err
+		}
+	}
+	return handover.ReadLastWord(ctx, c.handover(h), s.conn(h.To))
+}
+
+// TakeByForce opens a side whose holder is lost.
+func TakeByForce(ctx context.Context, c Config, s *Sessions, h Handover) (handover.Result, error) {
+	if err := s.lostHolder(h); err != nil {
+		return handover.Result{}, err
+	}
+	return handover.TakeByForce(ctx, c.handover(h), s.conn(h.To))
+}
+
+// FenceStale keeps out a side that came back although the other was given the
+// baton by force: the first command that sees it does.
+func FenceStale(ctx context.Context, c Config, s *Sessions) error {
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		party := c.handover(Handover{To: side}).Taker
+		if _, err := handover.FenceStale(ctx, party, c.Name, s.conn(side), s.conn(side.Other()), c.Observe); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Rehearse measures the handover that the side with the baton would begin.
+func Rehearse(ctx context.Context, c Config, s *Sessions, h Handover) (handover.Rehearsal, error) {
+	source, target, err := s.records(ctx, c)
+	if err != nil {
+		return handover.Rehearsal{}, err
+	}
+	if source == nil || target == nil {
+		return handover.Rehearsal{}, refusal.New("rehearse", "there is no migration between these databases", "pgbaton start")
+	}
+	b, _ := journal.Decide(source, target)
+	h.To = b.Side.Other()
+	return handover.Rehearse(ctx, c.handover(h), s.conn(b.Side), s.conn(h.To))
+}
+
+// handover is the configuration of a handover to a side.
+func (c Config) handover(h Handover) handover.Config {
+	party := func(side postgres.Side) handover.Party {
+		return handover.Party{Server: c.Server(side), Keeps: c.holderKeeps(side), Reach: c.reach(side)}
+	}
+	return handover.Config{
+		Migration: c.Name, Command: h.command(), Holder: party(h.To.Other()), Taker: party(h.To),
+		Groups: []replication.Group{c.stream(h.To.Other())}, Back: c.stream(h.To), NoRollback: h.NoRollback,
+		MaxPause: h.MaxPause, Traffic: h.Traffic, Guard: h.Guard, Observe: c.Observe,
+	}
 }
 
 // SetRunning is `pgbaton pause` and `pgbaton resume`: it disables or enables the
@@ -46,33 +153,52 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) error {
 	if err != nil {
 		return err
 	}
-	b, _ := journal.Decide(source, target)
-	if b.Side == postgres.Target {
-		return refusal.New(command, "the target holds the baton: nothing may flow into it any more", "")
-	}
-	sub, err := replication.ReadSubscription(ctx, s.TargetConn, c.Group().Name())
-	if err != nil {
-		return postgres.Wrap(postgres.Target, "reading the subscription", err)
-	}
-	if target == nil || sub == nil {
+	b, known := journal.Decide(source, target)
+	if !known || target == nil {
 		return refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
-	var l loaded
-	if ok, err := journal.Get(ctx, s.TargetConn, kindCopy, keyLoaded, &l); err != nil || !ok {
-		if err != nil {
-			return postgres.Wrap(postgres.Target, "reading the journal", err)
-		}
-		return refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
-	}
-	slot, err := replication.ReadSlot(ctx, s.SourceConn, c.Source.Version(), l.Slot)
+	publisher, subscriber, name := b.Side, b.Side.Other(), c.stream(b.Side).Name()
+	sub, err := replication.ReadSubscription(ctx, s.conn(subscriber), name)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading the slot", err)
+		return postgres.Wrap(subscriber, "reading the subscription", err)
+	}
+	switch {
+	case b.Passed:
+		return refusal.New(command, "the baton has passed, and the "+string(b.Side)+" has not taken it yet", "run the handover's command again: it completes it")
+	case sub == nil && b.Generation > 0:
+		return refusal.New(command, "there is no way back: the handover was made without one", "")
+	case sub == nil:
+		return refusal.New(command, "there is no subscription yet", "pgbaton start")
+	}
+	if b.Generation == 0 {
+		var l loaded
+		if ok, err := journal.Get(ctx, s.TargetConn, kindCopy, keyLoaded, &l); err != nil || !ok {
+			if err != nil {
+				return postgres.Wrap(postgres.Target, "reading the journal", err)
+			}
+			return refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
+		}
+	}
+	slot, err := replication.ReadSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), name)
+	if err != nil {
+		return postgres.Wrap(publisher, "reading the slot", err)
 	}
 	if run && (slot == nil || slot.Lost) {
-		return refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the source: what was written since then cannot reach the target", l.Slot),
-			"pgbaton reset, then start again")
+		return refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
+			lostRemedy(b))
 	}
-	return postgres.Wrap(postgres.Target, command, replication.SetEnabled(ctx, s.TargetConn, c.Group().Name(), run))
+	if err := replication.SetEnabled(ctx, s.conn(subscriber), name, run); err != nil {
+		return postgres.Wrap(subscriber, command, err)
+	}
+	return postgres.Wrap(publisher, "writing the journal", handover.ForgetStream(ctx, s.conn(publisher)))
+}
+
+// lostRemedy says what to do when the stream to the side without the baton is lost.
+func lostRemedy(b journal.Baton) string {
+	if b.Generation == 0 {
+		return "pgbaton reset, then start again; if the server removed the WAL, raise max_slot_wal_keep_size first"
+	}
+	return "the handover cannot be taken back any more: pgbaton finish"
 }
 
 // PlanSwitchover lists what a handover to the target would run, phase by phase.
@@ -110,21 +236,32 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 		fence.BarrierSQL(database)+" -- the barrier: waits for sessions that start up, then fails by design",
 		"SELECT pg_terminate_backend(<every other session>)",
 		"SELECT pg_create_logical_replication_slot(<leak check>, 'pgoutput', true)")
-	settle := on(postgres.Target, "DROP SUBSCRIPTION "+name)
+	back := c.ReverseGroup()
+	tables, err := catalog.Tables(ctx, s.SourceConn, c.Source.Version())
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
+	}
+	prepare := append(
+		on(postgres.Target, replication.MarkerTableSQL(back.MarkerTable()), replication.PublicationSQL(back.Name(), replication.Publishable(tables, back), c.streamsTruncate())),
+		on(postgres.Source, replication.MarkerTableSQL(back.MarkerTable()), replication.SubscriptionSQL(back.Name(), c.TargetFromSource.Redacted(), false, c.Source.Version()))...)
+	settle := append(on(postgres.Source, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(back.Name())+" ENABLE"),
+		on(postgres.Target, "DROP SUBSCRIPTION "+name)...)
 	settle = append(settle, on(postgres.Source, fmt.Sprintf("SELECT pg_drop_replication_slot(<%s>)", c.Group().Name()))...)
 	settle = append(settle, on(postgres.Target, refreshes...)...)
 	return []PlannedStep{
-		{Step: handover.PhasePause, Actions: []Action{operator("<--on-pause>")}},
+		{Step: handover.PhasePrepare, Actions: prepare},
+		{Step: handover.PhasePause, Actions: []Action{operator("PAUSE <database> on PgBouncer, or <--on-pause>")}},
 		{Step: handover.PhaseFence, Actions: on(postgres.Source, fenceSQL...)},
 		{Step: handover.PhaseDrain, Actions: append(
 			on(postgres.Source, fmt.Sprintf("INSERT INTO %s VALUES (<token>, 'drain', clock_timestamp())", marker)),
 			on(postgres.Target, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE token = <token>) -- until true", marker))...)},
 		{Step: handover.PhaseSequences, Actions: on(postgres.Target, setvals...)},
-		{Step: handover.PhaseWayBack, Actions: on(postgres.Target, "ALTER SUBSCRIPTION "+name+" DISABLE")},
+		{Step: handover.PhaseWayBack, Actions: on(postgres.Target, "ALTER SUBSCRIPTION "+name+" DISABLE",
+			fmt.Sprintf("SELECT pg_create_logical_replication_slot(<%s>, 'pgoutput')", back.Name()))},
 		{Step: handover.PhasePass, Actions: on(postgres.Source, journal.PassSQL)},
 		{Step: handover.PhaseOpen, Actions: on(postgres.Target, journal.TakeSQL, "-- the grants that the target's fence saved, and RESET default_transaction_read_only")},
-		{Step: handover.PhaseSwitch, Actions: []Action{operator("<--on-switch>")}},
-		{Step: handover.PhaseResume, Actions: []Action{operator("<--on-resume>")}},
+		{Step: handover.PhaseSwitch, Actions: []Action{operator("host, port and dbname in PgBouncer's configuration and RELOAD, or <--on-switch>")}},
+		{Step: handover.PhaseResume, Actions: []Action{operator("RESUME <database> on PgBouncer, or <--on-resume>")}},
 		{Step: handover.PhaseSettle, Actions: settle},
 	}, nil
 }

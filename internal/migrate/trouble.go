@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 )
@@ -22,38 +25,40 @@ func (t *Trouble) Error() string { return "the subscription does not get on: " +
 
 // diagnose looks at a stream that does not flow. nil: nothing is wrong that
 // shows, it is only behind. long says that nothing has moved for a long time:
-// before 15 no statistics tell of failures.
-func diagnose(ctx context.Context, c Config, s *Sessions, long bool) (*Trouble, error) {
-	name := c.Group().Name()
-	sub, err := replication.ReadSubscription(ctx, s.TargetConn, name)
+// before 15 no statistics tell of failures. The stream is the one away from the
+// side that has the baton.
+func diagnose(ctx context.Context, c Config, s *Sessions, b journal.Baton, long bool) (*Trouble, error) {
+	from, to, name := b.Side, b.Side.Other(), c.stream(b.Side).Name()
+	publisher, subscriber := s.conn(from), s.conn(to)
+	sub, err := replication.ReadSubscription(ctx, subscriber, name)
 	if err != nil || sub == nil || !sub.Enabled {
-		return nil, postgres.Wrap(postgres.Target, "reading the subscription", err)
+		return nil, postgres.Wrap(to, "reading the subscription", err)
 	}
-	slot, err := replication.ReadSlot(ctx, s.SourceConn, c.Source.Version(), name)
+	slot, err := replication.ReadSlot(ctx, publisher, c.Server(from).Version(), name)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "reading the slot", err)
+		return nil, postgres.Wrap(from, "reading the slot", err)
 	}
 	if slot == nil || slot.Lost {
-		return &Trouble{Text: fmt.Sprintf("replication slot %s is lost or gone from the source", name), Remedy: "pgbaton reset, then start again"}, nil
+		return &Trouble{Text: fmt.Sprintf("replication slot %s is lost or gone from the %s", name, from), Remedy: lostRemedy(b)}, nil
 	}
-	pids, err := replication.WorkerPIDs(ctx, s.TargetConn, name)
+	pids, err := replication.WorkerPIDs(ctx, subscriber, name)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Target, "reading the subscription's workers", err)
+		return nil, postgres.Wrap(to, "reading the subscription's workers", err)
 	}
-	failures, err := replication.ApplyErrors(ctx, s.TargetConn, c.Target.Version(), sub.OID)
+	failures, err := replication.ApplyErrors(ctx, subscriber, c.Server(to).Version(), sub.OID)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Target, "reading the subscription's statistics", err)
+		return nil, postgres.Wrap(to, "reading the subscription's statistics", err)
 	}
 	if len(pids) > 0 && failures <= 0 && !long {
 		return nil, nil
 	}
-	applied, known, err := replication.AppliedUpTo(ctx, s.TargetConn, sub.OID)
+	applied, known, err := replication.AppliedUpTo(ctx, subscriber, sub.OID)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Target, "reading the position applied", err)
+		return nil, postgres.Wrap(to, "reading the position applied", err)
 	}
 	message := ""
 	if known {
-		if message, err = replication.Rehearse(ctx, s.SourceConn, c.Target, name, applied); err != nil {
+		if message, err = replication.Rehearse(ctx, c.Server(from), publisher, c.Server(to), name, applied); err != nil {
 			return nil, err
 		}
 	}
@@ -63,11 +68,11 @@ func diagnose(ctx context.Context, c Config, s *Sessions, long bool) (*Trouble, 
 	}
 	if message != "" {
 		return &Trouble{
-			Text:   fmt.Sprintf("the target's apply worker fails%s: %s", count, message),
-			Remedy: "mend the row or the definition on the target (as the role that pgbaton uses: the database is fenced); the worker tries again by itself every few seconds",
+			Text:   fmt.Sprintf("the %s's apply worker fails%s: %s", to, count, message),
+			Remedy: "mend the row or the definition on the " + string(to) + " (as the role that pgbaton uses: the database is fenced); the worker tries again by itself every few seconds",
 		}, nil
 	}
-	waiting, err := unsynchronized(ctx, s, name)
+	waiting, err := unsynchronized(ctx, subscriber, to, name)
 	if err != nil {
 		return nil, err
 	}
@@ -78,26 +83,32 @@ func diagnose(ctx context.Context, c Config, s *Sessions, long bool) (*Trouble, 
 				"pgbaton reset and start with --method stream, or mend the rows",
 		}, nil
 	}
+	if len(pids) > 0 && failures <= 0 {
+		return nil, nil
+	}
 	if len(pids) > 0 {
-		return nil, nil // it failed once, and it runs
+		return &Trouble{
+			Text:   fmt.Sprintf("the %s's apply worker runs, but nothing arrives, and it has failed%s", to, count),
+			Remedy: fmt.Sprintf("the %s's log has the reason if it goes on failing: a full disk, a lock, a connection that breaks", to),
+		}, nil
 	}
 	return &Trouble{
 		Text: fmt.Sprintf("the subscription is enabled but its worker does not run at the moment%s", count),
-		Remedy: "after an interruption servers up to 15 take wal_retrieve_retry_interval (5 s) to start it; if it stays so, the target's log has the reason: no connection to the source (see --source-from-target), or no free worker " +
+		Remedy: fmt.Sprintf("after an interruption servers up to 15 take wal_retrieve_retry_interval (5 s) to start it; if it stays so, the %[1]s's log has the reason: no connection to the %[2]s (see --%[2]s-from-%[1]s), or no free worker ", to, from) +
 			"(max_logical_replication_workers, max_worker_processes), or an error while applying",
 	}, nil
 }
 
 // unsynchronized lists tables whose initial copy is not done.
-func unsynchronized(ctx context.Context, s *Sessions, name string) ([]string, error) {
-	states, err := replication.SubscriptionTables(ctx, s.TargetConn, name)
+func unsynchronized(ctx context.Context, subscriber *pgx.Conn, to postgres.Side, name string) ([]string, error) {
+	states, err := replication.SubscriptionTables(ctx, subscriber, name)
 	var names []string
 	for _, t := range states {
 		if t.State == "i" || t.State == "d" {
 			names = append(names, t.String())
 		}
 	}
-	return names, postgres.Wrap(postgres.Target, "reading the subscription", err)
+	return names, postgres.Wrap(to, "reading the subscription", err)
 }
 
 // stuck notices that a stream makes no headway.
@@ -122,5 +133,5 @@ func (w *stuck) look(ctx context.Context, c Config, s *Sessions, figure int64) (
 		return nil, nil
 	}
 	w.looked = time.Now()
-	return diagnose(ctx, c, s, time.Since(w.since) > 3*stuckAfter)
+	return diagnose(ctx, c, s, journal.Baton{Side: postgres.Source}, time.Since(w.since) > 3*stuckAfter)
 }

@@ -199,6 +199,9 @@ func (p *Process) result() Result {
 	return Result{Stdout: p.stdout.String(), Stderr: p.stderr.String(), Code: p.cmd.ProcessState.ExitCode()}
 }
 
+// Stdout is the standard output so far.
+func (p *Process) Stdout() string { return p.stdout.String() }
+
 // AwaitStdout waits until the standard output so far contains a text; the test fails when the process
 // ends, or the timeout is over, without it.
 func (p *Process) AwaitStdout(t testing.TB, text string) { t.Helper(); p.await(t, &p.stdout, text) }

@@ -10,16 +10,19 @@ import (
 	"pgbaton/internal/postgres"
 )
 
-// publishesTruncate says whether a publisher tells of TRUNCATE: since 11.
-func publishesTruncate(v postgres.Version) bool { return v.Major() >= 11 }
+// StreamsTruncate says whether a TRUNCATE gets from a publisher to a subscriber:
+// both must be 11 or newer. An older subscriber dies of one.
+func StreamsTruncate(publisher, subscriber postgres.Version) bool {
+	return publisher.Major() >= 11 && subscriber.Major() >= 11
+}
 
-// The journal's kind under which a source 10 keeps its tables' file nodes.
+// The journal's kind under which a publisher keeps its tables' file nodes.
 const filenodeKind = "filenode"
 
-// RememberFilenodes notes, on a publisher that does not tell of TRUNCATE, the
+// RememberFilenodes notes, on the publisher of a stream without TRUNCATE, the
 // files of a group's tables (rule 16): a truncated table has another one.
-func RememberFilenodes(ctx context.Context, publisher postgres.DB, v postgres.Version, g Group) error {
-	if publishesTruncate(v) {
+func RememberFilenodes(ctx context.Context, publisher postgres.DB, pv, sv postgres.Version, g Group) error {
+	if StreamsTruncate(pv, sv) {
 		return nil
 	}
 	now, err := filenodes(ctx, publisher, g)
@@ -31,9 +34,9 @@ func RememberFilenodes(ctx context.Context, publisher postgres.DB, v postgres.Ve
 
 // Rewritten lists the tables whose file has changed since it was remembered:
 // truncated, or rewritten by VACUUM FULL, CLUSTER or ALTER TABLE, which cannot be
-// told apart. On a publisher that tells of TRUNCATE there are none.
-func Rewritten(ctx context.Context, publisher postgres.DB, v postgres.Version, g Group) ([]string, error) {
-	if publishesTruncate(v) {
+// told apart. In a stream that carries TRUNCATE there are none.
+func Rewritten(ctx context.Context, publisher postgres.DB, pv, sv postgres.Version, g Group) ([]string, error) {
+	if StreamsTruncate(pv, sv) {
 		return nil, nil
 	}
 	var was map[string]uint32
@@ -47,7 +50,7 @@ func Rewritten(ctx context.Context, publisher postgres.DB, v postgres.Version, g
 	var changed []string
 	for table, node := range was {
 		if n, exists := now[table]; exists && n != node {
-			changed = append(changed, fmt.Sprintf("table %s was truncated or rewritten, which PostgreSQL %s does not publish", table, v))
+			changed = append(changed, fmt.Sprintf("table %s was truncated or rewritten, which does not get from PostgreSQL %s to %s", table, pv, sv))
 		}
 	}
 	return changed, nil

@@ -2,22 +2,49 @@ package replication
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
 )
 
 // PublicationSQL lists ordinary tables and leaf partitions by name, each with
 // ONLY: neither inheritance children nor a partition root come in by the back
-// door.
-func PublicationSQL(name string, tables []postgres.Ident) string {
+// door. truncates is false for a stream that must not carry TRUNCATE (rule 16).
+func PublicationSQL(name string, tables []postgres.Ident, truncates bool) string {
 	names := make([]string, len(tables))
 	for i, t := range tables {
 		names[i] = t.String()
 	}
-	return "CREATE PUBLICATION " + postgres.QuoteIdent(name) + " FOR TABLE ONLY " + strings.Join(names, ", ONLY ")
+	sql := "CREATE PUBLICATION " + postgres.QuoteIdent(name) + " FOR TABLE ONLY " + strings.Join(names, ", ONLY ")
+	if !truncates {
+		sql += " WITH (publish = 'insert, update, delete')"
+	}
+	return sql
+}
+
+// Publishable are the tables of a group that holds all that can be published:
+// all but unlogged ones, and the group's marker.
+func Publishable(tables []catalog.Table, g Group) []postgres.Ident {
+	names := []postgres.Ident{g.MarkerTable()}
+	for _, t := range tables {
+		if !t.Unlogged {
+			names = append(names, t.Ident)
+		}
+	}
+	slices.SortFunc(names, func(a, b postgres.Ident) int {
+		if a == b {
+			return 0
+		}
+		if a.Less(b) {
+			return -1
+		}
+		return 1
+	})
+	return names
 }
 
 // PublicationExists says whether the database has the publication.

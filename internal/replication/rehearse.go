@@ -20,7 +20,7 @@ const rehearsedChanges = 5000
 // on, the first behind the position applied, tries the same changes on the
 // subscriber in a transaction that is rolled back, and returns the server's
 // message; "" when nothing fails, or when the slot is in use at the moment.
-func Rehearse(ctx context.Context, publisher postgres.DB, subscriber *postgres.Server, group string, applied postgres.LSN) (string, error) {
+func Rehearse(ctx context.Context, from *postgres.Server, publisher postgres.DB, subscriber *postgres.Server, group string, applied postgres.LSN) (string, error) {
 	rows, err := publisher.Query(ctx, `
 		SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1, NULL, $3, 'proto_version', '1', 'publication_names', $2)`,
 		group, postgres.QuoteIdent(group), rehearsedChanges)
@@ -32,7 +32,7 @@ func Rehearse(ctx context.Context, publisher postgres.DB, subscriber *postgres.S
 		return "", nil
 	}
 	if err != nil {
-		return "", postgres.Wrap(postgres.Source, "looking at what the slot holds", err)
+		return "", postgres.Wrap(from.Side, "looking at what the slot holds", err)
 	}
 	messages = firstUnapplied(messages, applied)
 	conn, err := subscriber.Connect(ctx)

@@ -65,3 +65,74 @@ func SetSequences(ctx context.Context, db postgres.DB, values []SequenceValue) e
 		FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::int8[]), pg_catalog.unnest($3::bool[])) AS s (name, value, called)`, names, last, called)
 	return err
 }
+
+// RaiseSequences brings sequences up to the rows of the columns that own them, for
+// the case that their true values cannot be asked any more. It never sets one
+// back. It returns how many it raised, and those that no column owns, of which
+// nothing is known.
+func RaiseSequences(ctx context.Context, db postgres.DB) (raised int, unknown []postgres.Ident, err error) {
+	sequences, err := catalog.Sequences(ctx, db)
+	if err != nil {
+		return 0, nil, err
+	}
+	owned, err := ownedSequences(ctx, db)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, s := range sequences {
+		o, ok := owned[s.Ident]
+		if !ok {
+			unknown = append(unknown, s.Ident)
+			continue
+		}
+		tag, err := db.Exec(ctx, o.raiseSQL(s.Ident), s.Ident.String())
+		if err != nil {
+			return raised, unknown, fmt.Errorf("sequence %s: %w", s.Ident, err)
+		}
+		raised += int(tag.RowsAffected())
+	}
+	return raised, unknown, nil
+}
+
+// owner is the column that owns a sequence.
+type owner struct {
+	table      postgres.Ident
+	column     string
+	descending bool
+}
+
+// raiseSQL moves a sequence on to the last value in its column, in its direction.
+func (o owner) raiseSQL(sequence postgres.Ident) string {
+	furthest, beyond := "max", ">"
+	if o.descending {
+		furthest, beyond = "min", "<"
+	}
+	return fmt.Sprintf(`SELECT pg_catalog.setval($1::pg_catalog.regclass, c.v) FROM %s s, (SELECT %s(%s)::bigint AS v FROM %s) c
+		WHERE c.v IS NOT NULL AND (c.v %s s.last_value OR c.v = s.last_value AND NOT s.is_called)`,
+		sequence, furthest, postgres.QuoteIdent(o.column), o.table, beyond)
+}
+
+func ownedSequences(ctx context.Context, db postgres.DB) (map[postgres.Ident]owner, error) {
+	rows, err := db.Query(ctx, `
+		SELECT sn.nspname, s.relname, tn.nspname, t.relname, a.attname, q.seqincrement < 0
+		FROM pg_catalog.pg_depend d
+		JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+		JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
+		JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid
+		JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
+		JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
+		JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
+		WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+			AND d.deptype IN ('a', 'i') AND a.atttypid IN (20, 21, 23)`)
+	if err != nil {
+		return nil, err
+	}
+	owned := map[postgres.Ident]owner{}
+	var s postgres.Ident
+	var o owner
+	_, err = pgx.ForEachRow(rows, []any{&s.Schema, &s.Name, &o.table.Schema, &o.table.Name, &o.column, &o.descending}, func() error {
+		owned[s] = o
+		return nil
+	})
+	return owned, err
+}

@@ -50,7 +50,7 @@ func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv post
 	}
 	var diff []string
 	for _, g := range groups {
-		rewritten, err := Rewritten(ctx, publisher, pv, g)
+		rewritten, err := Rewritten(ctx, publisher, pv, sv, g)
 		if err != nil {
 			return nil, err
 		}

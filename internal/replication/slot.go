@@ -85,6 +85,14 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 	}
 }
 
+// CreateSlotHere makes a slot by SQL, at the server's position now. Like
+// CreateSlot it waits for the cluster's open writing transactions. One that is cut
+// short leaves none.
+func CreateSlotHere(ctx context.Context, db postgres.DB, name string) error {
+	_, err := db.Exec(ctx, `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`, name)
+	return err
+}
+
 func slotHint(err error) string {
 	switch postgres.Code(err) {
 	case postgres.ConfigLimitExceeded:

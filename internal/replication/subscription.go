@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -220,6 +221,29 @@ func SubscriptionTables(ctx context.Context, db postgres.DB, name string) ([]Tab
 		err = row.Scan(&t.Schema, &t.Name, &t.State)
 		return t, err
 	})
+}
+
+// VerifySubscription makes sure, before anything enables it, that a subscription
+// holds exactly the tables of its publication, all in the state given (rule 12).
+func VerifySubscription(ctx context.Context, publisher, subscriber postgres.DB, name, state string) error {
+	want, err := PublicationTables(ctx, publisher, name)
+	if err != nil {
+		return err
+	}
+	have, err := SubscriptionTables(ctx, subscriber, name)
+	if err != nil {
+		return err
+	}
+	names := make([]postgres.Ident, len(have))
+	for i, t := range have {
+		if names[i] = t.Ident; t.State != state {
+			return fmt.Errorf("table %s is in state %q instead of %q", t.Ident, t.State, state)
+		}
+	}
+	if !slices.Equal(want, names) {
+		return fmt.Errorf("it has %d tables, the publication has %d: they differ", len(names), len(want))
+	}
+	return nil
 }
 
 // AppliedUpTo is the publisher's position up to which the subscription has

@@ -83,7 +83,11 @@ func Status(w io.Writer, s *migrate.Status) {
 		line("lag", "%s", lagLine(s))
 	}
 	for _, g := range s.Groups {
-		line("stream", "group %d: subscription %s, %d of %d tables ready", g.Number, g.Subscription, g.TablesReady, g.Tables)
+		name := "stream"
+		if g.Direction == "reverse" {
+			name = "way back"
+		}
+		line(name, "group %d: subscription %s, %d of %d tables ready", g.Number, g.Subscription, g.TablesReady, g.Tables)
 	}
 	for _, slot := range s.Slots {
 		state := "in use"
@@ -96,7 +100,7 @@ func Status(w io.Writer, s *migrate.Status) {
 		line("slot", "%s on the %s: %s, holds back %s of WAL", slot.Name, slot.Side, state, Bytes(slot.RetainedBytes))
 	}
 	if s.XminAge > 0 {
-		line("vacuum", "the slot holds back the source's catalog xmin by %d transactions", s.XminAge)
+		line("vacuum", "the slot holds back the catalog xmin by %d transactions", s.XminAge)
 	}
 	for _, n := range s.Findings {
 		line("attention", "%s", n.Text)
@@ -148,6 +152,15 @@ func Handover(w io.Writer, r handover.Result) {
 		return
 	}
 	fmt.Fprintf(w, "The baton is on the %s. Pause: %.1f ms.\n", r.Baton, r.PauseMS)
+}
+
+// Rehearsal prints what a handover would probably cost.
+func Rehearsal(w io.Writer, r handover.Rehearsal) {
+	for _, p := range r.Parts {
+		fmt.Fprintf(w, "  %-14s %8.1f ms  %s\n", p.Phase, p.MS, p.How)
+	}
+	fmt.Fprintf(w, "A %s would pause applications for about %.0f ms (--max-pause %.0f ms). Nobody waited, nothing was changed.\n",
+		r.Command, r.ForecastMS, r.MaxPauseMS)
 }
 
 // Clean prints what finish or reset did.

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/guardian"
+	"pgbaton/internal/handover"
+	"pgbaton/internal/migrate"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/traffic"
+)
+
+// guardCommand is what a handover runs beside itself. Nobody else has a use for
+// it: without its task on standard input it ends at once.
+func (a *app) guardCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: guardName, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Who handed over may be gone with the terminal, or with the pipe, that
+			// we would print to.
+			signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
+			prepare := func(task json.RawMessage) (guardian.TakeOver, error) {
+				var t guardTask
+				if err := json.Unmarshal(task, &t); err != nil {
+					return nil, err
+				}
+				return a.takeOver(t)
+			}
+			return guardian.Watch(context.WithoutCancel(cmd.Context()), a.stdin, a.stdout, prepare, a.guardianSays)
+		},
+	}
+}
+
+func (a *app) guardianSays(text string) {
+	fmt.Fprintf(a.stderr, "pgbaton guardian[%d]: %s\n", os.Getpid(), text)
+}
+
+// lateOrder is how long an order of the old process may be under way to PgBouncer.
+const lateOrder = 500 * time.Millisecond
+
+// takeOver makes the function that takes over, from what the command was told.
+func (a *app) takeOver(t guardTask) (guardian.TakeOver, error) {
+	c := t.Connections
+	a.connections = connections{source: c.Source, target: c.Target, sourceFromTarget: c.SourceFromTarget,
+		targetFromSource: c.TargetFromSource, migration: c.Migration}
+	m, err := a.migration()
+	if err != nil {
+		return nil, err
+	}
+	m.Observe = func(e event.Event) {
+		if w, ok := e.(event.Warning); ok {
+			a.guardianSays(w.Side + ": " + w.Text)
+		}
+	}
+	movers, err := t.Handover.movers(a, nil)
+	if err != nil {
+		return nil, err
+	}
+	h := migrate.Handover{To: t.Handover.To, MaxPause: t.Handover.MaxPause, NoRollback: t.Handover.NoRollback, Traffic: movers}
+	return func(ctx context.Context, w *handover.Ward, kill func(), why string) error {
+		defer movers.Close()
+		if err := migrate.TakeOver(ctx, m, h, w, kill, why); err != nil {
+			return err
+		}
+		if err := postgres.Pause(ctx, lateOrder); err != nil {
+			return err
+		}
+		if err := traffic.Again(ctx, movers, migrate.Route(m, h)); err != nil {
+			return &handover.TrafficHeld{Err: err}
+		}
+		return nil
+	}, nil
+}

@@ -1,0 +1,254 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/guardian"
+	"pgbaton/internal/handover"
+	"pgbaton/internal/migrate"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/traffic"
+	"pgbaton/internal/ui"
+)
+
+// trafficFlags say what stands between the application and its database.
+type trafficFlags struct {
+	PgBouncers []string `json:"pgbouncers"`
+	Database   string   `json:"database"`
+	Inis       []string `json:"inis"`
+	OnPause    string   `json:"on_pause"`
+	OnSwitch   string   `json:"on_switch"`
+	OnResume   string   `json:"on_resume"`
+	OnAbort    string   `json:"on_abort"`
+}
+
+func (f *trafficFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.PgBouncers, "pgbouncer", nil, "connection string of a PgBouncer's admin console (repeatable)")
+	flags.StringVar(&f.Database, "pgbouncer-database", "", "name under which clients connect to PgBouncer, where it is not that of the database")
+	flags.StringArrayVar(&f.Inis, "pgbouncer-ini", nil, "PgBouncer's configuration file, where PgBouncer itself does not know its path (repeatable)")
+	flags.StringVar(&f.OnPause, "on-pause", "", "command that holds the application back")
+	flags.StringVar(&f.OnSwitch, "on-switch", "", "command that points the application at PGBATON_TO_HOST, _PORT, _DATABASE")
+	flags.StringVar(&f.OnResume, "on-resume", "", "command that lets the application go again")
+	flags.StringVar(&f.OnAbort, "on-abort", "", "command that lets the application go where it came from, after an abort")
+}
+
+// movers makes the movers. announce hears of the hooks' process groups.
+func (f *trafficFlags) movers(a *app, announce func(group int)) (traffic.Several, error) {
+	hooks := traffic.Hooks{OnPause: f.OnPause, OnSwitch: f.OnSwitch, OnResume: f.OnResume, OnAbort: f.OnAbort, Output: a.stderr, Announce: announce}
+	if len(f.PgBouncers) == 0 {
+		if f.Database != "" || len(f.Inis) > 0 {
+			return nil, usagef("--pgbouncer-database and --pgbouncer-ini go with --pgbouncer")
+		}
+		return traffic.Several{hooks}, nil
+	}
+	bouncers, err := traffic.NewPgBouncers(f.PgBouncers, f.Database, f.Inis)
+	if err != nil {
+		return nil, usagef("%w", err)
+	}
+	return traffic.Several{bouncers, hooks}, nil
+}
+
+func (a *app) switchoverCommand() *cobra.Command {
+	return a.handoverCommand(postgres.Target, "switchover", "Hand the baton to the target, within a pause budget")
+}
+
+func (a *app) rollbackCommand() *cobra.Command {
+	return a.handoverCommand(postgres.Source, "rollback", "Hand the baton back to the source, without loss")
+}
+
+// handoverFlags are what switchover and rollback are told.
+type handoverFlags struct {
+	To         postgres.Side `json:"to"`
+	MaxPause   time.Duration `json:"max_pause"`
+	NoRollback bool          `json:"no_rollback"`
+	trafficFlags
+}
+
+func (f *handoverFlags) register(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&f.MaxPause, "max-pause", 10*time.Second, "budget for the pause; a handover that would exceed it aborts by itself")
+	cmd.Flags().BoolVar(&f.NoRollback, "no-rollback", false, "make no way back, for a server that cannot connect to the other")
+	f.trafficFlags.register(cmd)
+}
+
+func (f *handoverFlags) valid() error {
+	if f.MaxPause < 100*time.Millisecond || f.MaxPause > time.Hour {
+		return usagef("--max-pause must be between 100ms and 1h")
+	}
+	return nil
+}
+
+func (a *app) handoverCommand(to postgres.Side, name, short string) *cobra.Command {
+	f := handoverFlags{To: to}
+	var yes, lost bool
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: short,
+		Long: short + `.
+
+Run again after it was interrupted, also from another host, it continues from
+wherever things stand.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.valid(); err != nil {
+				return err
+			}
+			guard, err := a.guard(f)
+			if err != nil {
+				return err
+			}
+			movers, err := f.movers(a, guard.Hook)
+			if err != nil {
+				return err
+			}
+			defer movers.Close()
+			return a.withMigration(cmd, false, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				h := migrate.Handover{To: f.To, MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers, Guard: guard}
+				if lost {
+					return a.takeByForce(ctx, m, s, p, h)
+				}
+				if err := s.Need(); err != nil {
+					return err
+				}
+				// The lock comes after the question: a guardian must not wait for a person.
+				if err := a.confirm(yes, fmt.Sprintf("Hand over from %s to %s?", m.Server(f.To.Other()).Address(), m.Server(f.To).Address())); err != nil {
+					return err
+				}
+				if err := s.Lock(ctx); err != nil {
+					return err
+				}
+				result, err := migrate.HandOver(ctx, m, s, h)
+				return a.handedOver(p, result, err)
+			})
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&lost, "holder-lost", false, "the side that has the baton is lost for good: open the other without it; what it had not sent is lost")
+	return cmd
+}
+
+func (a *app) rehearseCommand() *cobra.Command {
+	var f handoverFlags
+	cmd := &cobra.Command{
+		Use:   "rehearse",
+		Short: "Measure a handover without making anyone wait",
+		Long: `rehearse looks at all that a handover needs and measures its parts on the real
+servers, without making anyone wait and without changing who may write. It
+rehearses the handover that comes next: a switchover, or after one a rollback.
+Exit code 3 when a real handover would be refused.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.valid(); err != nil {
+				return err
+			}
+			movers, err := f.movers(a, nil)
+			if err != nil {
+				return err
+			}
+			defer movers.Close()
+			return a.withMigration(cmd, true, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				if err := s.Need(); err != nil {
+					return err
+				}
+				h := migrate.Handover{MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers}
+				result, err := migrate.Rehearse(ctx, m, s, h)
+				if err != nil {
+					return &withResult{err, result}
+				}
+				if a.json {
+					p.Result(struct {
+						OK bool `json:"ok"`
+						handover.Rehearsal
+					}{true, result})
+					return nil
+				}
+				ui.Rehearsal(a.stdout, result)
+				return nil
+			})
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+// handedOver prints how a handover went.
+func (a *app) handedOver(p *ui.Printer, result handover.Result, err error) error {
+	if err != nil {
+		return &withResult{err, result}
+	}
+	if a.json {
+		p.Result(struct {
+			OK bool `json:"ok"`
+			handover.Result
+		}{true, result})
+		return nil
+	}
+	ui.Handover(a.stdout, result)
+	return nil
+}
+
+// takeByForce opens a side whose holder is lost. It is confirmed by typing the
+// name of the database that will count from then on.
+func (a *app) takeByForce(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer, h migrate.Handover) error {
+	word, err := migrate.LastWord(ctx, m, s, h)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("no marker of the %s has ever arrived", h.To.Other())
+	if !word.Marker.IsZero() {
+		text = fmt.Sprintf("the last marker that arrived from the %s was written at %s, %s ago", h.To.Other(), word.Marker.Format(time.RFC3339Nano), ui.Seconds(word.AgeAtMost))
+	}
+	p.Observe(event.Warning{Side: string(h.To), Text: text + ": what was committed there later, and perhaps more, is lost",
+		Remedy: "if that server can still be reached, or comes back, a handover without --holder-lost loses nothing"})
+	name := m.Server(h.To).Database()
+	fmt.Fprintf(a.stderr, "To give the baton to %s all the same, type the name of its database: ", m.Server(h.To).Address())
+	answer, _ := bufio.NewReader(a.stdin).ReadString('\n')
+	if strings.TrimRight(answer, "\r\n") != name {
+		return refusal.New(m.Name+": --holder-lost", "not confirmed: "+name+" was to be typed", "")
+	}
+	if err := s.Lock(ctx); err != nil {
+		return err
+	}
+	result, err := migrate.TakeByForce(ctx, m, s, h)
+	return a.handedOver(p, result, err)
+}
+
+// guardName is the command that a guardian is run with.
+const guardName = "guardian"
+
+// guardTask is what a guardian is told: all that the command was told.
+type guardTask struct {
+	Connections guardConnections `json:"connections"`
+	Handover    handoverFlags    `json:"handover"`
+}
+
+// guardConnections are the resolved connection strings: a guardian runs in
+// another directory, and the environment may be another by then.
+type guardConnections struct {
+	Source           string `json:"source"`
+	Target           string `json:"target"`
+	SourceFromTarget string `json:"source_from_target"`
+	TargetFromSource string `json:"target_from_source"`
+	Migration        string `json:"migration"`
+}
+
+func (a *app) guard(f handoverFlags) (*guardian.Guard, error) {
+	m, err := a.migration()
+	if err != nil {
+		return nil, err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program's own path: %w", err)
+	}
+	return guardian.New(program, []string{guardName}, guardTask{guardConnections{
+		m.Source.Conninfo().String(), m.Target.Conninfo().String(), m.SourceFromTarget.String(), m.TargetFromSource.String(), m.Name}, f}), nil
+}

@@ -1,0 +1,70 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"pgbaton/internal/fence"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+)
+
+// passTimeout bounds the wait for the pass, and the asking after a lost one.
+const passTimeout = 30 * time.Second
+
+// pass is the point of no return: one synchronous commit on the holder. Right
+// before it, the leak check: nobody has written since the fence.
+func (r *run) pass(ctx context.Context) error {
+	publications := make([]string, len(r.Groups))
+	for i, g := range r.Groups {
+		publications[i] = g.Name()
+	}
+	leaks, err := fence.Leaks(ctx, r.holder, r.leakSlot(), publications)
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "looking for writes after the fence", err)
+	}
+	if len(leaks) > 0 {
+		return fence.LeakError(leaks)
+	}
+	tx, err := r.holder.Begin(ctx)
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "passing the baton", err)
+	}
+	if _, err = tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err == nil {
+		err = journal.ExecOne(ctx, tx, journal.PassSQL, r.generation, r.attempt)
+	}
+	if err != nil {
+		_ = tx.Rollback(context.WithoutCancel(ctx)) // the session's end rolls back too
+		return postgres.Wrap(r.Holder.Side, "passing the baton", err)
+	}
+	// Once COMMIT is sent, the budget must not cut it short: its outcome would
+	// be unknown.
+	ctx = context.WithoutCancel(ctx)
+	commitCtx, cancel := context.WithTimeout(ctx, passTimeout)
+	defer cancel()
+	if err := tx.Commit(commitCtx); err != nil {
+		return r.askForPass(ctx, err)
+	}
+	return nil
+}
+
+// askForPass finds out whether a commit whose answer was lost took place: the
+// old session is ended, the lock acquired (that proves it gone), then the record
+// is read.
+func (r *run) askForPass(ctx context.Context, lost error) error {
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
+	defer cancel()
+	lost = postgres.Wrap(r.Holder.Side, "passing the baton", lost)
+	if err := r.mine(ctx); err != nil {
+		return &Unknown{Err: errors.Join(lost, err)}
+	}
+	record, err := journal.Read(ctx, r.holder)
+	switch {
+	case err != nil || record == nil:
+		return &Unknown{Err: errors.Join(lost, err)}
+	case record.HandedOver && record.Generation == r.generation+1:
+		return nil
+	}
+	return lost
+}

@@ -1,0 +1,199 @@
+package handover
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/fence"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/replication"
+)
+
+// Rehearsal is what a handover would probably cost. Times are milliseconds.
+type Rehearsal struct {
+	Command    string        `json:"command"`
+	From       postgres.Side `json:"from"`
+	To         postgres.Side `json:"to"`
+	ForecastMS float64       `json:"forecast_ms"` // of the pause: the sum of the parts
+	MaxPauseMS float64       `json:"max_pause_ms"`
+	Parts      []Part        `json:"parts"`
+	event.Forecast
+}
+
+// Part is one phase of the pause, measured on the real servers.
+type Part struct {
+	Phase string  `json:"phase"`
+	MS    float64 `json:"ms"`
+	How   string  `json:"how"` // what was measured, and what could not be
+}
+
+// Rehearse measures everything up to and including the drain, and what else can
+// be measured, without making anyone wait and without changing who may write: what
+// it tries on the databases' grants is rolled back, the slots it makes are
+// temporary. Its error is a *refusal.Refusal when a real handover would be refused.
+func Rehearse(ctx context.Context, c Config, holder, taker *pgx.Conn) (Rehearsal, error) {
+	r := newRun(c, holder, taker)
+	defer r.closeWatch()
+	result := Rehearsal{Command: c.Command, From: c.Holder.Side, To: c.Taker.Side, MaxPauseMS: event.MS(c.MaxPause), Parts: []Part{}}
+	record, err := journal.Read(ctx, holder)
+	if err != nil {
+		return result, postgres.Wrap(c.Holder.Side, "reading the baton", err)
+	}
+	if record == nil || !record.Took {
+		return result, refusal.New("rehearse", fmt.Sprintf("the %s does not have the baton", c.Holder.Side), "pgbaton status shows where it is")
+	}
+	saved, err := fence.Raised(ctx, holder)
+	if err == nil && saved != nil {
+		err = refusal.New("rehearse", fmt.Sprintf("the %s is fenced: a handover died", c.Holder.Side), "pgbaton "+c.Command+", run again, undoes or completes it")
+	}
+	if err != nil {
+		return result, err
+	}
+	r.Observe = func(e event.Event) {
+		if f, ok := e.(event.Forecast); ok {
+			result.Forecast = f
+		}
+		c.Observe(e)
+	}
+	if err := r.ready(ctx); err != nil {
+		return result, err
+	}
+	if err := r.openWatch(ctx); err != nil {
+		return result, err
+	}
+	for _, part := range []func(context.Context) (Part, error){
+		r.rehearsePause, r.rehearseFence, r.rehearseDrain, r.rehearseSequences, r.rehearseWayBack, r.rehearsePass, r.rehearseOpen, r.rehearseMove,
+	} {
+		p, err := part(ctx)
+		if err != nil {
+			return result, err
+		}
+		result.Parts = append(result.Parts, p)
+		result.ForecastMS += p.MS
+	}
+	if result.ForecastMS > result.MaxPauseMS {
+		return result, refusal.New("rehearse", fmt.Sprintf("the pause would take about %.0f ms, --max-pause allows %.0f ms", result.ForecastMS, result.MaxPauseMS),
+			"allow a longer --max-pause, or shorten the longest part")
+	}
+	return result, nil
+}
+
+// measure times f.
+func measure(phase, how string, f func() error) (Part, error) {
+	began := time.Now()
+	err := f()
+	return Part{Phase: phase, MS: event.MS(time.Since(began)), How: how}, err
+}
+
+// rehearsePause asks what holds traffic back once more, as fast as the order to
+// pause will be answered when no transaction is in the way.
+func (r *run) rehearsePause(ctx context.Context) (Part, error) {
+	names := r.Traffic.Names()
+	if len(names) == 0 {
+		return Part{Phase: PhasePause, How: "no PgBouncer; a hook is not run, its time comes on top"}, nil
+	}
+	return measure(PhasePause, "a round trip to "+strings.Join(names, ", ")+"; open transactions come on top", func() error {
+		_, err := r.Traffic.Check(ctx, r.Route(), r.MaxPause)
+		return err
+	})
+}
+
+func (r *run) rehearseFence(ctx context.Context) (Part, error) {
+	return measure(PhaseFence, "its statements, rolled back, and the leak check's slot; ending sessions comes on top", func() error {
+		if err := fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps); err != nil {
+			return postgres.WrapHint(r.Holder.Side, "trying the fence", err, "the role must own the database or be superuser")
+		}
+		return r.tryLeakSlot(ctx, r.holder, r.Holder)
+	})
+}
+
+// tryLeakSlot makes the temporary slot and drops it.
+func (r *run) tryLeakSlot(ctx context.Context, conn *pgx.Conn, p Party) error {
+	err := fence.OpenLeakCheck(ctx, conn, r.leakSlot())
+	if err == nil {
+		err = fence.CloseLeakCheck(ctx, conn, r.leakSlot())
+	}
+	return postgres.Wrap(p.Side, "making a temporary slot", err)
+}
+
+func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
+	if _, err := r.compareTables(ctx); err != nil { // a session's first look is its slowest
+		return Part{}, err
+	}
+	return measure(PhaseDrain, "a marker's round trip under the load of now, and the tables compared", func() error {
+		both, ctx := errgroup.WithContext(ctx)
+		both.Go(func() error {
+			_, err := r.compareTables(ctx)
+			return err
+		})
+		both.Go(func() error {
+			for _, g := range r.Groups {
+				_, _, seen, err := r.roundTrip(ctx, g)
+				if err == nil && !seen {
+					err = refusal.New("rehearse", fmt.Sprintf("group %d is behind", g.Number), "wait until pgbaton status shows a small lag")
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		return both.Wait()
+	})
+}
+
+func (r *run) rehearseSequences(ctx context.Context) (Part, error) {
+	p, err := measure(PhaseSequences, fmt.Sprintf("%d sequences read; setting them takes about as long again", len(r.sequences)), func() error {
+		_, err := replication.ReadSequences(ctx, r.holder, r.sequences)
+		return postgres.Wrap(r.Holder.Side, "reading the sequences", err)
+	})
+	p.MS *= 2
+	return p, err
+}
+
+func (r *run) rehearseWayBack(ctx context.Context) (Part, error) {
+	if r.NoRollback {
+		return Part{Phase: PhaseWayBack, How: "none is wanted"}, nil
+	}
+	return measure(PhaseWayBack, "a temporary slot on the "+string(r.Taker.Side), func() error {
+		return r.tryLeakSlot(ctx, r.taker, r.Taker)
+	})
+}
+
+// rehearsePass commits as durably as the pass does.
+func (r *run) rehearsePass(ctx context.Context) (Part, error) {
+	return measure(PhasePass, "a durable commit on the "+string(r.Holder.Side), func() error {
+		_, err := replication.WriteMarker(ctx, r.holder, r.Groups[0].MarkerTable(), replication.Heartbeat)
+		return postgres.Wrap(r.Holder.Side, "writing a marker", err)
+	})
+}
+
+func (r *run) rehearseOpen(ctx context.Context) (Part, error) {
+	return measure(PhaseOpen, "lifting the fence of the "+string(r.Taker.Side)+", rolled back", func() error {
+		return postgres.WrapHint(r.Taker.Side, "trying to lift the fence", fence.RehearseLift(ctx, r.taker, r.Taker.Database()),
+			"the role must own the database or be superuser")
+	})
+}
+
+func (r *run) rehearseMove(ctx context.Context) (Part, error) {
+	p, err := r.rehearsePause(ctx)
+	p.Phase = PhaseSwitch + ", " + PhaseResume
+	return p, err
+}
+
+// openWatch opens the second sessions.
+func (r *run) openWatch(ctx context.Context) (err error) {
+	if r.watchHolder, err = r.Holder.Connect(ctx); err != nil {
+		return err
+	}
+	r.watchTaker, err = r.Taker.Connect(ctx)
+	return err
+}

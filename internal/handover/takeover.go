@@ -1,0 +1,227 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+)
+
+// keyGuardian is the guardian's note, on the side that has the baton.
+const keyGuardian = "guardian"
+
+// GuardianNote is what a guardian did, for status to show until the next handover.
+type GuardianNote struct {
+	At   time.Time `json:"at"`
+	Text string    `json:"text"`
+}
+
+// ReadGuardianNote returns the note, nil when there is none.
+func ReadGuardianNote(ctx context.Context, conn *pgx.Conn) (*GuardianNote, error) {
+	if conn == nil {
+		return nil, nil
+	}
+	var n GuardianNote
+	ok, err := journal.Get(ctx, conn, journalKind, keyGuardian, &n)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &n, nil
+}
+
+// forget removes what an earlier handover noted for people.
+func forget(ctx context.Context, conn *pgx.Conn) error {
+	return journal.Delete(ctx, conn, journalKind, keyGuardian)
+}
+
+// Superseded says that a guardian has nothing to do: the migration has moved on
+// without it.
+type Superseded struct{ Why string }
+
+// Error implements error.
+func (s *Superseded) Error() string { return s.Why }
+
+// TrafficHeld says that a guardian has done what keeps the data right, but not all
+// that follows: above all, it could not let traffic go.
+type TrafficHeld struct{ Err error }
+
+// Error implements error.
+func (t *TrafficHeld) Error() string { return "one side serves, but: " + t.Err.Error() }
+
+// Unwrap implements errors.Unwrap.
+func (t *TrafficHeld) Unwrap() error { return t.Err }
+
+// TakeOver is the guardian's: it does for a handover whose process is gone,
+// hangs, or is over its budget what that process should have done. In this order:
+// the lock session is ended, the lock acquired (that proves it gone), the old
+// process killed, the attempt raised, the baton read; then what came before the
+// pass is undone, or what comes after it completed; then traffic is looked at once
+// more. When it cannot read the baton it returns an error, having changed nothing
+// that a guess could get wrong: call it again with the same ward.
+func TakeOver(ctx context.Context, c Config, w *Ward, kill func(), why string) (Result, error) {
+	r := newRun(c, nil, nil)
+	r.result.Guardian = true
+	r.id, r.generation = w.ID, w.Generation
+	if w.by == "" {
+		w.by = r.by
+	}
+	r.by = w.by
+	holderErr, takerErr := r.seizeBoth(ctx, w)
+	defer r.closeBoth(context.WithoutCancel(ctx))
+	if err := errors.Join(holderErr, takerErr); errors.Is(err, errTakenOver) {
+		// Another command is at work. It may be one that does not care for this
+		// handover: when it is done the attempt tells.
+		return r.result, err
+	}
+	kill()
+	passed, err := r.readBaton(ctx, w, holderErr, takerErr)
+	if err != nil {
+		return r.result, err
+	}
+	if passed {
+		if r.taker == nil {
+			return r.result, fmt.Errorf("the baton has passed, and the %s cannot be opened: %w", c.Taker.Side, takerErr)
+		}
+		r.result.Resumed = true
+		result, err := r.forward(ctx)
+		if slices.ContainsFunc(result.Phases, func(p PhaseTime) bool { return p.Name == PhaseOpen }) {
+			r.note(ctx, r.taker, why+"; the guardian completed the handover")
+			if err != nil {
+				err = &TrafficHeld{err}
+			}
+		}
+		return result, err
+	}
+	if err := r.undoDead(ctx); err != nil {
+		return r.result, err
+	}
+	r.result.Aborted, r.result.Reason = "guardian", why
+	r.remember(ctx, r.holder)
+	r.note(ctx, r.holder, why+"; the guardian undid the handover: the "+string(c.Holder.Side)+" serves")
+	return r.result, nil
+}
+
+// seizeBoth takes both locks. The taker may be out of reach: the holder does not
+// wait for it for long.
+func (r *run) seizeBoth(ctx context.Context, w *Ward) (holderErr, takerErr error) {
+	takerSeized := make(chan struct{})
+	go func() {
+		defer close(takerSeized)
+		ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+		defer cancel()
+		r.taker, takerErr = seize(ctx, r.Taker.Server, w.TakerPID)
+	}()
+	r.holder, holderErr = seize(ctx, r.Holder.Server, w.HolderPID)
+	<-takerSeized
+	// Ours now, should this be tried again.
+	if r.holder != nil {
+		w.HolderPID = r.holder.PgConn().PID()
+	}
+	if r.taker != nil {
+		w.TakerPID = r.taker.PgConn().PID()
+	}
+	return holderErr, takerErr
+}
+
+func (r *run) closeBoth(ctx context.Context) {
+	for _, conn := range []*pgx.Conn{r.holder, r.taker} {
+		if conn != nil {
+			conn.Close(ctx)
+		}
+	}
+}
+
+// readBaton raises the attempt, so that no process of the old one can pass the
+// baton, and says whether it has passed. It never guesses: without the holder only
+// a taker that has taken the baton tells.
+func (r *run) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error) (passed bool, err error) {
+	took := false // by the taker, as far as it can be read
+	if r.taker != nil {
+		record, err := journal.Read(ctx, r.taker)
+		switch {
+		case err != nil:
+			return false, postgres.Wrap(r.Taker.Side, "reading the baton", err)
+		case record == nil || record.ID != w.ID || record.Generation > w.Generation+1:
+			return false, &Superseded{"the migration has moved on"}
+		}
+		took = record.Took && record.Generation == w.Generation+1
+	}
+	switch {
+	case r.holder == nil && took:
+		return true, nil
+	case r.holder == nil:
+		w.blind = true
+		return false, fmt.Errorf("the baton cannot be read: %w", errors.Join(holderErr, takerErr))
+	case r.taker == nil && w.blind:
+		// While the holder was away, the taker may have been given the baton by force.
+		return false, fmt.Errorf("the baton cannot be read: %w", takerErr)
+	}
+	record, err := journal.Read(ctx, r.holder)
+	if err != nil {
+		return false, postgres.Wrap(r.Holder.Side, "reading the baton", err)
+	}
+	if record == nil || record.ID != w.ID {
+		return false, &Superseded{"the migration has moved on"}
+	}
+	if record.Attempt != w.Attempt {
+		if by, err := journal.AttemptBy(ctx, r.holder); err != nil || by != w.by {
+			if err == nil {
+				err = &Superseded{"the migration has moved on"}
+			}
+			return false, err
+		}
+	}
+	if took && record.Took { // by force, and the holder has come back: not ours to open
+		return false, &Superseded{"the " + string(r.Taker.Side) + " has been given the baton by force"}
+	}
+	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
+		return false, postgres.Wrap(r.Holder.Side, "taking the handover over", err)
+	}
+	w.Attempt = r.attempt
+	if record, err = journal.Read(ctx, r.holder); err != nil {
+		return false, postgres.Wrap(r.Holder.Side, "reading the baton", err)
+	}
+	switch {
+	case record.HandedOver && record.Generation == w.Generation+1:
+		return true, nil
+	case record.Took && record.Generation == w.Generation:
+		return false, nil
+	}
+	return false, &Superseded{"the migration has moved on"}
+}
+
+// undoDead undoes every phase before the pass, whichever of them were begun.
+func (r *run) undoDead(ctx context.Context) error {
+	if err := r.undoWayBack(ctx); errors.Is(err, errTakenOver) {
+		return err
+	} else if err != nil {
+		r.warnStream(err)
+	}
+	if err := r.undoFence(ctx); err != nil {
+		return postgres.Wrap(r.Holder.Side, "lifting the fence", err)
+	}
+	paused, err := ReadPaused(ctx, r.holder)
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
+	}
+	if paused != nil {
+		if err := r.undoPause(ctx); err != nil {
+			return &TrafficHeld{err}
+		}
+	}
+	streamCtx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	_ = r.undoPrepare(streamCtx) // the next handover makes it anew, finish and reset remove it
+	return nil
+}
+
+func (r *run) note(ctx context.Context, conn *pgx.Conn, text string) {
+	// The work is done; a note that cannot be written is no reason to do it again.
+	_ = journal.Put(ctx, conn, journalKind, keyGuardian, GuardianNote{time.Now().UTC(), text})
+}

@@ -1,0 +1,238 @@
+package handover
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+)
+
+// This file has the way back: a stream from the taker to the holder that misses
+// not one write on the taker and returns none of the holder's. Its publication
+// and its subscription, connected and disabled, are made before anyone waits; its
+// slot inside the fence, when the stream to the taker has ended; and it is
+// enabled behind the pass.
+
+// prepareBack makes what can be made before anyone waits. What an earlier
+// attempt left is made anew.
+func (r *run) prepareBack(ctx context.Context) error {
+	if err := r.undoPrepare(ctx); err != nil || r.NoRollback {
+		return err
+	}
+	g := r.Back
+	for _, side := range []struct {
+		Party
+		conn *pgx.Conn
+	}{{r.Holder, r.holder}, {r.Taker, r.taker}} {
+		if _, err := side.conn.Exec(ctx, replication.MarkerTableSQL(g.MarkerTable())); err != nil {
+			return postgres.Wrap(side.Side, "creating the marker table of the way back", err)
+		}
+	}
+	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version())
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "listing tables", err)
+	}
+	publication := replication.PublicationSQL(g.Name(), replication.Publishable(tables, g),
+		replication.StreamsTruncate(r.Taker.Version(), r.Holder.Version()))
+	err = pgx.BeginFunc(ctx, r.taker, func(tx pgx.Tx) error {
+		// A vacuum that must not be interrupted can hold a table's lock for hours.
+		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", max(1000, r.MaxPause.Milliseconds()))); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, publication)
+		return err
+	})
+	if err != nil {
+		return postgres.WrapHint(r.Taker.Side, "creating the publication of the way back", err,
+			"the role must own every table; or go without a way back: --no-rollback")
+	}
+	if err := replication.CreateSubscription(ctx, r.holder, r.Holder.Version(), g.Name(), r.Taker.Reach, false); err != nil {
+		return postgres.WrapHint(r.Holder.Side, "creating the subscription of the way back", err,
+			fmt.Sprintf("the %s's server must reach the %s's, and the role may create subscriptions: see pgbaton check; or go without a way back: --no-rollback", r.Holder.Side, r.Taker.Side))
+	}
+	return postgres.Wrap(r.Holder.Side, "checking the subscription of the way back",
+		replication.VerifySubscription(ctx, r.taker, r.holder, g.Name(), "r"))
+}
+
+// undoPrepare removes the way back. Neither side is asked through the other.
+func (r *run) undoPrepare(ctx context.Context) error {
+	name := r.Back.Name()
+	if err := r.mine(ctx); err != nil {
+		return err
+	}
+	if _, err := replication.DropSubscription(ctx, r.holder, name); err != nil {
+		return postgres.Wrap(r.Holder.Side, "dropping subscription "+name, err)
+	}
+	if err := r.aliveTaker(ctx); err != nil {
+		return err
+	}
+	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(name)); err != nil {
+		return postgres.Wrap(r.Taker.Side, "dropping slot "+name, err)
+	}
+	exists, err := replication.PublicationExists(ctx, r.taker, name)
+	if err == nil && exists {
+		_, err = r.taker.Exec(ctx, replication.DropPublicationSQL(name))
+	}
+	return postgres.Wrap(r.Taker.Side, "dropping publication "+name, err)
+}
+
+// wayBack ends the stream to the taker: nothing may flow into it once it is
+// open. At this very position the slot of the way back begins. Then one commit
+// that writes WAL, with synchronous_commit on: what was applied, and the
+// sequences, are durable before the pass.
+func (r *run) wayBack(ctx context.Context) error {
+	for _, g := range r.Groups {
+		if err := replication.SetEnabled(ctx, r.taker, g.Name(), false); err != nil {
+			return postgres.Wrap(r.Taker.Side, "disabling subscription "+g.Name(), err)
+		}
+	}
+	if !r.NoRollback {
+		if err := replication.CreateSlotHere(ctx, r.taker, r.Back.Name()); err != nil {
+			return postgres.WrapHint(r.Taker.Side, "creating the slot of the way back", err,
+				"it waits for every open transaction that has written, in any database of the cluster")
+		}
+		if err := replication.RememberFilenodes(ctx, r.taker, r.Taker.Version(), r.Holder.Version(), r.Back); err != nil {
+			return postgres.Wrap(r.Taker.Side, "remembering the tables' files", err)
+		}
+	}
+	if err := r.durable(ctx); err != nil {
+		return postgres.Wrap(r.Taker.Side, "making what was applied durable", err)
+	}
+	return nil
+}
+
+func (r *run) durable(ctx context.Context) error {
+	tx, err := r.taker.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
+		return err
+	}
+	if err := journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt}); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+// Drained says whether a handover to this taker has ever got as far as the pass.
+func Drained(ctx context.Context, taker *pgx.Conn) (bool, error) {
+	var at map[string]any
+	return journal.Get(ctx, taker, journalKind, keyDrained, &at)
+}
+
+// streamTimeout bounds what an abort does on the taker, which may be down: the
+// holder is unfenced after it.
+const streamTimeout = 3 * time.Second
+
+// undoWayBack lets the stream to the taker flow again. The slot of the way back
+// goes first: through it, what the taker applies from now on would come back.
+func (r *run) undoWayBack(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	if err := r.mine(ctx); err != nil {
+		return err
+	}
+	if err := r.aliveTaker(ctx); err != nil {
+		return err
+	}
+	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(r.Back.Name())); err != nil {
+		return err
+	}
+	return r.enableStream(ctx)
+}
+
+// enableStream enables what a handover has disabled.
+func (r *run) enableStream(ctx context.Context) error {
+	for _, g := range r.Groups {
+		if err := replication.SetEnabled(ctx, r.taker, g.Name(), true); err != nil {
+			return err
+		}
+	}
+	return ForgetStream(ctx, r.holder)
+}
+
+// StreamLeft says whether the stream from this holder may have been left disabled
+// by a handover that could not reach the taker when it was undone.
+func StreamLeft(ctx context.Context, holder *pgx.Conn) (bool, error) {
+	if holder == nil {
+		return false, nil
+	}
+	var attempt int64
+	return journal.Get(ctx, holder, journalKind, keyStream, &attempt)
+}
+
+// ForgetStream is for whoever enables or disables the stream.
+func ForgetStream(ctx context.Context, holder *pgx.Conn) error {
+	return journal.Delete(ctx, holder, journalKind, keyStream)
+}
+
+// aliveOldHolder makes sure that there is a session with the lock on the side that
+// has handed over, and that nothing has happened there since.
+func (r *run) aliveOldHolder(ctx context.Context) error {
+	if r.holder != nil && !r.holder.IsClosed() && r.holder.Ping(ctx) == nil {
+		return nil
+	}
+	old := uint32(0)
+	if r.holder != nil {
+		old = r.holder.PgConn().PID()
+	}
+	ctx, cancel := context.WithTimeout(ctx, backTimeout)
+	defer cancel()
+	conn, err := r.seizeAgain(ctx, r.Holder, old)
+	if err != nil {
+		return err
+	}
+	r.holder = conn
+	r.seen()
+	record, err := journal.Read(ctx, conn)
+	if err == nil && (record == nil || !record.HandedOver || record.Generation != r.generation+1) {
+		return errTakenOver
+	}
+	return err
+}
+
+// backTimeout is how long the way back may take to begin: servers up to 15 start a
+// worker only wal_retrieve_retry_interval (5 s) after the one before.
+const backTimeout = 7 * time.Second
+
+// enableBack lets the way back flow, and looks whether it does.
+func (r *run) enableBack(ctx context.Context) error {
+	if err := r.aliveOldHolder(ctx); err != nil {
+		return err
+	}
+	name, marker := r.Back.Name(), r.Back.MarkerTable()
+	sub, err := replication.ReadSubscription(ctx, r.holder, name)
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "reading the subscription of the way back", err)
+	}
+	if sub == nil {
+		return nil // it was passed without one
+	}
+	// What its triggers did on the taker comes with the rows.
+	if err := schema.QuietTriggers(ctx, r.holder); err != nil {
+		return postgres.Wrap(r.Holder.Side, "keeping triggers quiet", err)
+	}
+	if err := replication.SetEnabled(ctx, r.holder, name, true); err != nil {
+		return postgres.Wrap(r.Holder.Side, "enabling the subscription of the way back", err)
+	}
+	token, err := replication.WriteMarker(ctx, r.taker, marker, replication.Heartbeat)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "writing a marker", err)
+	}
+	seen, err := replication.SawMarker(ctx, r.holder, marker, token, backTimeout)
+	if err == nil && !seen {
+		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "the way back does not flow yet: a marker did not arrive within " + backTimeout.String(),
+			Remedy: "pgbaton status shows whether it does, and why not"})
+	}
+	return postgres.Wrap(r.Holder.Side, "waiting for a marker", err)
+}

@@ -1,0 +1,110 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"pgbaton/internal/fence"
+	"pgbaton/internal/handover"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+)
+
+// Report is a migration as it is told afterwards. Bytes are bytes.
+type Report struct {
+	Migration string            `json:"migration"`
+	At        time.Time         `json:"at"`
+	Method    string            `json:"method"`
+	Source    SideStatus        `json:"source"`
+	Target    SideStatus        `json:"target"`
+	Baton     postgres.Side     `json:"baton"`
+	Began     time.Time         `json:"began"`
+	Loaded    *time.Time        `json:"loaded"` // rows, keys and statistics complete; null: not yet
+	Tables    int               `json:"tables"`
+	Bytes     int64             `json:"bytes"` // of the COPY streams
+	Handovers []handover.Result `json:"handovers"`
+	Fenced    postgres.Side     `json:"fenced,omitempty"` // the side that stays closed, and what opens it
+	Unfence   []string          `json:"unfence,omitempty"`
+}
+
+// ReadReport asks both sides. One of them is enough.
+func ReadReport(ctx context.Context, c Config, s *Sessions) (*Report, error) {
+	if s.SourceConn == nil && s.TargetConn == nil {
+		return nil, errors.Join(s.SourceErr, s.TargetErr)
+	}
+	source, target, err := s.records(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	b, known := journal.Decide(source, target)
+	if !known {
+		return nil, refusal.New("report", "there is no migration between these databases", "pgbaton start begins one; after finish nothing is left to report (finish --report FILE keeps it)")
+	}
+	r := &Report{Migration: c.Name, At: time.Now().UTC(), Baton: b.Side, Handovers: []handover.Result{},
+		Source: sideStatus(c.Source, s.SourceConn, s.SourceErr), Target: sideStatus(c.Target, s.TargetConn, s.TargetErr)}
+	if err := r.readCopy(ctx, s, source, target); err != nil {
+		return nil, err
+	}
+	told := map[string]handover.Result{}
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		conn := s.conn(side)
+		if conn == nil {
+			continue
+		}
+		results, err := handover.Results(ctx, conn)
+		if err != nil {
+			return nil, postgres.Wrap(side, "reading the handovers", err)
+		}
+		maps.Copy(told, results)
+	}
+	for _, key := range slices.Sorted(maps.Keys(told)) {
+		r.Handovers = append(r.Handovers, told[key])
+	}
+	return r, r.readFence(ctx, c, s, b.Side.Other())
+}
+
+func (r *Report) readCopy(ctx context.Context, s *Sessions, source, target *journal.Record) error {
+	for _, record := range []*journal.Record{target, source} {
+		if record != nil {
+			r.Method, r.Began = record.Method, record.MadeAt.UTC()
+		}
+	}
+	if s.TargetConn == nil || target == nil {
+		return nil
+	}
+	var l loaded
+	at, err := journal.GetAt(ctx, s.TargetConn, kindCopy, keyLoaded, &l)
+	if err == nil && at != nil {
+		r.Tables, r.Bytes, r.Loaded = l.Tables, l.Bytes, at
+	}
+	return postgres.Wrap(postgres.Target, "reading the journal", err)
+}
+
+// readFence says how the fence of the side without the baton is lifted, for the
+// day when it is wanted.
+func (r *Report) readFence(ctx context.Context, c Config, s *Sessions, side postgres.Side) error {
+	conn := s.conn(side)
+	if conn == nil {
+		return nil
+	}
+	saved, err := fence.Raised(ctx, conn)
+	if err != nil || saved == nil {
+		return postgres.Wrap(side, "looking for a fence", err)
+	}
+	now, err := fence.Read(ctx, conn)
+	if err != nil {
+		return postgres.Wrap(side, "reading the database's grants", err)
+	}
+	r.Fenced, r.Unfence = side, unfenceSQL(saved.LiftSQL(c.Server(side).Database(), now.Grants))
+	return nil
+}
+
+// unfenceSQL makes a transaction of the statements that lift a fence: the
+// database is read-only until the last of them.
+func unfenceSQL(sql []string) []string {
+	return append(append([]string{"BEGIN READ WRITE"}, sql...), "COMMIT")
+}
