@@ -175,10 +175,7 @@ func Raised(ctx context.Context, db postgres.DB) (*Saved, error) {
 // not nil, is what shall be restored later in place of what is found: the
 // grants of a database that was made for the migration.
 func Raise(ctx context.Context, conn *pgx.Conn, database string, keep []string, instead *Saved) error {
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
-			return err
-		}
+	return postgres.Durably(ctx, conn, func(tx pgx.Tx) error {
 		now, err := Read(ctx, tx)
 		if err != nil {
 			return err
@@ -220,11 +217,11 @@ func Lift(ctx context.Context, conn *pgx.Conn, database string) error {
 	})
 }
 
+// execAll runs statements in one message: applications wait for them.
 func execAll(ctx context.Context, tx pgx.Tx, statements []string) error {
-	for _, sql := range statements {
-		if _, err := tx.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("%s: %w", sql, err)
-		}
+	sql := strings.Join(statements, ";\n")
+	if _, err := tx.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
 	}
 	return nil
 }

@@ -76,6 +76,12 @@ WHERE a.datname = pg_catalog.current_database() AND a.backend_start <= $1::times
 		WHERE w.pid = a.pid AND s.subname ~ $3)
 ORDER BY a.pid`
 
+// Look only looks for strangers, so that the session knows the statement.
+func Look(ctx context.Context, conn *pgx.Conn, pattern string) error {
+	_, err := conn.Exec(ctx, strangersSQL, "-infinity", []int32{}, pattern, providerRoles)
+	return err
+}
+
 // Evict ends every session that began before the barrier was passed and could
 // still write, waits until each is gone, and looks for prepared transactions
 // (c and d of rule 2). ours are the pids of pgbaton's own sessions; pattern matches

@@ -36,10 +36,7 @@ func (r *run) open(ctx context.Context) error {
 			return err
 		}
 	}
-	err := pgx.BeginFunc(ctx, r.taker, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
-			return err
-		}
+	err := postgres.Durably(ctx, r.taker, func(tx pgx.Tx) error {
 		record, err := journal.Read(ctx, tx)
 		if err != nil || record == nil || record.Took && record.Generation > r.generation {
 			return err // an earlier run has taken it

@@ -71,18 +71,19 @@ var Phases = []string{PhaseReady, PhasePrepare, PhasePause, PhaseFence, PhaseDra
 // run is one handover in progress.
 type run struct {
 	Config
-	holder, taker *pgx.Conn // the sessions that hold the lock on either side
-	// Second sessions, for what runs beside the drain.
-	watchHolder, watchTaker *pgx.Conn
-	id                      string // of the migration
-	by                      string // this process, as the journal names it
-	attempt                 int64
-	generation              int64 // that the holder took
-	sequences               []catalog.Sequence
-	result                  Result
-	paused                  time.Time // zero until someone waits
-	fenced                  time.Time // zero until the fence is being raised
-	problems                []error   // after the pass
+	holder, taker         *pgx.Conn // the sessions that hold the lock on either side
+	holderSide, takerSide side      // for what runs beside the drain
+	id                    string    // of the migration
+	by                    string    // this process, as the journal names it
+	attempt               int64
+	generation            int64 // that the holder took
+	sequences             []catalog.Sequence
+	preset                map[replication.SequenceValue]bool // what the taker's sequences are set to already
+	values                []replication.SequenceValue        // of the holder's, behind the fence
+	result                Result
+	paused                time.Time // zero until someone waits
+	fenced                time.Time // zero until the fence is being raised
+	problems              []error   // after the pass
 }
 
 // phase is one step of the handover: data, with its own undo.
@@ -130,7 +131,7 @@ func (r *run) begin(ctx context.Context) (passed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	r.id, r.generation, r.attempt = here.ID, here.Generation, here.Attempt
+	r.id, r.generation = here.ID, here.Generation
 	switch {
 	case here.Took && there.Took:
 		return false, fmt.Errorf("both sides believe to have the baton, in generations %d and %d; run the same command again: the first thing it does is to fence the lower one", here.Generation, there.Generation)
@@ -149,7 +150,7 @@ func (r *run) begin(ctx context.Context) (passed bool, err error) {
 	}
 	// A handover in the other direction may have died: its holder is our taker.
 	other := newRun(r.Config.reversed(), r.taker, r.holder)
-	other.id, other.generation, other.attempt = there.ID, there.Generation, there.Attempt
+	other.id, other.generation = there.ID, there.Generation
 	if err := other.undoLeftovers(ctx); err != nil {
 		return false, err
 	}
@@ -215,6 +216,9 @@ func (r *run) handOver(ctx context.Context) (Result, error) {
 	}
 	prepare := phase{PhasePrepare, r.prepare, r.undoPrepare}
 	if err := r.timed(ctx, prepare); err != nil {
+		if r.attempt == 0 { // nothing was begun
+			return r.result, &Aborted{Phase: PhasePrepare, Err: err}
+		}
 		return r.result, r.abort(ctx, PhasePrepare, err, []phase{prepare})
 	}
 	// From here on someone waits: the budget runs.
@@ -361,7 +365,7 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 		r.problems = append(r.problems, err)
 	}
 	r.remember(ctx, r.taker)
-	r.guardEnds(true)
+	r.guardEnds(!r.taker.IsClosed()) // a hook that failed is for a person, a session that was lost for the guardian
 	if len(r.problems) > 0 {
 		return r.result, &AfterPass{Problems: r.problems}
 	}
@@ -393,9 +397,9 @@ func endpoint(p Party) traffic.Endpoint {
 }
 
 func (r *run) closeWatch() {
-	for _, conn := range []*pgx.Conn{r.watchHolder, r.watchTaker} {
-		if conn != nil {
-			conn.Close(context.Background())
+	for _, s := range r.sides() {
+		if s.watch != nil {
+			s.watch.Close(context.Background())
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
@@ -16,25 +18,18 @@ const passTimeout = 30 * time.Second
 // pass is the point of no return: one synchronous commit on the holder. Right
 // before it, the leak check: nobody has written since the fence.
 func (r *run) pass(ctx context.Context) error {
-	publications := make([]string, len(r.Groups))
-	for i, g := range r.Groups {
-		publications[i] = g.Name()
-	}
-	leaks, err := fence.Leaks(ctx, r.holder, r.leakSlot(), publications)
+	leaks, err := fence.Leaks(ctx, r.holder, r.leakSlot(), r.publications())
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "looking for writes after the fence", err)
 	}
 	if len(leaks) > 0 {
 		return fence.LeakError(leaks)
 	}
-	tx, err := r.holder.Begin(ctx)
+	tx, err := r.holder.BeginTx(ctx, pgx.TxOptions{BeginQuery: postgres.BeginDurably})
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "passing the baton", err)
 	}
-	if _, err = tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err == nil {
-		err = journal.ExecOne(ctx, tx, journal.PassSQL, r.generation, r.attempt)
-	}
-	if err != nil {
+	if err := journal.ExecOne(ctx, tx, journal.PassSQL, r.generation, r.attempt); err != nil {
 		_ = tx.Rollback(context.WithoutCancel(ctx)) // the session's end rolls back too
 		return postgres.Wrap(r.Holder.Side, "passing the baton", err)
 	}
@@ -47,6 +42,14 @@ func (r *run) pass(ctx context.Context) error {
 		return r.askForPass(ctx, err)
 	}
 	return nil
+}
+
+// publications lists those of the holder.
+func (r *run) publications() (names []string) {
+	for _, g := range r.Groups {
+		names = append(names, g.Name())
+	}
+	return names
 }
 
 // askForPass finds out whether a commit whose answer was lost took place: the

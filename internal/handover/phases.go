@@ -3,7 +3,6 @@ package handover
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -37,13 +36,13 @@ type Held struct {
 // leakSlot is the temporary slot that shows writes after the fence.
 func (r *run) leakSlot() string { return postgres.ClusterName(r.Migration, "leak") }
 
-// pause holds traffic back. The intention is noted first: whoever comes after a
-// death in this phase finds nothing else that shows it.
-func (r *run) pause(ctx context.Context) error {
-	if err := journal.Put(ctx, r.holder, journalKind, keyPaused, Held{r.attempt, r.Traffic.Names()}); err != nil {
-		return postgres.Wrap(r.Holder.Side, "writing the journal", err)
-	}
-	return r.Traffic.Pause(ctx, r.Route())
+// pause holds traffic back. The intention was noted right before: whoever comes
+// after a death in this phase finds nothing else that shows it.
+func (r *run) pause(ctx context.Context) error { return r.Traffic.Pause(ctx, r.Route()) }
+
+func (r *run) notePause(ctx context.Context) error {
+	return postgres.Wrap(r.Holder.Side, "writing the journal",
+		journal.Put(ctx, r.holder, journalKind, keyPaused, Held{r.attempt, r.Traffic.Names()}))
 }
 
 // undoPause lets traffic go, but only as long as the handover is ours: whoever
@@ -93,8 +92,8 @@ func (r *run) canLetGo(h *Held) error {
 }
 
 // fence leaves the holder without any session that could write, and proves it:
-// commit, barrier, evict, proof (rule 2, a to d), then the slot for the leak
-// check. It runs on the session that holds the lock.
+// commit, barrier, evict, proof (rule 2, a to d). It runs on the session that
+// holds the lock.
 func (r *run) fence(ctx context.Context) error {
 	database := r.Holder.Database()
 	r.fenced = time.Now()
@@ -105,12 +104,9 @@ func (r *run) fence(ctx context.Context) error {
 	if err := fence.Barrier(ctx, r.holder, database, time.Until(deadline)); err != nil {
 		return postgres.Wrap(r.Holder.Side, "waiting at the barrier for sessions that start up", err)
 	}
-	ours := []int32{int32(r.holder.PgConn().PID()), int32(r.watchHolder.PgConn().PID())}
+	ours := []int32{int32(r.holder.PgConn().PID()), int32(r.holderSide.watch.PgConn().PID())}
 	if _, err := fence.Evict(ctx, r.holder, ours, replication.AllOf(r.Migration)); err != nil {
 		return postgres.Wrap(r.Holder.Side, "ending the sessions that could still write", err)
-	}
-	if err := fence.OpenLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {
-		return postgres.Wrap(r.Holder.Side, "creating the slot of the leak check", err)
 	}
 	return nil
 }
@@ -264,10 +260,24 @@ func seizeLock(ctx context.Context, conn *pgx.Conn, old int32) error {
 }
 
 // drain proves that the taker has applied everything up to the fence: a marker
-// written behind it is visible there, for every group (rule 3). Beside it, the
-// tables are compared once more: a table created since ready would be lost.
+// written behind it is visible there, for every group (rule 3). Beside it, on
+// sessions of their own, the tables are looked at once more: one created since
+// ready would be lost. And the sequences are read: nobody calls them any more.
 func (r *run) drain(ctx context.Context) error {
 	drains, ctx := errgroup.WithContext(ctx)
+	drains.Go(func() error { return r.drainStream(ctx) })
+	drains.Go(func() error { return r.unchanged(ctx) })
+	return drains.Wait()
+}
+
+// drainStream makes the slot for the leak check and then the marker: what anybody
+// commits before the marker is drained with it, and what comes later is in the
+// slot.
+func (r *run) drainStream(ctx context.Context) error {
+	if err := fence.OpenLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {
+		return postgres.WrapHint(r.Holder.Side, "creating the slot of the leak check", err,
+			"it waits for every open transaction that has written, in any database of the cluster")
+	}
 	tokens := make([]string, len(r.Groups))
 	for i, g := range r.Groups {
 		token, err := replication.WriteMarker(ctx, r.holder, g.MarkerTable(), replication.Drain)
@@ -276,35 +286,91 @@ func (r *run) drain(ctx context.Context) error {
 		}
 		tokens[i] = token
 	}
-	drains.Go(func() error {
-		for i, g := range r.Groups {
-			if err := replication.WaitMarker(ctx, r.taker, g.MarkerTable(), tokens[i]); err != nil {
-				return postgres.Wrap(r.Taker.Side, "waiting until everything up to the fence is applied", err)
-			}
+	for i, g := range r.Groups {
+		if err := replication.WaitMarker(ctx, r.taker, g.MarkerTable(), tokens[i]); err != nil {
+			return postgres.Wrap(r.Taker.Side, "waiting until everything up to the fence is applied", err)
 		}
-		return nil
-	})
-	drains.Go(func() error { // in sessions of its own
-		diff, err := r.compareTables(ctx)
-		if err == nil && len(diff) > 0 {
-			err = fmt.Errorf("the tables changed since the handover was found ready: %s", strings.Join(diff, "; "))
-		}
-		return err
-	})
-	return drains.Wait()
+	}
+	return nil
 }
 
+// side is a party with a second session, and how its tables looked when they were
+// compared.
+type side struct {
+	Party
+	watch       *pgx.Conn
+	fingerprint string
+}
+
+func (r *run) sides() []*side { return []*side{&r.holderSide, &r.takerSide} }
+
+// compareTables compares the tables of both sides, and remembers how they look.
+// What changes while it looks is found by unchanged.
 func (r *run) compareTables(ctx context.Context) ([]string, error) {
-	diff, err := replication.Streams(ctx, r.watchHolder, r.watchTaker, r.Holder.Version(), r.Taker.Version(), r.Groups)
+	for _, s := range r.sides() {
+		sum, err := replication.Fingerprint(ctx, s.watch, s.Version())
+		if err != nil {
+			return nil, postgres.Wrap(s.Side, "looking at the tables", err)
+		}
+		s.fingerprint = sum
+	}
+	diff, err := replication.Streams(ctx, r.holderSide.watch, r.takerSide.watch, r.Holder.Version(), r.Taker.Version(), r.Groups)
 	return diff, postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
 }
 
-// setSequences sets every sequence of the taker exactly as on the holder. Only
-// here, before the pass: later the taker's own writes would be undone.
-func (r *run) setSequences(ctx context.Context) error {
-	values, err := replication.ReadSequences(ctx, r.holder, r.sequences)
+// unchanged fails when a table or a sequence of either side has changed since the
+// sides were compared, and reads the holder's sequences.
+func (r *run) unchanged(ctx context.Context) error {
+	both, ctx := errgroup.WithContext(ctx)
+	for _, s := range r.sides() {
+		both.Go(func() error {
+			sum, err := replication.Fingerprint(ctx, s.watch, s.Version())
+			if err == nil && sum != s.fingerprint {
+				err = errors.New("a table or sequence was created, changed or dropped since the handover was found ready")
+			}
+			if err == nil && s == &r.holderSide {
+				if err = r.notRewritten(ctx); err == nil {
+					r.values, err = replication.ReadSequences(ctx, s.watch, r.sequences)
+				}
+			}
+			return postgres.WrapHint(s.Side, "looking at the tables once more", err, "run the command again: it says what differs, if anything does")
+		})
+	}
+	return both.Wait()
+}
+
+// notRewritten fails when a table was truncated that the stream does not tell of.
+func (r *run) notRewritten(ctx context.Context) error {
+	for _, g := range r.Groups {
+		rewritten, err := replication.Rewritten(ctx, r.holderSide.watch, r.Holder.Version(), r.Taker.Version(), g)
+		if err != nil {
+			return err
+		}
+		if len(rewritten) > 0 {
+			return errors.New(strings.Join(rewritten, "; "))
+		}
+	}
+	return nil
+}
+
+// presetSequences brings the taker's sequences to where the holder's are, before
+// anyone waits: then those that have moved on since are few. The taker is fenced:
+// nobody else moves them.
+func (r *run) presetSequences(ctx context.Context) error {
+	values, err := replication.ReadSequences(ctx, r.holderSide.watch, r.sequences)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "reading the sequences", err)
 	}
+	r.preset = map[replication.SequenceValue]bool{}
+	for _, v := range values {
+		r.preset[v] = true
+	}
 	return postgres.Wrap(r.Taker.Side, "setting the sequences", replication.SetSequences(ctx, r.taker, values))
+}
+
+// setSequences sets every sequence of the taker exactly as on the holder. Only
+// before the pass: later the taker's own writes would be undone.
+func (r *run) setSequences(ctx context.Context) error {
+	moved := slices.DeleteFunc(slices.Clone(r.values), func(v replication.SequenceValue) bool { return r.preset[v] })
+	return postgres.Wrap(r.Taker.Side, "setting the sequences", replication.SetSequences(ctx, r.taker, moved))
 }

@@ -333,10 +333,6 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if err := r.openWatch(ctx); err != nil {
 		return err
 	}
-	// A session's first look at the catalogs is its slowest: not inside the pause.
-	if _, err := r.compareTables(ctx); err != nil {
-		return err
-	}
 	onTaker, err := catalog.Sequences(ctx, r.taker)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "listing sequences", err)
@@ -354,13 +350,15 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if err := r.prepareBack(ctx); err != nil {
 		return err
 	}
-	if r.Guard == nil {
-		return nil
+	if err := r.warmUp(ctx); err != nil {
+		return err
 	}
-	pid, err := r.Guard.Start(ctx, r.ward())
-	if err != nil {
-		return fmt.Errorf("starting the guardian: %w", err)
+	if r.Guard != nil {
+		pid, err := r.Guard.Start(ctx, r.ward())
+		if err != nil {
+			return fmt.Errorf("starting the guardian: %w", err)
+		}
+		r.Observe(event.GuardianStarted{PID: pid})
 	}
-	r.Observe(event.GuardianStarted{PID: pid})
-	return nil
+	return r.notePause(ctx)
 }

@@ -2,6 +2,7 @@ package handover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -118,6 +119,9 @@ func (r *run) rehearseFence(ctx context.Context) (Part, error) {
 // tryLeakSlot makes the temporary slot and drops it.
 func (r *run) tryLeakSlot(ctx context.Context, conn *pgx.Conn, p Party) error {
 	err := fence.OpenLeakCheck(ctx, conn, r.leakSlot())
+	if err == nil && p.Side == r.Holder.Side {
+		_, err = fence.Leaks(ctx, conn, r.leakSlot(), r.publications())
+	}
 	if err == nil {
 		err = fence.CloseLeakCheck(ctx, conn, r.leakSlot())
 	}
@@ -128,12 +132,9 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 	if _, err := r.compareTables(ctx); err != nil { // a session's first look is its slowest
 		return Part{}, err
 	}
-	return measure(PhaseDrain, "a marker's round trip under the load of now, and the tables compared", func() error {
+	return measure(PhaseDrain, "a marker's round trip under the load of now, and a look at the tables", func() error {
 		both, ctx := errgroup.WithContext(ctx)
-		both.Go(func() error {
-			_, err := r.compareTables(ctx)
-			return err
-		})
+		both.Go(func() error { return r.unchanged(ctx) })
 		both.Go(func() error {
 			for _, g := range r.Groups {
 				_, _, seen, err := r.roundTrip(ctx, g)
@@ -151,12 +152,10 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 }
 
 func (r *run) rehearseSequences(ctx context.Context) (Part, error) {
-	p, err := measure(PhaseSequences, fmt.Sprintf("%d sequences read; setting them takes about as long again", len(r.sequences)), func() error {
+	return measure(PhaseSequences, fmt.Sprintf("%d sequences read; those that move until then are set too", len(r.sequences)), func() error {
 		_, err := replication.ReadSequences(ctx, r.holder, r.sequences)
 		return postgres.Wrap(r.Holder.Side, "reading the sequences", err)
 	})
-	p.MS *= 2
-	return p, err
 }
 
 func (r *run) rehearseWayBack(ctx context.Context) (Part, error) {
@@ -189,11 +188,64 @@ func (r *run) rehearseMove(ctx context.Context) (Part, error) {
 	return p, err
 }
 
-// openWatch opens the second sessions.
-func (r *run) openWatch(ctx context.Context) (err error) {
-	if r.watchHolder, err = r.Holder.Connect(ctx); err != nil {
+// warmUp does once, before anyone waits, what the pause will do, as far as it can
+// be taken back: a session's first look at a catalog, its first use of a statement
+// or of the output plugin is its slowest. What cannot be done is found out here.
+func (r *run) warmUp(ctx context.Context) error {
+	all, groupCtx := errgroup.WithContext(ctx)
+	all.Go(func() error { return r.warmHolder(groupCtx) })
+	all.Go(func() error { return r.warmTaker(groupCtx) })
+	all.Go(func() error {
+		diff, err := r.compareTables(groupCtx)
+		if err == nil && len(diff) > 0 {
+			err = fmt.Errorf("the tables changed since the handover was found ready: %s", strings.Join(diff, "; "))
+		}
+		return err
+	})
+	if err := all.Wait(); err != nil {
 		return err
 	}
-	r.watchTaker, err = r.Taker.Connect(ctx)
-	return err
+	return r.presetSequences(ctx)
+}
+
+func (r *run) warmHolder(ctx context.Context) error {
+	if _, err := r.rehearseFence(ctx); err != nil {
+		return err
+	}
+	if err := fence.Look(ctx, r.holder, replication.AllOf(r.Migration)); err != nil {
+		return postgres.Wrap(r.Holder.Side, "looking for sessions", err)
+	}
+	// As the pass, but of an attempt that never was.
+	_, err := r.holder.Exec(ctx, journal.PassSQL, r.generation, -1)
+	return postgres.Wrap(r.Holder.Side, "trying the pass", err)
+}
+
+func (r *run) warmTaker(ctx context.Context) error {
+	if _, err := r.rehearseWayBack(ctx); err != nil {
+		return err
+	}
+	for _, g := range r.Groups {
+		if _, err := replication.WorkerPIDs(ctx, r.taker, g.Name()); err != nil {
+			return postgres.Wrap(r.Taker.Side, "looking for workers", err)
+		}
+	}
+	tx, err := r.taker.Begin(ctx)
+	if err == nil {
+		err = errors.Join(journal.Put(ctx, tx, journalKind, keyDrained, nil), tx.Rollback(ctx))
+	}
+	if err == nil {
+		_, err = r.rehearseOpen(ctx)
+	}
+	return postgres.Wrap(r.Taker.Side, "trying to open it", err)
+}
+
+// openWatch opens the second sessions.
+func (r *run) openWatch(ctx context.Context) (err error) {
+	r.holderSide.Party, r.takerSide.Party = r.Holder, r.Taker
+	for _, s := range r.sides() {
+		if s.watch, err = s.Connect(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }

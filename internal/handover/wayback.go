@@ -74,6 +74,9 @@ func (r *run) undoPrepare(ctx context.Context) error {
 	if err := r.aliveTaker(ctx); err != nil {
 		return err
 	}
+	if err := r.mine(ctx); err != nil { // once more, now with both locks
+		return err
+	}
 	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(name)); err != nil {
 		return postgres.Wrap(r.Taker.Side, "dropping slot "+name, err)
 	}
@@ -110,18 +113,9 @@ func (r *run) wayBack(ctx context.Context) error {
 }
 
 func (r *run) durable(ctx context.Context) error {
-	tx, err := r.taker.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
-		return err
-	}
-	if err := journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt}); err != nil {
-		return err
-	}
-	return tx.Commit(ctx)
+	return postgres.Durably(ctx, r.taker, func(tx pgx.Tx) error {
+		return journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt})
+	})
 }
 
 // Drained says whether a handover to this taker has ever got as far as the pass.
@@ -139,10 +133,11 @@ const streamTimeout = 3 * time.Second
 func (r *run) undoWayBack(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
-	if err := r.mine(ctx); err != nil {
+	// In this order: with both locks nobody else moves the baton any more.
+	if err := r.aliveTaker(ctx); err != nil {
 		return err
 	}
-	if err := r.aliveTaker(ctx); err != nil {
+	if err := r.mine(ctx); err != nil {
 		return err
 	}
 	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(r.Back.Name())); err != nil {
@@ -198,7 +193,10 @@ func (r *run) aliveOldHolder(ctx context.Context) error {
 	if err == nil && (record == nil || !record.HandedOver || record.Generation != r.generation+1) {
 		return errTakenOver
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return r.taker.Ping(ctx) // alive: it has had the lock all the time
 }
 
 // backTimeout is how long the way back may take to begin: servers up to 15 start a

@@ -27,3 +27,12 @@ func Pause(ctx context.Context, d time.Duration) error {
 		return context.Cause(ctx)
 	}
 }
+
+// Durably runs f in a transaction whose commit is on disk when it returns, whatever
+// synchronous_commit the role or the database has by default.
+func Durably(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: BeginDurably}, f)
+}
+
+// BeginDurably begins such a transaction, in one message.
+const BeginDurably = "BEGIN; SET LOCAL synchronous_commit = on"

@@ -27,10 +27,7 @@ const (
 // on the other side is durable here.
 func WriteMarker(ctx context.Context, conn *pgx.Conn, table postgres.Ident, kind string) (token string, err error) {
 	token = rand.Text()
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
-			return err
-		}
+	err = postgres.Durably(ctx, conn, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s VALUES ($1, $2, pg_catalog.clock_timestamp())", table), token, kind)
 		return err
 	})

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -21,32 +22,56 @@ type SequenceValue struct {
 // sequencesPerQuery bounds the size of one statement.
 const sequencesPerQuery = 200
 
-// ReadSequences reads the state of all named sequences. The views are no help:
-// pg_sequences shows neither is_called nor the value of a sequence that was
-// never called.
+// ReadSequences reads the state of all named sequences. Of those that have been
+// called one function tells it, for all in one go; the others are read one by one.
 func ReadSequences(ctx context.Context, db postgres.DB, sequences []catalog.Sequence) ([]SequenceValue, error) {
+	oids := make([]uint32, len(sequences))
+	for i, s := range sequences {
+		oids[i] = s.OID
+	}
+	rows, err := db.Query(ctx, `SELECT pg_catalog.pg_sequence_last_value(s.oid) FROM pg_catalog.unnest($1::oid[]) WITH ORDINALITY AS s (oid, n) ORDER BY s.n`, oids)
+	if err != nil {
+		return nil, err
+	}
+	last, err := pgx.CollectRows(rows, pgx.RowTo[*int64])
+	if err != nil {
+		return nil, err
+	}
 	values := make([]SequenceValue, 0, len(sequences))
-	for len(sequences) > 0 {
-		n := min(len(sequences), sequencesPerQuery)
-		parts := make([]string, n)
-		for i, s := range sequences[:n] {
-			parts[i] = fmt.Sprintf("SELECT %d, last_value, is_called FROM %s", i, s.Ident)
+	var others []catalog.Sequence
+	for i, s := range sequences {
+		if last[i] == nil { // not called yet
+			others = append(others, s)
+			continue
 		}
-		rows, err := db.Query(ctx, strings.Join(parts, " UNION ALL "), pgx.QueryExecModeSimpleProtocol)
+		values = append(values, SequenceValue{s.Ident, *last[i], true})
+	}
+	direct, err := readDirectly(ctx, db, others)
+	return append(values, direct...), err
+}
+
+// readDirectly reads sequences as the relations they are.
+func readDirectly(ctx context.Context, db postgres.DB, sequences []catalog.Sequence) ([]SequenceValue, error) {
+	var values []SequenceValue
+	for part := range slices.Chunk(sequences, sequencesPerQuery) {
+		selects := make([]string, len(part))
+		for i, s := range part {
+			selects[i] = fmt.Sprintf("SELECT %d, last_value, is_called FROM %s", i, s.Ident)
+		}
+		rows, err := db.Query(ctx, strings.Join(selects, " UNION ALL "), pgx.QueryExecModeSimpleProtocol)
 		if err != nil {
 			return nil, err
 		}
 		var i int
 		var v SequenceValue
 		_, err = pgx.ForEachRow(rows, []any{&i, &v.LastValue, &v.IsCalled}, func() error {
-			v.Ident = sequences[i].Ident
+			v.Ident = part[i].Ident
 			values = append(values, v)
 			return nil
 		})
 		if err != nil {
 			return nil, err
 		}
-		sequences = sequences[n:]
 	}
 	return values, nil
 }
