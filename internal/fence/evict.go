@@ -104,23 +104,21 @@ func Evict(ctx context.Context, conn *pgx.Conn, ours []int32, pattern string) (p
 			return nil, err
 		}
 		provider = provider[:0]
-		var waiting []string
+		var waiting []session
 		for _, s := range strangers {
 			if s.Provider {
 				provider = append(provider, s.String())
 				continue
 			}
-			waiting = append(waiting, s.String())
-			if time.Since(signalled) > again {
-				if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend($1)`, s.PID); err != nil {
-					return provider, fmt.Errorf("ending session (%s): %w", s, err)
-				}
-			}
+			waiting = append(waiting, s)
 		}
 		if len(waiting) == 0 {
 			return provider, noPrepared(ctx, conn)
 		}
 		if time.Since(signalled) > again {
+			if err := terminate(ctx, conn, waiting); err != nil {
+				return provider, err
+			}
 			signalled = time.Now()
 		}
 		timer := time.NewTimer(time.Millisecond)
@@ -128,9 +126,30 @@ func Evict(ctx context.Context, conn *pgx.Conn, ours []int32, pattern string) (p
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return provider, fmt.Errorf("sessions that would not end: %s: %w", strings.Join(waiting, "; "), ctx.Err())
+			return provider, fmt.Errorf("sessions that would not end: %s: %w", describe(waiting), ctx.Err())
 		}
 	}
+}
+
+// terminate signals all sessions in one statement: those who wait, wait for it.
+func terminate(ctx context.Context, conn *pgx.Conn, sessions []session) error {
+	pids := make([]int32, len(sessions))
+	for i, s := range sessions {
+		pids[i] = s.PID
+	}
+	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.unnest($1::int4[]) AS pid`, pids)
+	if err != nil {
+		return fmt.Errorf("ending sessions (%s): %w", describe(sessions), err)
+	}
+	return nil
+}
+
+func describe(sessions []session) string {
+	names := make([]string, len(sessions))
+	for i, s := range sessions {
+		names[i] = s.String()
+	}
+	return strings.Join(names, "; ")
 }
 
 // noPrepared fails when a prepared transaction waits in the database: it could

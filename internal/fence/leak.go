@@ -3,8 +3,10 @@ package fence
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -18,6 +20,32 @@ import (
 func OpenLeakCheck(ctx context.Context, conn *pgx.Conn, slot string) error {
 	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', true)`, slot)
 	return err
+}
+
+// tryFor bounds the trying of a slot: its creation waits for every open
+// transaction that has written.
+const tryFor = 500 * time.Millisecond
+
+// TryLeakCheck makes the slot, reads it if publications are named, and drops it.
+// busy says that open transactions kept it from being made in time.
+func TryLeakCheck(ctx context.Context, conn *pgx.Conn, slot string, publications []string) (busy bool, err error) {
+	if _, err := conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", tryFor.Milliseconds())); err != nil {
+		return false, err
+	}
+	err = OpenLeakCheck(ctx, conn, slot)
+	_, resetErr := conn.Exec(ctx, "SET statement_timeout = 0")
+	if postgres.Code(err) == postgres.QueryCanceled && ctx.Err() == nil {
+		return true, resetErr
+	}
+	if err = errors.Join(err, resetErr); err != nil {
+		return false, err
+	}
+	if len(publications) > 0 {
+		if _, err := Leaks(ctx, conn, slot, publications); err != nil {
+			return false, err
+		}
+	}
+	return false, CloseLeakCheck(ctx, conn, slot)
 }
 
 // CloseLeakCheck drops the slot.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
@@ -105,8 +106,12 @@ func (r *run) fence(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "waiting at the barrier for sessions that start up", err)
 	}
 	ours := []int32{int32(r.holder.PgConn().PID()), int32(r.holderSide.watch.PgConn().PID())}
-	if _, err := fence.Evict(ctx, r.holder, ours, replication.AllOf(r.Migration)); err != nil {
+	provider, err := fence.Evict(ctx, r.holder, ours, replication.AllOf(r.Migration))
+	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "ending the sessions that could still write", err)
+	}
+	if len(provider) > 0 {
+		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "sessions of the provider that cannot be ended: " + strings.Join(provider, "; ")})
 	}
 	return nil
 }

@@ -194,6 +194,9 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 			return postgres.Wrap(side.Side, "looking for old transactions", err)
 		}
 	}
+	if err := r.readyIntruders(ctx, say); err != nil {
+		return err
+	}
 	err := r.holder.QueryRow(ctx, `SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
 		WHERE datname = pg_catalog.current_database() AND backend_type = 'client backend'`).Scan(&f.Sessions)
 	if err != nil {
@@ -212,6 +215,25 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 		f.Tables += max(0, len(tables)-1) // without the marker
 	}
 	return nil
+}
+
+// readyIntruders looks for subscriptions of others that write into the holder's
+// database: the fence does not stop their workers.
+func (r *run) readyIntruders(ctx context.Context, say func(why, remedy string)) error {
+	rows, err := r.holder.Query(ctx, `
+		SELECT subname FROM pg_catalog.pg_subscription
+		WHERE subenabled AND subname !~ $1
+			AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`, replication.AllOf(r.Migration))
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "looking for subscriptions", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, name := range names {
+		q := postgres.QuoteIdent(name)
+		say(fmt.Sprintf("subscription %s writes into the %s's database, and would go on behind the fence", q, r.Holder.Side),
+			"ALTER SUBSCRIPTION "+q+" DISABLE, there, until after the handover")
+	}
+	return postgres.Wrap(r.Holder.Side, "looking for subscriptions", err)
 }
 
 // readyBack looks whether a way back could be made.

@@ -108,31 +108,34 @@ func (r *run) rehearsePause(ctx context.Context) (Part, error) {
 }
 
 func (r *run) rehearseFence(ctx context.Context) (Part, error) {
-	return measure(PhaseFence, "its statements, rolled back, and the leak check's slot; ending sessions comes on top", func() error {
-		if err := fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps); err != nil {
-			return postgres.WrapHint(r.Holder.Side, "trying the fence", err, "the role must own the database or be superuser")
-		}
-		return r.tryLeakSlot(ctx, r.holder, r.Holder)
+	return measure(PhaseFence, "its statements, rolled back; ending sessions comes on top", func() error {
+		return postgres.WrapHint(r.Holder.Side, "trying the fence", fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps),
+			"the role must own the database or be superuser")
 	})
 }
 
-// tryLeakSlot makes the temporary slot and drops it.
-func (r *run) tryLeakSlot(ctx context.Context, conn *pgx.Conn, p Party) error {
-	err := fence.OpenLeakCheck(ctx, conn, r.leakSlot())
-	if err == nil && p.Side == r.Holder.Side {
-		_, err = fence.Leaks(ctx, conn, r.leakSlot(), r.publications())
+// trySlot makes a temporary slot and drops it.
+func (r *run) trySlot(ctx context.Context, phase string, p Party, conn *pgx.Conn, publications []string) (Part, error) {
+	busy := false
+	part, err := measure(phase, "a temporary slot on the "+string(p.Side), func() (err error) {
+		busy, err = fence.TryLeakCheck(ctx, conn, r.leakSlot(), publications)
+		return postgres.Wrap(p.Side, "making a temporary slot", err)
+	})
+	if busy {
+		part.How += ": given up, a transaction that has written is open; those in the database that is fenced are ended, others are waited for"
 	}
-	if err == nil {
-		err = fence.CloseLeakCheck(ctx, conn, r.leakSlot())
-	}
-	return postgres.Wrap(p.Side, "making a temporary slot", err)
+	return part, err
 }
 
 func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 	if _, err := r.compareTables(ctx); err != nil { // a session's first look is its slowest
 		return Part{}, err
 	}
-	return measure(PhaseDrain, "a marker's round trip under the load of now, and a look at the tables", func() error {
+	slot, err := r.trySlot(ctx, PhaseDrain, r.Holder, r.holder, r.publications())
+	if err != nil {
+		return slot, err
+	}
+	part, err := measure(PhaseDrain, "a marker's round trip under the load of now, a look at the tables, and "+slot.How, func() error {
 		both, ctx := errgroup.WithContext(ctx)
 		both.Go(func() error { return r.unchanged(ctx) })
 		both.Go(func() error {
@@ -149,6 +152,8 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 		})
 		return both.Wait()
 	})
+	part.MS += slot.MS
+	return part, err
 }
 
 func (r *run) rehearseSequences(ctx context.Context) (Part, error) {
@@ -162,9 +167,7 @@ func (r *run) rehearseWayBack(ctx context.Context) (Part, error) {
 	if r.NoRollback {
 		return Part{Phase: PhaseWayBack, How: "none is wanted"}, nil
 	}
-	return measure(PhaseWayBack, "a temporary slot on the "+string(r.Taker.Side), func() error {
-		return r.tryLeakSlot(ctx, r.taker, r.Taker)
-	})
+	return r.trySlot(ctx, PhaseWayBack, r.Taker, r.taker, nil)
 }
 
 // rehearsePass commits as durably as the pass does.
@@ -210,6 +213,9 @@ func (r *run) warmUp(ctx context.Context) error {
 
 func (r *run) warmHolder(ctx context.Context) error {
 	if _, err := r.rehearseFence(ctx); err != nil {
+		return err
+	}
+	if _, err := r.trySlot(ctx, PhaseDrain, r.Holder, r.holder, r.publications()); err != nil {
 		return err
 	}
 	if err := fence.Look(ctx, r.holder, replication.AllOf(r.Migration)); err != nil {
