@@ -256,14 +256,15 @@ func (a *app) runningCommand(name, short string, run bool) *cobra.Command {
 				if err := s.Need(); err != nil {
 					return err
 				}
-				if err := migrate.SetRunning(ctx, m, s, run); err != nil {
+				publisher, err := migrate.SetRunning(ctx, m, s, run)
+				if err != nil {
 					return err
 				}
 				if a.json {
 					p.Result(map[string]any{"ok": true, "enabled": run})
 					return nil
 				}
-				state := "disabled: the source keeps WAL until it is resumed"
+				state := "disabled: the " + string(publisher) + " keeps WAL until it is resumed"
 				if run {
 					state = "enabled"
 				}

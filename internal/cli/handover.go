@@ -206,13 +206,13 @@ func (a *app) takeByForce(ctx context.Context, m migrate.Config, s *migrate.Sess
 	if !word.Marker.IsZero() {
 		text = fmt.Sprintf("the last marker that arrived from the %s was written at %s, %s ago", h.To.Other(), word.Marker.Format(time.RFC3339Nano), ui.Seconds(word.AgeAtMost))
 	}
-	p.Observe(event.Warning{Side: string(h.To), Text: text + ": what was committed there later, and perhaps more, is lost",
+	p.Observe(event.Warning{Side: string(h.To), Text: text + ": what was committed there later may not have arrived, and is lost then",
 		Remedy: "if that server can still be reached, or comes back, a handover without --holder-lost loses nothing"})
 	name := m.Server(h.To).Database()
 	fmt.Fprintf(a.stderr, "To give the baton to %s all the same, type the name of its database: ", m.Server(h.To).Address())
 	answer, _ := bufio.NewReader(a.stdin).ReadString('\n')
 	if strings.TrimRight(answer, "\r\n") != name {
-		return refusal.New(m.Name+": --holder-lost", "not confirmed: "+name+" was to be typed", "")
+		return refusal.New("--holder-lost", "not confirmed: "+name+" was to be typed", "")
 	}
 	if err := s.Lock(ctx); err != nil {
 		return err

@@ -50,7 +50,6 @@ func (g *Guard) Start(ctx context.Context, w handover.Ward) (pid int, err error)
 	}
 	cmd := exec.Command(g.program, g.args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Dir = "/" // ours may be on a disk that shall be unmounted
 	cmd.Stderr = os.Stderr
 	if g.pipe, err = cmd.StdinPipe(); err != nil {
 		return 0, err

@@ -44,6 +44,7 @@ func (r *run) open(ctx context.Context) error {
 		if err := journal.ExecOne(ctx, tx, journal.TakeSQL, r.generation+1); err != nil {
 			return err
 		}
+		r.took = true
 		// One of the handover before, in which this side was the holder.
 		if err := journal.Delete(ctx, tx, journalKind, keyPaused); err != nil {
 			return err

@@ -81,6 +81,7 @@ type run struct {
 	preset                map[replication.SequenceValue]bool // what the taker's sequences are set to already
 	values                []replication.SequenceValue        // of the holder's, behind the fence
 	result                Result
+	took                  bool      // the baton was taken in this run
 	paused                time.Time // zero until someone waits
 	fenced                time.Time // zero until the fence is being raised
 	problems              []error   // after the pass
@@ -260,7 +261,7 @@ func because(ctx context.Context, err error) error {
 		if err == nil || errors.Is(err, ctx.Err()) {
 			return cause
 		}
-		return fmt.Errorf("%w (%s)", cause, err)
+		return fmt.Errorf("%w (%w)", cause, err)
 	}
 	return err
 }
@@ -343,6 +344,7 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 		r.result.DatabasePauseMS = event.MS(time.Since(r.fenced))
 	}
 	waiting, err := TrafficWaits(ctx, r.taker)
+	r.result.Already = !r.took && err == nil && !waiting
 	if err != nil {
 		r.problems = append(r.problems, postgres.Wrap(r.Taker.Side, "reading the journal", err))
 	}

@@ -79,6 +79,11 @@ func (r *run) prepareByForce(ctx context.Context) error {
 			return postgres.Wrap(r.Taker.Side, "disabling subscription "+g.Name(), err)
 		}
 	}
+	// A handover may have died behind the way back's slot: nothing flows back to a
+	// side that is lost.
+	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(r.Back.Name())); err != nil {
+		return postgres.Wrap(r.Taker.Side, "dropping slot "+r.Back.Name(), err)
+	}
 	raised, unknown, err := replication.RaiseSequences(ctx, r.taker)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "raising the sequences", err)
@@ -102,6 +107,22 @@ func ReadStale(ctx context.Context, conn *pgx.Conn) (*time.Time, error) {
 		return nil, err
 	}
 	return &at, nil
+}
+
+// NotStale refuses what would let anything flow to or from a side that came back
+// stale: the sides have parted for good.
+func NotStale(ctx context.Context, what string, conns ...*pgx.Conn) error {
+	for _, conn := range conns {
+		at, err := ReadStale(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if at != nil {
+			return refusal.New(what, "one side came back after the other had been given the baton by force: what it had not sent is only there, and nothing may flow between them",
+				"look there for what is missing, then pgbaton finish")
+		}
+	}
+	return nil
 }
 
 // fenceStaleTimeout bounds the fencing of a stale side.

@@ -9,7 +9,6 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
-	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
@@ -24,6 +23,9 @@ func (r *run) ready(ctx context.Context) error {
 		refused.Reasons = append(refused.Reasons, refusal.Reason{Why: why, Remedy: remedy})
 	}
 	forecast := event.Forecast{MaxPauseMS: event.MS(r.MaxPause)}
+	if err := NotStale(ctx, r.Command, r.holder, r.taker); err != nil {
+		return err
+	}
 
 	if err := r.readyStreams(ctx, say); err != nil {
 		return err
@@ -33,7 +35,7 @@ func (r *run) ready(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
 	}
 	for _, d := range diff {
-		say(d, "a table that was there at start: make its definition the same on both sides; one that came later: drop it until after the switchover, or pgbaton reset and start again")
+		say(d, "a table that was there before: make its definition the same on both sides; one that came later: drop it until after the handover; otherwise "+r.lost())
 	}
 	if err := r.readyTransactions(ctx, say, &forecast); err != nil {
 		return err
@@ -71,6 +73,22 @@ func (r *run) ready(ctx context.Context) error {
 	return nil
 }
 
+// lost says what to do about a stream that is lost.
+func (r *run) lost() string {
+	if r.generation == 0 {
+		return "pgbaton reset, then start again"
+	}
+	return "pgbaton finish: this way is closed"
+}
+
+// missing says what to do when there is no stream.
+func (r *run) missing() string {
+	if r.generation == 0 {
+		return "pgbaton start completes an unfinished start"
+	}
+	return "the handover before was made without a way back: pgbaton finish"
+}
+
 // readyTraffic looks whether traffic could be moved, and whether it is held back
 // already by a handover that this command cannot undo.
 func (r *run) readyTraffic(ctx context.Context, refused *refusal.Refusal) error {
@@ -96,11 +114,11 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) er
 		switch {
 		case slot == nil:
 			say(fmt.Sprintf("replication slot %s does not exist on the %s", g.Name(), r.Holder.Side),
-				"what was written since it was lost is not on the other side: pgbaton reset, then start again")
+				"what was written since it was lost is not on the other side: "+r.lost())
 			continue
 		case slot.Lost:
 			say(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL it needs", g.Name(), r.Holder.Side),
-				"pgbaton reset, raise max_slot_wal_keep_size, and start again")
+				"raise max_slot_wal_keep_size, and "+r.lost())
 			continue
 		}
 		sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
@@ -109,7 +127,7 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) er
 		}
 		switch {
 		case sub == nil:
-			say(fmt.Sprintf("subscription %s does not exist on the %s", g.Name(), r.Taker.Side), "pgbaton start completes an unfinished start")
+			say(fmt.Sprintf("subscription %s does not exist on the %s", g.Name(), r.Taker.Side), r.missing())
 		case !sub.Enabled:
 			say(fmt.Sprintf("subscription %s is disabled", g.Name()), "pgbaton resume")
 		case !slot.Active:
@@ -168,12 +186,12 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 		if !side.evicted && r.NoRollback {
 			continue // nothing on the taker waits for anyone
 		}
-		prepared, err := fence.Prepared(ctx, side.conn)
+		prepared, err := replication.PreparedInCluster(ctx, side.conn)
 		if err != nil {
 			return postgres.Wrap(side.Side, "looking for prepared transactions", err)
 		}
 		for _, p := range prepared {
-			say(fmt.Sprintf("prepared transaction %s on the %s could be committed after the fence, or would hold up a slot", p, side.Side),
+			say(fmt.Sprintf("%s on the %s could be committed after the fence, or would hold up a slot", p, side.Side),
 				"COMMIT PREPARED or ROLLBACK PREPARED it")
 		}
 		rows, err := side.conn.Query(ctx, oldSQL, replication.AllOf(r.Migration))

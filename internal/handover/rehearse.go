@@ -122,6 +122,7 @@ func (r *run) trySlot(ctx context.Context, phase string, p Party, conn *pgx.Conn
 		return postgres.Wrap(p.Side, "making a temporary slot", err)
 	})
 	if busy {
+		part.MS = 0
 		part.How += ": given up, a transaction that has written is open; those in the database that is fenced are ended, others are waited for"
 	}
 	return part, err

@@ -26,6 +26,7 @@ type Result struct {
 	DatabasePauseMS float64     `json:"database_pause_ms"`
 	Phases          []PhaseTime `json:"phases"`
 	Resumed         bool        `json:"resumed,omitempty"`  // an earlier handover was completed: the pause was longer than this run
+	Already         bool        `json:"already,omitempty"`  // the baton was there before, traffic too: at most it was tidied up
 	Guardian        bool        `json:"guardian,omitempty"` // the guardian did it
 	Aborted         string      `json:"aborted,omitempty"`  // the phase in which it was given up
 	Reason          string      `json:"reason,omitempty"`
@@ -92,7 +93,7 @@ const accountKind = "handover-result"
 // remember keeps the result for `pgbaton report`. A handover does not fail for
 // want of it.
 func (r *run) remember(ctx context.Context, conn *pgx.Conn) {
-	if conn == nil || conn.IsClosed() || len(r.result.Phases) == 0 {
+	if conn == nil || conn.IsClosed() || r.result.Already {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), streamTimeout)

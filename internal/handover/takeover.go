@@ -91,10 +91,12 @@ func TakeOver(ctx context.Context, c Config, w *Ward, kill func(), why string) (
 		r.result.Resumed = true
 		result, err := r.forward(ctx)
 		if slices.ContainsFunc(result.Phases, func(p PhaseTime) bool { return p.Name == PhaseOpen }) {
-			r.note(ctx, r.taker, why+"; the guardian completed the handover")
+			did := "; the guardian completed the handover"
 			if err != nil {
+				did = "; the guardian opened the " + string(c.Taker.Side) + ", but: " + postgres.Describe(err)
 				err = &TrafficHeld{err}
 			}
+			r.note(ctx, r.taker, why+did)
 		}
 		return result, err
 	}

@@ -208,6 +208,9 @@ func (r *run) enableBack(ctx context.Context) error {
 	if err := r.aliveOldHolder(ctx); err != nil {
 		return err
 	}
+	if stale, err := ReadStale(ctx, r.holder); err != nil || stale != nil {
+		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
+	}
 	name, marker := r.Back.Name(), r.Back.MarkerTable()
 	sub, err := replication.ReadSubscription(ctx, r.holder, name)
 	if err != nil {

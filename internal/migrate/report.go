@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
@@ -48,6 +50,20 @@ func ReadReport(ctx context.Context, c Config, s *Sessions) (*Report, error) {
 		Source: sideStatus(c.Source, s.SourceConn, s.SourceErr), Target: sideStatus(c.Target, s.TargetConn, s.TargetErr)}
 	if err := r.readCopy(ctx, s, source, target); err != nil {
 		return nil, err
+	}
+	for _, side := range []struct {
+		conn   *pgx.Conn
+		record *journal.Record
+		into   *SideStatus
+	}{{s.SourceConn, source, &r.Source}, {s.TargetConn, target, &r.Target}} {
+		if side.record == nil {
+			continue
+		}
+		saved, err := fence.Raised(ctx, side.conn)
+		if err != nil {
+			return nil, postgres.Wrap(side.record.Side, "looking for a fence", err)
+		}
+		side.into.Generation, side.into.Fenced = side.record.Generation, saved != nil
 	}
 	told := map[string]handover.Result{}
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {

@@ -289,6 +289,10 @@ func (r *reader) readPhase(ctx context.Context) error {
 		r.Phase = PhaseSwitched
 		r.note("the target has no record of the migration: finish was run while the source was out of reach", "pgbaton finish, run again, cleans the source")
 		return nil
+	case r.baton.Passed && r.publisher() == nil:
+		r.Phase = PhaseSwitched
+		r.note(fmt.Sprintf("the %s has handed the baton over; the %s cannot be asked whether it has taken it", holder.Other(), holder), "make it reachable")
+		return nil
 	case r.baton.Passed:
 		r.Phase = PhaseSwitched
 		r.note(fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet: nobody can write", holder.Other(), holder),
@@ -356,8 +360,11 @@ func (r *reader) readTraffic(ctx context.Context) error {
 // readStream looks at the stream to the side without the baton.
 func (r *reader) readStream(ctx context.Context) error {
 	switched := r.baton.Side == postgres.Target
-	if switched {
+	switch {
+	case switched:
 		r.Phase = PhaseSwitched
+	case r.baton.Generation > 0: // back again
+		r.Phase = PhaseHeld
 	}
 	if r.subscriber() == nil {
 		return nil

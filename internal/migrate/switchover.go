@@ -68,6 +68,14 @@ func (s *Sessions) lostHolder(h Handover) error {
 	return nil
 }
 
+// unfinished says whether a side that took the baton is still closed, or traffic
+// has not been moved to it.
+func (s *Sessions) unfinished(ctx context.Context, side postgres.Side) bool {
+	saved, err := fence.Raised(ctx, s.conn(side))
+	waiting, waitErr := handover.TrafficWaits(ctx, s.conn(side))
+	return err != nil || waitErr != nil || saved != nil || waiting
+}
+
 // LastWord is the last that the side to be opened knows of a holder that is lost.
 func LastWord(ctx context.Context, c Config, s *Sessions, h Handover) (handover.LastWord, error) {
 	if err := s.lostHolder(h); err != nil {
@@ -77,8 +85,11 @@ func LastWord(ctx context.Context, c Config, s *Sessions, h Handover) (handover.
 		return handover.LastWord{}, err
 	}
 	record, err := journal.Read(ctx, s.conn(h.To))
-	if err == nil && record == nil {
+	switch {
+	case err == nil && record == nil:
 		err = refusal.New(h.command(), "there is no migration here", "pgbaton start")
+	case err == nil && record.Took && !s.unfinished(ctx, h.To):
+		err = refusal.New(h.command(), fmt.Sprintf("the %s has the baton already", h.To), "pgbaton status; pgbaton finish, run again when the other side is back, cleans it")
 	}
 	if err != nil {
 		return handover.LastWord{}, err
@@ -143,54 +154,59 @@ func (c Config) handover(h Handover) handover.Config {
 }
 
 // SetRunning is `pgbaton pause` and `pgbaton resume`: it disables or enables the
-// subscription, unless its subscriber holds the baton (rule 14).
-func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) error {
+// subscription of the side without the baton (rule 14). It returns the side that
+// keeps WAL while it is disabled.
+func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (publisher postgres.Side, err error) {
 	command := "pause"
 	if run {
 		command = "resume"
 	}
 	source, target, err := s.records(ctx, c)
 	if err != nil {
-		return err
+		return publisher, err
 	}
 	b, known := journal.Decide(source, target)
 	if !known || target == nil {
-		return refusal.New(command, "there is no subscription yet", "pgbaton start")
+		return publisher, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
-	publisher, subscriber, name := b.Side, b.Side.Other(), c.stream(b.Side).Name()
+	publisher = b.Side
+	subscriber, name := b.Side.Other(), c.stream(b.Side).Name()
+	if err := handover.NotStale(ctx, command, s.SourceConn, s.TargetConn); err != nil {
+		return publisher, err
+	}
 	sub, err := replication.ReadSubscription(ctx, s.conn(subscriber), name)
 	if err != nil {
-		return postgres.Wrap(subscriber, "reading the subscription", err)
+		return publisher, postgres.Wrap(subscriber, "reading the subscription", err)
 	}
 	switch {
 	case b.Passed:
-		return refusal.New(command, "the baton has passed, and the "+string(b.Side)+" has not taken it yet", "run the handover's command again: it completes it")
+		return publisher, refusal.New(command, "the baton has passed, and the "+string(b.Side)+" has not taken it yet", "run the handover's command again: it completes it")
 	case sub == nil && b.Generation > 0:
-		return refusal.New(command, "there is no way back: the handover was made without one", "")
+		return publisher, refusal.New(command, "there is no way back: the handover was made without one", "")
 	case sub == nil:
-		return refusal.New(command, "there is no subscription yet", "pgbaton start")
+		return publisher, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
 	if b.Generation == 0 {
 		var l loaded
 		if ok, err := journal.Get(ctx, s.TargetConn, kindCopy, keyLoaded, &l); err != nil || !ok {
 			if err != nil {
-				return postgres.Wrap(postgres.Target, "reading the journal", err)
+				return publisher, postgres.Wrap(postgres.Target, "reading the journal", err)
 			}
-			return refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
+			return publisher, refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
 		}
 	}
 	slot, err := replication.ReadSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), name)
 	if err != nil {
-		return postgres.Wrap(publisher, "reading the slot", err)
+		return publisher, postgres.Wrap(publisher, "reading the slot", err)
 	}
 	if run && (slot == nil || slot.Lost) {
-		return refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
+		return publisher, refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
 			lostRemedy(b))
 	}
 	if err := replication.SetEnabled(ctx, s.conn(subscriber), name, run); err != nil {
-		return postgres.Wrap(subscriber, command, err)
+		return publisher, postgres.Wrap(subscriber, command, err)
 	}
-	return postgres.Wrap(publisher, "writing the journal", handover.ForgetStream(ctx, s.conn(publisher)))
+	return publisher, postgres.Wrap(publisher, "writing the journal", handover.ForgetStream(ctx, s.conn(publisher)))
 }
 
 // lostRemedy says what to do when the stream to the side without the baton is lost.

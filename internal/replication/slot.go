@@ -135,6 +135,17 @@ func WritersInCluster(ctx context.Context, db postgres.DB, except int32) ([]stri
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
+// PreparedInCluster describes the prepared transactions of the whole cluster.
+func PreparedInCluster(ctx context.Context, db postgres.DB) ([]string, error) {
+	rows, err := db.Query(ctx, `
+		SELECT pg_catalog.format('prepared transaction %L of user %s in database %s, since %s,', gid, owner, database, pg_catalog.date_trunc('second', prepared))
+		FROM pg_catalog.pg_prepared_xacts ORDER BY gid`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
 // SlotState is a slot as its server shows it.
 type SlotState struct {
 	Name          string       `json:"name"`

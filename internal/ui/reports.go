@@ -147,7 +147,14 @@ func lagLine(s *migrate.Status) string {
 
 // Handover prints how a handover went; its phases were printed as they ended.
 func Handover(w io.Writer, r handover.Result) {
-	if r.Resumed {
+	switch {
+	case r.Already:
+		fmt.Fprintf(w, "The baton is on the %s already.\n", r.Baton)
+		return
+	case r.Forced:
+		fmt.Fprintf(w, "The baton is on the %s, by force.\n", r.Baton)
+		return
+	case r.Resumed:
 		fmt.Fprintf(w, "The baton is on the %s; an earlier handover was completed.\n", r.Baton)
 		return
 	}
