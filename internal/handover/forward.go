@@ -107,7 +107,11 @@ func (r *run) settle(ctx context.Context) error {
 		errs = append(errs, postgres.WrapHint(side, doing, err, "run the same command again to complete this"))
 	}
 	if !r.result.Forced { // the holder is lost
-		try(r.Holder.Side, "opening the way back", r.enableBack(ctx))
+		err := r.enableBack(ctx)
+		if errors.Is(err, errTakenOver) {
+			return err // what we would tidy up is in use again
+		}
+		try(r.Holder.Side, "opening the way back", err)
 	}
 	if r.holder != nil && !r.holder.IsClosed() {
 		try(r.Holder.Side, "writing the journal", errors.Join(journal.Delete(ctx, r.holder, journalKind, keyPaused), ForgetStream(ctx, r.holder)))

@@ -348,6 +348,12 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 	if err != nil {
 		r.problems = append(r.problems, postgres.Wrap(r.Taker.Side, "reading the journal", err))
 	}
+	if err == nil && !waiting { // nothing should be held back; an order of a process that is dead may have come late
+		err = traffic.Again(ctx, r.Traffic, r.Route())
+		if err != nil {
+			r.problems = append(r.problems, err)
+		}
+	}
 	if waiting {
 		for _, p := range []phase{{name: PhaseSwitch, do: r.switchTraffic}, {name: PhaseResume, do: r.resume}} {
 			if err := r.timed(ctx, p); err != nil {

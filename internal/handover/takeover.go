@@ -73,14 +73,16 @@ func TakeOver(ctx context.Context, c Config, w *Ward, kill func(), why string) (
 	}
 	r.by = w.by
 	holderErr, takerErr := r.seizeBoth(ctx, w)
-	defer r.closeBoth(context.WithoutCancel(ctx))
-	if err := errors.Join(holderErr, takerErr); errors.Is(err, errTakenOver) {
-		// Another command is at work. It may be one that does not care for this
-		// handover: when it is done the attempt tells.
+	defer func() { r.closeBoth(context.WithoutCancel(ctx)) }()
+	if err := errors.Join(holderErr, takerErr); errors.Is(err, errBusy) {
 		return r.result, err
 	}
 	kill()
 	passed, err := r.readBaton(ctx, w, holderErr, takerErr)
+	if superseded := (*Superseded)(nil); errors.As(err, &superseded) {
+		r.closeBoth(ctx) // whoever is in charge needs the locks
+		r.letGoLate(ctx)
+	}
 	if err != nil {
 		return r.result, err
 	}

@@ -171,34 +171,6 @@ func ForgetStream(ctx context.Context, holder *pgx.Conn) error {
 	return journal.Delete(ctx, holder, journalKind, keyStream)
 }
 
-// aliveOldHolder makes sure that there is a session with the lock on the side that
-// has handed over, and that nothing has happened there since.
-func (r *run) aliveOldHolder(ctx context.Context) error {
-	if r.holder != nil && !r.holder.IsClosed() && r.holder.Ping(ctx) == nil {
-		return nil
-	}
-	old := uint32(0)
-	if r.holder != nil {
-		old = r.holder.PgConn().PID()
-	}
-	ctx, cancel := context.WithTimeout(ctx, backTimeout)
-	defer cancel()
-	conn, err := r.seizeAgain(ctx, r.Holder, old)
-	if err != nil {
-		return err
-	}
-	r.holder = conn
-	r.seen()
-	record, err := journal.Read(ctx, conn)
-	if err == nil && (record == nil || !record.HandedOver || record.Generation != r.generation+1) {
-		return errTakenOver
-	}
-	if err != nil {
-		return err
-	}
-	return r.taker.Ping(ctx) // alive: it has had the lock all the time
-}
-
 // backTimeout is how long the way back may take to begin: servers up to 15 start a
 // worker only wal_retrieve_retry_interval (5 s) after the one before.
 const backTimeout = 7 * time.Second

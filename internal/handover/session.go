@@ -1,0 +1,213 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/traffic"
+)
+
+// This file has the sessions that hold the lock: how a process makes sure that a
+// handover is still its own, and how another takes it over.
+
+// errTakenOver says that the handover is no longer this process's: the guardian,
+// or another command, has raised the attempt.
+var errTakenOver = errors.New("another process has taken this handover over")
+
+// errBusy says that another command has the lock. It need not care for this
+// handover: when it is done, the attempt tells.
+var errBusy = errors.New("another pgbaton is at work")
+
+// mine makes sure that there is a session with the lock on the holder, and that
+// nobody has taken the handover over: a process that was stopped and is woken
+// later changes nothing any more. It opens another session when the old one is
+// unusable, after making sure that the old one is gone.
+func (r *run) mine(ctx context.Context) error {
+	for {
+		err := r.isMine(ctx)
+		if err == nil || errors.Is(err, errTakenOver) {
+			return err
+		}
+		if postgres.Pause(ctx, 200*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
+func (r *run) isMine(ctx context.Context) error {
+	if r.holder.IsClosed() {
+		conn, err := seize(ctx, r.Holder.Server, r.holder.PgConn().PID())
+		if err != nil {
+			return err
+		}
+		r.holder = conn
+		r.seen()
+		// While the holder was out of reach, the taker may have been given the
+		// baton by force.
+		if err := r.aliveTaker(ctx); err != nil {
+			return err
+		}
+	}
+	record, err := journal.Read(ctx, r.holder)
+	if err == nil && (record == nil || record.Attempt != r.attempt) {
+		return errTakenOver
+	}
+	return err
+}
+
+// aliveTaker makes sure that there is a session with the lock on the taker, and
+// that it has not taken a generation that is not ours to give. As long as our
+// session lives nobody else has had the lock.
+func (r *run) aliveTaker(ctx context.Context) error {
+	if r.taker != nil && !r.taker.IsClosed() && r.taker.Ping(ctx) == nil {
+		return nil
+	}
+	old := uint32(0)
+	if r.taker != nil {
+		old = r.taker.PgConn().PID()
+	}
+	conn, err := r.seizeAgain(ctx, r.Taker, old)
+	if err != nil {
+		return err
+	}
+	r.taker = conn
+	r.seen()
+	record, err := journal.Read(ctx, conn)
+	if err == nil && (record == nil || record.ID != r.id || record.Generation > r.generation) {
+		return errTakenOver
+	}
+	return err
+}
+
+// aliveOldHolder makes sure that there is a session with the lock on the side that
+// has handed over, and that nothing has happened there since.
+func (r *run) aliveOldHolder(ctx context.Context) error {
+	if r.holder != nil && !r.holder.IsClosed() && r.holder.Ping(ctx) == nil {
+		return nil
+	}
+	old := uint32(0)
+	if r.holder != nil {
+		old = r.holder.PgConn().PID()
+	}
+	ctx, cancel := context.WithTimeout(ctx, backTimeout)
+	defer cancel()
+	conn, err := r.seizeAgain(ctx, r.Holder, old)
+	if err != nil {
+		return err
+	}
+	record, err := journal.Read(ctx, conn)
+	if err == nil && (record == nil || !record.HandedOver || record.Generation != r.generation+1) {
+		err = errTakenOver
+	}
+	if err == nil {
+		err = r.taker.Ping(ctx) // alive: it has had the lock all the time
+	}
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return err
+	}
+	r.holder = conn
+	r.seen()
+	return nil
+}
+
+// seizeAgain seizes a side that may just be starting up, until ctx ends.
+func (r *run) seizeAgain(ctx context.Context, p Party, old uint32) (*pgx.Conn, error) {
+	for {
+		conn, err := seize(ctx, p.Server, old)
+		if err == nil || errors.Is(err, errTakenOver) || postgres.Pause(ctx, 50*time.Millisecond) != nil {
+			return conn, err
+		}
+	}
+}
+
+// seen tells the guardian that the sessions are others.
+func (r *run) seen() {
+	if r.Guard != nil {
+		r.Guard.Seen(r.ward())
+	}
+}
+
+// letGoLate is for a process that has been stopped, and taken over from, right
+// before its order to hold traffic back went out: nobody would let that go. It
+// waits until no handover holds traffic back on purpose.
+func (r *run) letGoLate(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
+	defer cancel()
+	for {
+		if held, err := r.heldOnPurpose(ctx); err == nil && !held {
+			_ = traffic.Again(ctx, r.Traffic, r.Route()) // who took over is responsible; this only helps
+			return
+		}
+		if postgres.Pause(ctx, 200*time.Millisecond) != nil {
+			return
+		}
+	}
+}
+
+// heldOnPurpose says whether a handover in this direction holds traffic back at
+// the moment. It looks through sessions of its own.
+func (r *run) heldOnPurpose(ctx context.Context) (bool, error) {
+	holder, err := r.Holder.Connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer holder.Close(context.WithoutCancel(ctx))
+	taker, err := r.Taker.Connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer taker.Close(context.WithoutCancel(ctx))
+	here, hereErr := journal.Read(ctx, holder)
+	there, thereErr := journal.Read(ctx, taker)
+	paused, pausedErr := ReadPaused(ctx, holder)
+	waits, waitsErr := TrafficWaits(ctx, taker)
+	if err := errors.Join(hereErr, thereErr, pausedErr, waitsErr); err != nil || here == nil || there == nil {
+		return false, err
+	}
+	return here.Took && paused != nil || here.HandedOver && !there.Took || there.Took && waits, nil
+}
+
+// seize opens a session on a side and takes the operator's lock over from the
+// session with the pid old. The lock, once acquired, proves that the old session
+// is gone and will commit nothing any more. A lock that somebody else holds is
+// not taken: whoever it is acts on what the databases say.
+func seize(ctx context.Context, server *postgres.Server, old uint32) (*pgx.Conn, error) {
+	conn, err := server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err = seizeLock(ctx, conn, int32(old)); err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return conn, nil
+}
+
+func seizeLock(ctx context.Context, conn *pgx.Conn, old int32) error {
+	for {
+		ok, _, err := journal.Lock(ctx, conn)
+		if err != nil || ok {
+			return err
+		}
+		holder, err := journal.LockHolder(ctx, conn)
+		switch {
+		case err != nil:
+			return err
+		case holder == old:
+			if _, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend($1)`, old); err != nil {
+				return err
+			}
+		case holder != 0:
+			return errBusy
+		}
+		if err := postgres.Pause(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
