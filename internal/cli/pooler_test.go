@@ -201,6 +201,7 @@ func TestPoolerOtherHost(t *testing.T) {
 	s := pgtest.Spawn(t, p.options(p.command("switchover", "--yes", "--json", "--on-pause", "echo at the gate; read _ <"+gate)...))
 	s.AwaitStderr(t, "at the gate")
 	p.killBoth(s)
+	open(t, gate) // the hook, which nobody ends now
 	if findings := fmt.Sprint(p.result(0, "status")["findings"]); !strings.Contains(findings, "PgBouncer 127.0.0.1:") {
 		t.Errorf("status does not say what holds traffic back: %s", findings)
 	}

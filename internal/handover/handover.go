@@ -76,6 +76,7 @@ type run struct {
 	id                    string    // of the migration
 	by                    string    // this process, as the journal names it
 	attempt               int64
+	blind                 bool  // the holder was out of reach once: others may have acted without it
 	generation            int64 // that the holder took
 	sequences             []catalog.Sequence
 	preset                map[replication.SequenceValue]bool // what the taker's sequences are set to already

@@ -43,13 +43,19 @@ func (r *run) isMine(ctx context.Context) error {
 	if r.holder.IsClosed() {
 		conn, err := seize(ctx, r.Holder.Server, r.holder.PgConn().PID())
 		if err != nil {
+			r.blind = r.blind || !errors.Is(err, errBusy)
 			return err
 		}
 		r.holder = conn
 		r.seen()
 		// While the holder was out of reach, the taker may have been given the
-		// baton by force.
-		if err := r.aliveTaker(ctx); err != nil {
+		// baton by force. If it was not, a taker that is down is no reason to leave
+		// the holder closed: our own deadline ends sessions too.
+		takerCtx, cancel := context.WithTimeout(ctx, time.Second)
+		err = r.aliveTaker(takerCtx)
+		cancel()
+		if err != nil && (r.blind || errors.Is(err, errTakenOver)) {
+			conn.Close(ctx) // asked again the next time
 			return err
 		}
 	}

@@ -71,7 +71,9 @@ func (r *run) undoPrepare(ctx context.Context) error {
 	if _, err := replication.DropSubscription(ctx, r.holder, name); err != nil {
 		return postgres.Wrap(r.Holder.Side, "dropping subscription "+name, err)
 	}
-	if err := r.aliveTaker(ctx); err != nil {
+	takerCtx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	if err := r.aliveTaker(takerCtx); err != nil {
 		return err
 	}
 	if err := r.mine(ctx); err != nil { // once more, now with both locks
