@@ -35,7 +35,7 @@ func (p *pair) run(ctx context.Context, result any, onEvent func(kind string, li
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}
-	cmd.Env = append(cmd.Env, "PGBATON_SOURCE="+p.source.ConnString(database), "PGBATON_TARGET="+p.target.ConnString(database))
+	cmd.Env = append(cmd.Env, "PGBATON_SOURCE="+p.source.ConnString(p.database), "PGBATON_TARGET="+p.target.ConnString(p.database))
 	// A Ctrl-C is for us to handle; pgbaton hears of it from us, once.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }

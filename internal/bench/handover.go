@@ -4,158 +4,224 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
-	"sync"
-	"syscall"
+	"maps"
+	"math/rand/v2"
 	"time"
 
-	"pgbaton/internal/demo/shop"
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/cluster"
+	"pgbaton/internal/handover"
 )
 
-// handoverRun is one switchover.
-type handoverRun struct {
-	Load    bool    `json:"load"` // shoppers were ordering
-	PauseMS float64 `json:"pause_ms"`
-	Phases  []struct {
-		Name string  `json:"name"`
-		MS   float64 `json:"ms"`
-	} `json:"phases"`
-	// Of the shoppers, 0 when there were none.
-	OrdersBefore    int64   `json:"orders_before,omitempty"`
-	SlowestBeforeMS float64 `json:"slowest_order_before_ms,omitempty"`
-	SlowestMS       float64 `json:"slowest_order_ms,omitempty"` // around the handover
-	FailedOrders    int64   `json:"failed_orders"`
+// series is one configuration in which the baton goes back and forth.
+type series struct {
+	Name      string `json:"name"`
+	From      int    `json:"from"`
+	To        int    `json:"to"`
+	Sequences int    `json:"sequences"`
+	Direct    bool   `json:"direct"`    // no pooler: clients connect again, and find out where
+	PgBouncer string `json:"pgbouncer"` // its version, empty for the newest there is
 }
 
-// The load of a handover: enough to have orders in flight at any moment.
+// allSeries are those that are measured unless --series names some.
+var allSeries = []series{
+	{Name: "12-15", From: 12, To: 15, Sequences: 100},
+	{Name: "15-18", From: 15, To: 18, Sequences: 100},
+	{Name: "12-15-sequences", From: 12, To: 15, Sequences: 1000},
+	{Name: "12-15-direct", From: 12, To: 15, Sequences: 100, Direct: true},
+	{Name: "12-15-pgbouncer-1.18", From: 12, To: 15, Sequences: 100, PgBouncer: "1.18.0"},
+	{Name: "15-18-pgbouncer-1.18", From: 15, To: 18, Sequences: 100, PgBouncer: "1.18.0"},
+}
+
+// seriesRun is what came of a series.
+type seriesRun struct {
+	series
+	Source     string        `json:"source_version"`
+	Target     string        `json:"target_version"`
+	Pooler     string        `json:"pooler,omitempty"`
+	FsyncMS    float64       `json:"fsync_ms"`
+	Load       string        `json:"load_average"`
+	Clients    int           `json:"clients"`
+	PerSec     float64       `json:"per_second"` // asked for
+	Achieved   float64       `json:"achieved"`   // acknowledged per second, over the whole series
+	Failed     int           `json:"failed_queries"`
+	Ended      int           `json:"ended_connections"` // by KILL in PgBouncer, which a rollback from 16 or newer needs
+	Reconnects int           `json:"reconnects"`        // direct: what clients took as a reason to connect again
+	Errors     []string      `json:"errors,omitempty"`
+	Quiet      quiet         `json:"between_handovers"`
+	Reckoning  reckoning     `json:"reckoning"`
+	Handovers  []handoverRun `json:"handovers"`
+	Statements []statement   `json:"statements,omitempty"`
+}
+
+// quiet is the latency of transfers between the handovers, from the moment at
+// which each should have begun.
+type quiet struct {
+	P50MS float64 `json:"p50_ms"`
+	P99MS float64 `json:"p99_ms"`
+	MaxMS float64 `json:"max_ms"`
+}
+
+// handoverRun is one switchover or rollback.
+type handoverRun struct {
+	handover.Result
+	WallMS float64 `json:"wall_ms"` // of the whole command
+	seen
+
+	began, ended time.Time // of the command
+}
+
+// quickWorkers lets handovers follow each other at once. Servers up to 15 start no
+// apply worker within wal_retrieve_retry_interval of the last start of one, by
+// default 5 s: the way back would begin to flow that late, and catch up while the
+// next handover begins.
+var quickWorkers = map[string]string{"wal_retrieve_retry_interval": "500ms"}
+
+// The pace: clients are served for a moment before, between and after.
 const (
-	shoppers     = 8
-	ordersPerSec = 200
-	loadOrders   = 400 // before the handover, and after it
+	warmUp   = 2 * time.Second
+	restTime = time.Second // at least, at most twice that
+	// commandTime bounds one handover, and seriesTime all of a series.
+	commandTime = 30 * time.Second
+	seriesTime  = 4 * time.Minute
+	keptErrors  = 5
 )
 
-// measureHandovers hands over again and again, idle and under load in turns.
-func measureHandovers(ctx context.Context, o options, r *report) (err error) {
-	say("handovers of a shop of %d orders …", o.handoverOrders)
-	p, err := startPair(ctx, o, o.handoverOrders, r)
+// measureHandovers runs the series asked for, one after the other.
+func measureHandovers(ctx context.Context, o options, r *report) error {
+	for _, s := range o.series {
+		say("handovers, %s: %d each way …", s.Name, o.handovers)
+		run, err := measureSeries(ctx, o, s)
+		if err != nil {
+			return fmt.Errorf("series %s: %w", s.Name, err)
+		}
+		r.Series = append(r.Series, run)
+	}
+	return nil
+}
+
+// measureSeries starts a migration and hands the baton there and back.
+func measureSeries(ctx context.Context, o options, s series) (run seriesRun, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, seriesTime, fmt.Errorf("not done within %s", seriesTime))
+	defer cancel()
+	run = seriesRun{series: s, Clients: o.clients, PerSec: o.rate, Load: loadAverage()}
+	po := pairOptions{pgbaton: o.pgbaton, from: s.From, to: s.To, database: bankName,
+		load: func(ctx context.Context, conn *pgx.Conn) error { return loadBank(ctx, conn, s.Sequences) }}
+	po.extra = maps.Clone(quickWorkers)
+	if o.statements {
+		maps.Copy(po.extra, logSettings)
+	}
+	p, err := startPair(ctx, po)
 	if err != nil {
-		return err
+		return run, err
 	}
 	defer func() { err = errors.Join(err, p.remove()) }()
-	for i := range o.handovers {
-		for _, load := range []bool{false, true} {
-			h, err := p.measureHandover(ctx, load)
+	run.Source, run.Target, run.FsyncMS = p.sourceVersion, p.targetVersion, fsyncMedian(p.dir)
+	if _, err := p.run(ctx, nil, nil, "start", "--pg-bin", p.pgBin); err != nil {
+		return run, err
+	}
+	if err := p.settle(ctx); err != nil {
+		return run, err
+	}
+	urls := []string{p.source.ConnStringAs(bankName, "", bankName), p.target.ConnStringAs(bankName, "", bankName)}
+	var flags []string
+	if !s.Direct {
+		pooler, err := p.startPooler(ctx, s.PgBouncer)
+		if err != nil {
+			return run, err
+		}
+		defer func() { err = errors.Join(err, pooler.Remove()) }()
+		urls, flags = []string{pooler.ConnString(bankName, bankName)}, []string{"--pgbouncer", pooler.AdminURI()}
+		if run.Pooler, err = poolerVersion(ctx, pooler); err != nil {
+			return run, err
+		}
+	}
+	statements := newStatementLog(p, o.statements)
+	c := startClients(ctx, urls, o.clients, o.rate)
+	err = p.backAndForth(ctx, o.handovers, flags, &run, statements)
+	c.end()
+	if err != nil {
+		return run, errors.Join(err, c.firstError())
+	}
+	run.judge(c)
+	run.Statements = statements.summary()
+	return run, p.reckon(ctx, c, &run)
+}
+
+// backAndForth hands over under the clients' load.
+func (p *pair) backAndForth(ctx context.Context, times int, flags []string, run *seriesRun, statements *statementLog) error {
+	if err := rest(ctx, warmUp); err != nil {
+		return err
+	}
+	for i := range times {
+		for _, command := range []string{"switchover", "rollback"} {
+			h, err := p.handOver(ctx, append([]string{command, "--yes"}, flags...))
 			if err != nil {
 				return err
 			}
-			say("  run %d, %-5s pause %6.1f ms", i+1, kind(load), h.PauseMS)
-			r.Handovers = append(r.Handovers, h)
+			say("  %2d %-10s pause %6.1f ms, of the database %6.1f ms", i+1, command, h.PauseMS, h.DatabasePauseMS)
+			run.Handovers = append(run.Handovers, h)
+			statements.read(h)
+			if err := rest(ctx, restTime+rand.N(restTime)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func kind(load bool) string {
-	if load {
-		return "load"
-	}
-	return "idle"
-}
-
-// measureHandover starts afresh, hands over, and tidies up so that the source
-// can be handed over once more.
-func (p *pair) measureHandover(ctx context.Context, load bool) (h handoverRun, err error) {
-	if _, err := p.run(ctx, nil, nil, "start", "--pg-bin", p.pgBin); err != nil {
-		return h, err
-	}
-	if err := p.settle(ctx); err != nil {
-		return h, err
-	}
-	handOver := func(ctx context.Context, extra ...string) error {
-		_, err := p.run(ctx, &h, nil, append([]string{"switchover", "--yes"}, extra...)...)
-		return err
-	}
-	if load {
-		err = p.underLoad(ctx, &h, handOver)
-	} else {
-		err = handOver(ctx)
-	}
-	if err != nil {
-		return h, err
-	}
-	if _, err := p.run(ctx, nil, nil, "finish", "--yes", "--unfence"); err != nil {
-		return h, err
-	}
-	return h, p.dropTarget(ctx)
-}
-
-// underLoad lets shoppers order while the handover takes place. They use a pool
-// of direct connections, which the hook --on-switch points at the target.
-func (p *pair) underLoad(ctx context.Context, h *handoverRun, handOver func(context.Context, ...string) error) (err error) {
-	h.Load = true
-	store, err := shop.NewStore(p.source.ConnStringAs(role, "", database), shop.Options{RetryFor: 20 * time.Second, MaxConns: 10})
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	switched := make(chan os.Signal, 1)
-	signal.Notify(switched, syscall.SIGUSR1)
-	defer signal.Stop(switched)
-
-	ctx, cancel := context.WithCancel(ctx)
-	counters := &shop.Counters{}
-	var others sync.WaitGroup
-	var shopErr, repointErr error
-	others.Go(func() {
-		_, shopErr = shop.RunShoppers(ctx, shop.ShopperOptions{Store: store, Shoppers: shoppers, Rate: ordersPerSec, Counters: counters})
-		cancel()
-	})
-	others.Go(func() {
-		select {
-		case <-switched:
-			repointErr = store.Repoint(p.target.ConnStringAs(role, "", database))
-		case <-ctx.Done():
-		}
-	})
-	defer func() {
-		cancel()
-		others.Wait()
-		err = errors.Join(err, shopErr, repointErr)
-	}()
-
-	if err := await(ctx, counters, loadOrders); err != nil {
-		return err
-	}
-	h.OrdersBefore = counters.Acknowledged.Load()
-	h.SlowestBeforeMS = milliseconds(counters.ResetMaxLatency())
-	if err := handOver(ctx, "--on-switch", fmt.Sprintf("kill -USR1 %d", os.Getpid())); err != nil {
-		return err
-	}
-	// Whoever had to wait has waited by the time that others have been served.
-	if err := await(ctx, counters, loadOrders); err != nil {
-		return err
-	}
-	h.SlowestMS = milliseconds(counters.MaxLatency())
-	h.FailedOrders = counters.Failed.Load() + counters.Unknown.Load()
-	return nil
-}
-
-// await returns when n more orders have been acknowledged.
-func await(ctx context.Context, c *shop.Counters, n int64) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("the shop did not take %d more orders within a minute", n))
+func (p *pair) handOver(ctx context.Context, args []string) (h handoverRun, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, commandTime, fmt.Errorf("%s did not end within %s", args[0], commandTime))
 	defer cancel()
-	enough := c.Acknowledged.Load() + n
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for c.Acknowledged.Load() < enough {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	return nil
+	h.began = time.Now()
+	u, err := p.run(ctx, &h.Result, nil, args...)
+	h.ended, h.WallMS = time.Now(), u.Wall*1000
+	return h, err
 }
 
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// startPooler starts a PgBouncer in front of the source: transaction pooling, its
+// own defaults otherwise.
+func (p *pair) startPooler(ctx context.Context, version string) (*cluster.Pooler, error) {
+	program, err := cluster.FindPooler("", version)
+	if err != nil {
+		return nil, err
+	}
+	return cluster.StartPooler(ctx, cluster.PoolerOptions{
+		Program: program, Dir: p.dir, Users: map[string]string{bankName: ""}, Settings: map[string]string{"auth_type": "trust"},
+		Databases: map[string]cluster.PoolerDatabase{bankName: {Host: p.source.Host(), Port: p.source.Port()}},
+	})
+}
+
+func poolerVersion(ctx context.Context, pooler *cluster.Pooler) (version string, err error) {
+	err = query(ctx, pooler.AdminURI()+"&default_query_exec_mode=simple_protocol", func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SHOW VERSION").Scan(&version)
+	})
+	return version, err
+}
+
+// reckon accounts for every transfer. As many rollbacks as switchovers: the source
+// has the baton.
+func (p *pair) reckon(ctx context.Context, c *clients, run *seriesRun) error {
+	return query(ctx, p.source.ConnStringAs(bankName, "", bankName), func(conn *pgx.Conn) error {
+		b, err := readBooks(ctx, conn)
+		if err != nil {
+			return err
+		}
+		ids := make([]int64, len(c.samples))
+		for i, s := range c.samples {
+			ids[i] = s.id
+		}
+		run.Reckoning = b.reckon(ids, c.open)
+		return nil
+	})
+}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -37,10 +39,16 @@ func describeMachine() machine {
 		m.MemoryMB = statusKB(b, "MemTotal:") / 1024
 	}
 	m.Kernel = firstLine("/proc/sys/kernel/osrelease")
-	if f := strings.Fields(firstLine("/proc/loadavg")); len(f) >= 3 {
-		m.Load = strings.Join(f[:3], " ")
-	}
+	m.Load = loadAverage()
 	return m
+}
+
+// loadAverage is that of the last 1, 5 and 15 minutes.
+func loadAverage() string {
+	if f := strings.Fields(firstLine("/proc/loadavg")); len(f) >= 3 {
+		return strings.Join(f[:3], " ")
+	}
+	return ""
 }
 
 func firstLine(path string) string {
@@ -77,6 +85,15 @@ func fsyncMedian(dir string) float64 {
 	return median(ms)
 }
 
+// quantile is the smallest value that a part q of all do not exceed.
+func quantile(values []float64, q float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(values))
+	return s[min(len(s)-1, max(0, int(math.Ceil(q*float64(len(s))))-1))]
+}
+
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -92,6 +109,6 @@ func describeOptions(o options) []string {
 	return []string{
 		"--from=" + strconv.Itoa(o.from), "--to=" + strconv.Itoa(o.to), "--orders=" + strconv.Itoa(o.orders),
 		"--runs=" + strconv.Itoa(o.runs), "--methods=" + strings.Join(o.methods, ","), "--jobs=" + strconv.Itoa(o.jobs),
-		"--handovers=" + strconv.Itoa(o.handovers), "--handover-orders=" + strconv.Itoa(o.handoverOrders),
+		"--handovers=" + strconv.Itoa(o.handovers), "--clients=" + strconv.Itoa(o.clients), fmt.Sprintf("--rate=%g", o.rate),
 	}
 }

@@ -21,16 +21,20 @@ import (
 
 // options are the flags.
 type options struct {
-	pgbaton        string
-	out            string
-	from, to       int
-	orders         int
-	runs           int
-	methods        []string
-	jobs           int
-	handovers      int
-	handoverOrders int
-	limit          time.Duration
+	pgbaton    string
+	out        string
+	from, to   int
+	orders     int
+	runs       int
+	methods    []string
+	jobs       int
+	handovers  int
+	series     []series
+	clients    int
+	rate       float64
+	statements bool
+	limit      time.Duration
+	parts      []string
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -62,18 +66,44 @@ func run(args []string) int {
 func parse(args []string) (o options, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&o.pgbaton, "pgbaton", "bin/pgbaton", "the program to measure")
-	flags.StringVar(&o.out, "out", "bench-out", "directory for start.md and start.json")
-	flags.IntVar(&o.from, "from", 12, "major version of the source")
-	flags.IntVar(&o.to, "to", 15, "major version of the target")
+	flags.StringVar(&o.out, "out", "bench-out", "directory for the results: start.md, start.json, handover.md, handover.json")
+	flags.IntVar(&o.from, "from", 12, "major version of the source of start")
+	flags.IntVar(&o.to, "to", 15, "major version of the target of start")
 	flags.IntVar(&o.orders, "orders", 400_000, "orders in the shop that start copies")
 	flags.IntVar(&o.runs, "runs", 3, "starts by each method")
 	methods := flags.String("methods", "stream,native,dump", "methods to measure")
 	flags.IntVar(&o.jobs, "jobs", 4, "--jobs of start")
-	flags.IntVar(&o.handovers, "handovers", 5, "handovers of each kind, idle and under load; 0 for none")
-	flags.IntVar(&o.handoverOrders, "handover-orders", 20_000, "orders in the shop that is handed over")
-	flags.DurationVar(&o.limit, "limit", 10*time.Minute, "give up after this time")
+	flags.IntVar(&o.handovers, "handovers", 10, "handovers each way in each series")
+	var names []string
+	for _, s := range allSeries {
+		names = append(names, s.Name)
+	}
+	wanted := flags.String("series", strings.Join(names, ","), "series of handovers to measure")
+	flags.IntVar(&o.clients, "clients", 10, "clients during handovers")
+	flags.Float64Var(&o.rate, "rate", 300, "transactions a second of all clients together")
+	flags.BoolVar(&o.statements, "statements", false, "log all statements of handovers and show what each phase consists of; this slows them down")
+	flags.DurationVar(&o.limit, "limit", 25*time.Minute, "give up after this time")
+	flags.Usage = func() {
+		fmt.Fprintf(flags.Output(), "Usage: bench [flags] [%s]\n", strings.Join(allParts, "] ["))
+		flags.PrintDefaults()
+	}
 	if err := flags.Parse(args); err != nil {
 		return o, err
+	}
+	if o.parts = flags.Args(); len(o.parts) == 0 {
+		o.parts = allParts
+	}
+	for _, part := range o.parts {
+		if !slices.Contains(allParts, part) {
+			return o, fmt.Errorf("there is no part %q; --help shows them (flags come first)", part)
+		}
+	}
+	for name := range strings.SplitSeq(*wanted, ",") {
+		i := slices.Index(names, name)
+		if i < 0 {
+			return o, fmt.Errorf("--series: there is no series %q", name)
+		}
+		o.series = append(o.series, allSeries[i])
 	}
 	o.methods = strings.FieldsFunc(*methods, func(r rune) bool { return r == ',' })
 	for _, m := range o.methods {
@@ -81,26 +111,31 @@ func parse(args []string) (o options, err error) {
 			return o, fmt.Errorf("--methods: there is no method %q", m)
 		}
 	}
-	if o.runs < 1 || o.orders < 0 || o.handovers < 0 || o.handoverOrders < 0 || flags.NArg() > 0 {
+	if o.runs < 1 || o.orders < 0 || o.handovers < 1 || o.clients < 1 || o.rate <= 0 {
 		return o, errors.New("wrong usage; --help shows the flags")
 	}
 	return o, nil
 }
 
-// measure makes all measurements and writes the report.
+// allParts can be measured one by one.
+var allParts = []string{"start", "handover"}
+
+// measure makes the measurements and writes a report of each part.
 func measure(ctx context.Context, o options) error {
-	r := report{Machine: describeMachine(), Options: describeOptions(o), At: time.Now().UTC()}
-	if len(o.methods) > 0 {
-		if err := measureStarts(ctx, o, &r); err != nil {
+	for _, part := range o.parts {
+		r := report{Machine: describeMachine(), Options: describeOptions(o), At: time.Now().UTC()}
+		do := measureStarts
+		if part == "handover" {
+			do = measureHandovers
+		}
+		if err := do(ctx, o, &r); err != nil {
+			return err
+		}
+		if err := errors.Join(r.write(o.out, part, os.Stdout), r.broken()); err != nil {
 			return err
 		}
 	}
-	if o.handovers > 0 {
-		if err := measureHandovers(ctx, o, &r); err != nil {
-			return err
-		}
-	}
-	return r.write(o.out, os.Stdout)
+	return nil
 }
 
 // say tells whoever waits what is being done.

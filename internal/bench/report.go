@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,19 +14,20 @@ import (
 
 // report is everything that was measured.
 type report struct {
-	At            time.Time     `json:"at"`
-	Machine       machine       `json:"machine"`
-	FsyncMS       float64       `json:"fsync_ms"` // median for one page
-	Options       []string      `json:"options"`
-	Source        string        `json:"source_version"`
-	Target        string        `json:"target_version"`
-	DatabaseBytes int64         `json:"database_bytes,omitempty"` // of the shop that start copied
-	Starts        []startRun    `json:"starts"`
-	Handovers     []handoverRun `json:"handovers"`
+	At            time.Time   `json:"at"`
+	Machine       machine     `json:"machine"`
+	FsyncMS       float64     `json:"fsync_ms,omitempty"` // median for one page
+	Options       []string    `json:"options"`
+	Source        string      `json:"source_version,omitempty"`
+	Target        string      `json:"target_version,omitempty"`
+	DatabaseBytes int64       `json:"database_bytes,omitempty"` // of the shop that start copied
+	Starts        []startRun  `json:"starts,omitempty"`
+	Series        []seriesRun `json:"series,omitempty"` // of handovers
 }
 
-// write prints the report and keeps it in two files.
-func (r *report) write(dir string, out io.Writer) error {
+// write prints the report and keeps it in two files, which are named by what was
+// measured.
+func (r *report) write(dir, name string, out io.Writer) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -34,8 +36,8 @@ func (r *report) write(dir string, out io.Writer) error {
 		return err
 	}
 	text := r.markdown()
-	for name, b := range map[string][]byte{"start.json": append(body, '\n'), "start.md": []byte(text)} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+	for suffix, b := range map[string][]byte{".json": append(body, '\n'), ".md": []byte(text)} {
+		if err := os.WriteFile(filepath.Join(dir, name+suffix), b, 0o644); err != nil {
 			return err
 		}
 	}
@@ -57,19 +59,27 @@ func megabytes(n int64) string { return fmt.Sprintf("%.0f MB", float64(n)/(1<<20
 func (r *report) markdown() string {
 	var b strings.Builder
 	m := r.Machine
-	fmt.Fprintf(&b, "Machine: %s, %d cores, %d MB memory, %s, kernel %s; %.2f ms per fsync; load average before: %s.\n",
-		m.CPU, m.Cores, m.MemoryMB, m.System, m.Kernel, r.FsyncMS, m.Load)
-	fmt.Fprintf(&b, "Source %s, target %s, both on this machine, fsync on; %s; %s.\n\n",
-		r.Source, r.Target, m.Go, r.At.Format(time.DateTime)+" UTC")
+	fmt.Fprintf(&b, "Machine: %s, %d cores, %d MB memory, %s, kernel %s, %s; load average before: %s; %s UTC.\n",
+		m.CPU, m.Cores, m.MemoryMB, m.System, m.Kernel, m.Go, m.Load, r.At.Format(time.DateTime))
+	fmt.Fprintf(&b, "All servers, pgbaton and the load on this machine, fsync on; %s.\n\n", describeSettings())
 	fmt.Fprintf(&b, "Options: `%s`. Median (smallest–largest).\n", strings.Join(r.Options, " "))
 	if len(r.Starts) > 0 {
+		fmt.Fprintf(&b, "Source %s, target %s; %.2f ms per fsync.\n", r.Source, r.Target, r.FsyncMS)
 		r.startTable(&b)
 		r.stepTable(&b)
 	}
-	if len(r.Handovers) > 0 {
-		r.handoverTable(&b)
+	if len(r.Series) > 0 {
+		r.handoverTables(&b)
 	}
 	return b.String()
+}
+
+func describeSettings() string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		parts = append(parts, name+" "+settings[name])
+	}
+	return strings.Join(parts, ", ")
 }
 
 // methods lists those measured, in the order of their first run.
@@ -131,38 +141,5 @@ func (r *report) stepTable(b *strings.Builder) {
 		}
 		slices.SortFunc(parts, func(a, c string) int { return strings.Compare(a, c) })
 		fmt.Fprintf(b, "| %s | %s |\n", method, strings.Join(parts, ", "))
-	}
-}
-
-func (r *report) handoverTable(b *strings.Builder) {
-	fmt.Fprintf(b, "\n## switchover\n\nUnder load: %d shoppers on direct connections, %d orders a second.\n\n", shoppers, ordersPerSec)
-	b.WriteString("| | pause ms | slowest order ms, before | slowest order ms, around | failed orders |\n|---|---|---|---|---|\n")
-	phases := map[bool]map[string][]float64{false: {}, true: {}}
-	var order []string
-	for _, load := range []bool{false, true} {
-		var pause, before, around []float64
-		var failed int64
-		for _, h := range r.Handovers {
-			if h.Load != load {
-				continue
-			}
-			pause, before, around = append(pause, h.PauseMS), append(before, h.SlowestBeforeMS), append(around, h.SlowestMS)
-			failed += h.FailedOrders
-			for _, p := range h.Phases {
-				if !slices.Contains(order, p.Name) {
-					order = append(order, p.Name)
-				}
-				phases[load][p.Name] = append(phases[load][p.Name], p.MS)
-			}
-		}
-		if !load {
-			fmt.Fprintf(b, "| idle | %s | – | – | – |\n", spread("%.0f", pause))
-			continue
-		}
-		fmt.Fprintf(b, "| load | %s | %s | %s | %d |\n", spread("%.0f", pause), spread("%.0f", before), spread("%.0f", around), failed)
-	}
-	b.WriteString("\n| phase | idle ms | load ms |\n|---|---|---|\n")
-	for _, name := range order {
-		fmt.Fprintf(b, "| %s | %s | %s |\n", name, spread("%.1f", phases[false][name]), spread("%.1f", phases[true][name]))
 	}
 }

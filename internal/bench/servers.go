@@ -4,19 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/cluster"
-	"pgbaton/internal/demo/shop"
-)
-
-// The database that moves, and the application's role in it.
-const (
-	database = "shop"
-	role     = "shop"
 )
 
 // settings of a small but real server: the defaults of package cluster are for
@@ -28,17 +22,28 @@ var settings = map[string]string{
 	"checkpoint_timeout":   "15min",
 }
 
-// pair is a source with a shop in it, and an empty target.
-type pair struct {
-	source, target *cluster.Cluster
-	pgbaton, pgBin string
-	bytes          int64 // of the shop's database
-	dir            string
+// pairOptions say what servers, and what is in the source.
+type pairOptions struct {
+	pgbaton  string
+	from, to int
+	database string // and the application's role, its owner
+	extra    map[string]string
+	load     func(context.Context, *pgx.Conn) error // as that role
 }
 
-// startPair starts both servers and loads the shop.
-func startPair(ctx context.Context, o options, orders int, r *report) (p *pair, err error) {
-	p = &pair{pgbaton: o.pgbaton}
+// pair is a source with a database in it, and an empty target.
+type pair struct {
+	pairOptions
+	source, target               *cluster.Cluster
+	sourceVersion, targetVersion string
+	pgBin                        string
+	bytes                        int64 // of the database
+	dir                          string
+}
+
+// startPair starts both servers and fills the source.
+func startPair(ctx context.Context, o pairOptions) (p *pair, err error) {
+	p = &pair{pairOptions: o}
 	if p.pgBin, err = cluster.FindBinDir("", max(o.from, o.to)); err != nil {
 		return nil, err
 	}
@@ -54,10 +59,12 @@ func startPair(ctx context.Context, o options, orders int, r *report) (p *pair, 
 	if err := os.Chmod(p.dir, 0o711); err != nil {
 		return nil, err
 	}
+	all := maps.Clone(settings)
+	maps.Copy(all, o.extra)
 	var sourceErr, targetErr error
 	var starting sync.WaitGroup
 	start := func(major int) (*cluster.Cluster, error) {
-		return cluster.Start(ctx, cluster.Options{Major: major, Dir: p.dir, Settings: settings, Durable: true})
+		return cluster.Start(ctx, cluster.Options{Major: major, Dir: p.dir, Settings: all, Durable: true})
 	}
 	starting.Go(func() { p.source, sourceErr = start(o.from) })
 	starting.Go(func() { p.target, targetErr = start(o.to) })
@@ -68,37 +75,36 @@ func startPair(ctx context.Context, o options, orders int, r *report) (p *pair, 
 	for _, s := range []struct {
 		c    *cluster.Cluster
 		into *string
-	}{{p.source, &r.Source}, {p.target, &r.Target}} {
+	}{{p.source, &p.sourceVersion}, {p.target, &p.targetVersion}} {
 		err := query(ctx, s.c.ConnString("postgres"), func(conn *pgx.Conn) error {
 			*s.into = conn.PgConn().ParameterStatus("server_version")
-			_, err := conn.Exec(ctx, "CREATE ROLE "+role+" LOGIN")
+			_, err := conn.Exec(ctx, "CREATE ROLE "+o.database+" LOGIN")
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
 	}
-	r.FsyncMS = fsyncMedian(p.dir)
-	return p, p.load(ctx, orders)
+	return p, p.fill(ctx)
 }
 
-// load fills the source. VACUUM does what the first reader of fresh rows would
+// fill makes the database. VACUUM does what the first reader of fresh rows would
 // have to do, and ANALYZE what autovacuum would do at some point.
-func (p *pair) load(ctx context.Context, orders int) error {
+func (p *pair) fill(ctx context.Context) error {
 	err := query(ctx, p.source.ConnString("postgres"), func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "CREATE DATABASE "+database+" OWNER "+role)
+		_, err := conn.Exec(ctx, "CREATE DATABASE "+p.database+" OWNER "+p.database)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = query(ctx, p.source.ConnStringAs(role, "", database), func(conn *pgx.Conn) error {
-		return shop.Load(ctx, conn, shop.Size{Orders: orders})
+	err = query(ctx, p.source.ConnStringAs(p.database, "", p.database), func(conn *pgx.Conn) error {
+		return p.load(ctx, conn)
 	})
 	if err != nil {
 		return err
 	}
-	return query(ctx, p.source.ConnString(database), func(conn *pgx.Conn) error {
+	return query(ctx, p.source.ConnString(p.database), func(conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, "VACUUM (ANALYZE)"); err != nil {
 			return err
 		}
@@ -118,18 +124,6 @@ func (p *pair) settle(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// dropTarget removes the database after a finish: the next start makes it anew.
-func (p *pair) dropTarget(ctx context.Context) error {
-	return query(ctx, p.target.ConnString("postgres"), func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-			WHERE datname = $1`, database)
-		if err == nil {
-			_, err = conn.Exec(ctx, "DROP DATABASE "+database)
-		}
-		return err
-	})
 }
 
 // remove ends the servers and deletes everything of theirs.

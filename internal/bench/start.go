@@ -6,6 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/demo/shop"
 )
 
 // startRun is one start.
@@ -23,11 +27,15 @@ type startRun struct {
 // measureStarts starts and resets, method by method, in turns.
 func measureStarts(ctx context.Context, o options, r *report) (err error) {
 	say("a shop of %d orders on PostgreSQL %d …", o.orders, o.from)
-	p, err := startPair(ctx, o, o.orders, r)
+	p, err := startPair(ctx, pairOptions{pgbaton: o.pgbaton, from: o.from, to: o.to, database: "shop",
+		load: func(ctx context.Context, conn *pgx.Conn) error {
+			return shop.Load(ctx, conn, shop.Size{Orders: o.orders})
+		}})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.remove()) }()
+	r.Source, r.Target, r.FsyncMS = p.sourceVersion, p.targetVersion, fsyncMedian(p.dir)
 	r.DatabaseBytes = p.bytes
 	say("%s, copied by %v, %d times each", megabytes(p.bytes), o.methods, o.runs)
 	for i := range o.runs {

@@ -370,6 +370,9 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 		}
 		r.result.PauseMS = event.MS(time.Since(r.paused))
 	}
+	if waiting {
+		_ = postgres.Pause(ctx, afterRush) // ctx has no end
+	}
 	if err := r.timed(ctx, phase{name: PhaseSettle, do: r.settle}); err != nil {
 		r.problems = append(r.problems, err)
 	}
@@ -380,6 +383,10 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 	}
 	return r.result, nil
 }
+
+// afterRush is how long settle keeps out of the way of the clients that have just
+// been let go: they log in, and work off what has piled up.
+const afterRush = 100 * time.Millisecond
 
 // timed runs a phase, unless its context has already ended, and reports it.
 func (r *run) timed(ctx context.Context, p phase) error {
