@@ -21,8 +21,8 @@ help: ## this list
 build: ## bin/pgbaton
 	go build -o bin/pgbaton ./cmd/pgbaton
 
-demo: build ## the whole story on throw-away servers: a shop under load moves from 12 to 15
-	scripts/fetch-postgres 12 15
+demo: build ## the whole story on throw-away servers: a shop under load moves from 12 to 15, back, and there again
+	scripts/fetch-postgres 12 15 pgbouncer
 	bin/pgbaton demo
 
 test: fetch ## all tests, on real servers

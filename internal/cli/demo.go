@@ -15,11 +15,12 @@ func (a *app) demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Watch a shop under load move between two throw-away servers",
-		Long: `demo starts two throw-away servers and a small online shop with shoppers, and
-moves the shop from one server to the other: check, start, status, switchover.
-Then it proves that every order acknowledged to a shopper is there exactly once.
-The servers' programs are looked for in POSTGRES_DIR and where the usual packages
-put them; "make demo" brings them.`,
+		Long: `demo starts two throw-away servers, a PgBouncer where one is found, and a small
+online shop with shoppers. It moves the shop from one server to the other, back,
+and there again: check, start, status, rehearse, switchover, rollback, switchover,
+report, finish. It shows what the shoppers noticed, and proves that every order
+acknowledged to one of them is there exactly once. The programs are looked for in
+POSTGRES_DIR and where the usual packages put them; "make demo" brings them.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.From < 10 || o.To > 18 || o.From > o.To {
 				return usagef("--from and --to must be majors from 10 to 18, --to not the older")
@@ -48,7 +49,8 @@ put them; "make demo" brings them.`,
 	flags := cmd.Flags()
 	flags.IntVar(&o.From, "from", demo.DefaultFrom, "major version of the old server")
 	flags.IntVar(&o.To, "to", demo.DefaultTo, "major version of the new server")
-	flags.BoolVar(&o.Keep, "keep", false, "leave everything running until Ctrl-C")
+	flags.BoolVar(&o.Keep, "keep", false, "stop after the first switchover and leave everything running until Ctrl-C")
+	flags.BoolVar(&o.Direct, "direct", false, "connect the shop without PgBouncer: a hook points it at the other server")
 	flags.IntVar(&o.Port, "port", demo.DefaultPort, "port of the storefront")
 	flags.IntVar(&o.Orders, "orders", demo.DefaultOrders, "orders in the shop's history")
 	return cmd

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
+
+	"pgbaton/internal/event"
 )
 
 // interruptPatience is how long a pgbaton that was interrupted may take to
@@ -21,7 +24,7 @@ const interruptPatience = 15 * time.Second
 type commandError struct {
 	command string
 	code    int
-	said    string // on standard error
+	said    string // on standard error, or in its result
 }
 
 func (e *commandError) Error() string {
@@ -63,6 +66,8 @@ func (d *demo) runCommand(ctx context.Context, each func(line []byte), args ...s
 
 // environment holds the connection strings, so that no password stands on a
 // command line, and nothing that the caller has set for pgbaton or libpq.
+//
+// PGBATON_PGBOUNCER is the flag --pgbouncer of the commands that move traffic.
 func (d *demo) environment() []string {
 	var env []string
 	for _, kv := range os.Environ() {
@@ -70,24 +75,29 @@ func (d *demo) environment() []string {
 			env = append(env, kv)
 		}
 	}
-	return append(env, "PGBATON_SOURCE="+adminURL(d.source), "PGBATON_TARGET="+adminURL(d.target))
+	env = append(env, "PGBATON_SOURCE="+adminURL(d.source), "PGBATON_TARGET="+adminURL(d.target), "PGBATON_PG_BIN="+d.PgBin)
+	if d.pooler != nil {
+		env = append(env, "PGBATON_PGBOUNCER="+d.pooler.AdminURI())
+	}
+	return env
 }
 
-// show runs a command and shows what it prints to people.
-func (d *demo) show(ctx context.Context, args ...string) error {
-	d.command(args...)
-	began := time.Now()
-	if err := d.runCommand(ctx, func(line []byte) { d.verbatim(string(line)) }, args...); err != nil {
-		return err
-	}
-	d.step("  done", time.Since(began))
-	return nil
+// grep runs a command and shows those lines that it prints to people which match
+// a pattern: the story is to stay short.
+func (d *demo) grep(ctx context.Context, pattern string, args ...string) error {
+	d.command(shellWords(args) + " | grep -E " + shellWord(pattern))
+	matching := regexp.MustCompile(pattern)
+	return d.runCommand(ctx, func(line []byte) {
+		if matching.Match(line) {
+			d.verbatim(string(line))
+		}
+	}, args...)
 }
 
 // narrate runs a command with --json, which its reader is not shown, hands the
 // events to tell and reads the result.
 func (d *demo) narrate(ctx context.Context, args []string, tell func(kind string, line []byte), result any) error {
-	d.command(args...)
+	d.command(shellWords(args))
 	var last []byte
 	err := d.runCommand(ctx, func(line []byte) {
 		var head struct {
@@ -98,13 +108,26 @@ func (d *demo) narrate(ctx context.Context, args []string, tell func(kind string
 			d.verbatim(string(line)) // not for a program, so for people
 		case head.Type == "result":
 			last = bytes.Clone(line)
+		case head.Type == event.GuardianStarted{}.Type():
+			d.guardian = decode[event.GuardianStarted](line).PID
 		default:
 			tell(head.Type, line)
 		}
 	}, append(args, "--json")...)
+	var failed *commandError
+	if errors.As(err, &failed) && last != nil {
+		// With --json a command says in its result what went wrong.
+		var why struct {
+			Error string `json:"error"`
+			Hint  string `json:"hint"`
+		}
+		_ = json.Unmarshal(last, &why)
+		failed.said = strings.TrimSpace(strings.Join([]string{why.Error, failed.said, why.Hint}, "\n"))
+	}
 	if err != nil {
 		return err
 	}
+	d.guardian = 0 // pgbaton has waited for its end
 	if err := json.Unmarshal(last, result); err != nil {
 		return fmt.Errorf("read the result of pgbaton %s: %w", args[0], err)
 	}

@@ -1,6 +1,6 @@
 // Package demo tells the whole story of a migration on this machine: two
 // throw-away servers, a shop under load on the first, pgbaton moving it to the
-// second, and the proof that no order was lost.
+// second, back and there again, and the proof that no order was lost.
 //
 // It uses pgbaton as its users do: as a program, with arguments and an
 // environment, reading what it prints.
@@ -33,7 +33,8 @@ const (
 type Options struct {
 	From, To    int    // major versions; 0 means DefaultFrom, DefaultTo
 	Keep        bool   // after the switchover, leave all running until the context ends
-	PostgresDir string // holds MAJOR/bin; empty looks in the usual places, see cluster.FindBinDir
+	Direct      bool   // let the shop connect to the servers itself, even where there is a PgBouncer
+	PostgresDir string // holds MAJOR/bin and tools; empty looks in the usual places, see cluster.FindBinDir
 	PgBin       string // holds pg_dump and pg_restore; empty means those of the newer server
 	Port        int    // of the storefront; where it is taken the next free one; 0 means DefaultPort
 	Orders      int    // history of the shop; 0 means DefaultOrders
@@ -72,13 +73,17 @@ type demo struct {
 
 	dir            string // everything we write
 	source, target *cluster.Cluster
-	password       string // of the role shop, on both servers
+	password       string          // of the role shop, on both servers
+	pooler         *cluster.Pooler // nil: the shop connects to the servers itself
 	front          *front
 	crowd          *crowd
+
+	guardian int   // pid of the one that may still run; 0: none
+	ordersAt int64 // how many had been acknowledged when the present server took over
 }
 
-// Run performs the demo. When it returns, servers, storefront, shoppers and
-// files are gone, whatever happened: SIGINT and SIGTERM end it early, and so
+// Run performs the demo. When it returns, servers, PgBouncer, storefront, shoppers
+// and files are gone, whatever happened: SIGINT and SIGTERM end it early, and so
 // does an Out that can no longer be written to. With Keep it stays after the
 // switchover until it is ended so, and that is no error.
 //
@@ -116,31 +121,29 @@ func Run(ctx context.Context, o Options) (Report, error) {
 // perform is the story, in order.
 func (d *demo) perform(ctx context.Context) error {
 	d.heading("pgbaton demo: a shop moves from PostgreSQL %d to PostgreSQL %d while it sells", d.From, d.To)
-	for _, act := range []func(context.Context) error{
+	acts := []func(context.Context) error{
 		d.startServers,
 		d.loadShop,
+		d.startPooler,
 		d.openShop,
 		d.letShoppersIn,
 		d.check,
 		d.start,
 		d.status,
+		d.rehearse,
 		d.switchover,
 		d.status,
-		d.showNewServer,
-		d.prove,
-	} {
+	}
+	if d.Keep {
+		acts = append(acts, d.prove, d.conclude, d.keep)
+	} else {
+		acts = append(acts, d.rollback, d.status, d.switchAgain, d.status, d.tellReport, d.prove, d.finish, d.conclude)
+	}
+	for _, act := range acts {
 		if err := act(ctx); err != nil {
 			return err
 		}
 	}
-	if d.Keep {
-		d.conclude()
-		return d.keep(ctx)
-	}
-	if err := d.finish(ctx); err != nil {
-		return err
-	}
-	d.conclude()
 	return nil
 }
 
@@ -148,6 +151,16 @@ func (d *demo) perform(ctx context.Context) error {
 func (d *demo) cleanUp() error {
 	began := time.Now()
 	var errs []error
+	if d.guardian != 0 {
+		// Of a command that did not end well: nothing of what it guards stays.
+		if err := syscall.Kill(d.guardian, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, fmt.Errorf("end the guardian, pid %d: %w", d.guardian, err))
+		}
+	}
+	if d.pooler != nil {
+		// First: it may hold back the storefront's connections, which could not end.
+		errs = append(errs, d.pooler.Remove())
+	}
 	if d.front != nil {
 		errs = append(errs, d.front.close())
 	}
@@ -164,7 +177,7 @@ func (d *demo) cleanUp() error {
 		errs = append(errs, os.RemoveAll(d.dir))
 		if errors.Join(errs...) == nil {
 			d.blank()
-			d.step("Cleaned up: servers, storefront and files are gone", time.Since(began))
+			d.step("Cleaned up: servers, processes and files are gone", time.Since(began))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

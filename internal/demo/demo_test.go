@@ -5,17 +5,22 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"pgbaton/internal/demo"
+	"pgbaton/internal/handover"
 	"pgbaton/internal/pgtest"
 )
 
@@ -29,6 +34,7 @@ func options(t *testing.T, out io.Writer) demo.Options {
 	o := demo.Options{From: 12, To: 15, Orders: 1000, Executable: pgtest.Build(t), Out: out}
 	pgtest.BinDir(t, o.From)
 	pgtest.BinDir(t, o.To)
+	pgtest.Pooler(t, "")
 	// Not t.TempDir, which the user that runs the servers may not be able to enter.
 	dir, err := os.MkdirTemp("", "demo-test-")
 	if err == nil {
@@ -69,21 +75,71 @@ func processesOf(t *testing.T, dir string) (found []string) {
 	return found
 }
 
+// The whole story, through PgBouncer and without.
 func TestDemo(t *testing.T) {
-	var out bytes.Buffer
-	r, err := demo.Run(t.Context(), options(t, &out))
-	t.Logf("%s", out.String())
-	if err != nil {
-		t.Fatal(err)
+	for _, c := range []struct {
+		name     string
+		from, to int
+		direct   bool
+	}{
+		{"12 to 15 through PgBouncer", 12, 15, false},
+		{"13 to 18 without", 13, 18, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			o := options(t, &out)
+			o.From, o.To, o.Direct = c.from, c.to, c.direct
+			pgtest.BinDir(t, o.From)
+			pgtest.BinDir(t, o.To)
+			r, err := demo.Run(t.Context(), o)
+			t.Logf("%s", out.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			check(t, r, c.from, c.to, c.direct)
+			for _, secret := range regexp.MustCompile(`://\w+:[^@]+@`).FindAllString(out.String(), -1) {
+				t.Errorf("the story has a password in it: %s", secret)
+			}
+			if undone := regexp.MustCompile(`undone|attention`).FindString(out.String()); undone != "" {
+				t.Errorf("the story says %q", undone)
+			}
+		})
 	}
-	if !strings.HasPrefix(r.From, "12.") || !strings.HasPrefix(r.To, "15.") || r.ServedBy != r.To {
-		t.Errorf("from %q to %q, served by %q", r.From, r.To, r.ServedBy)
+}
+
+func check(t *testing.T, r demo.Report, from, to int, direct bool) {
+	if !strings.HasPrefix(r.From, fmt.Sprintf("%d.", from)) || !strings.HasPrefix(r.To, fmt.Sprintf("%d.", to)) || (r.Pooler == "") != direct {
+		t.Errorf("from %q to %q through %q", r.From, r.To, r.Pooler)
 	}
 	if r.Products != 116 || r.OrdersBefore != 1000 || r.BytesCopied == 0 || r.TablesCopied == 0 || r.BytesPerSecond <= 0 || r.StartSeconds <= 0 {
 		t.Errorf("the copy: %+v", r)
 	}
-	if r.PauseMS <= 0 || r.PauseMS > maxPauseMS || len(r.Phases) == 0 || r.Phases[0].Name != "ready" || r.SlowestOrderMS <= 0 || r.SlowestRequestMS <= 0 {
-		t.Errorf("the switchover: %+v", r)
+	wantHandovers := []demo.Handover{
+		{Command: "switchover", To: "target", ServedBy: r.To},
+		{Command: "rollback", To: "source", ServedBy: r.From},
+		{Command: "switchover", To: "target", ServedBy: r.To},
+	}
+	if len(r.Handovers) != len(wantHandovers) {
+		t.Fatalf("handovers: %+v", r.Handovers)
+	}
+	for i, h := range r.Handovers {
+		if want := wantHandovers[i]; h.Command != want.Command || h.To != want.To || h.ServedBy != want.ServedBy {
+			t.Errorf("handover %d: %+v", i, h)
+		}
+		if h.DatabasePauseMS <= 0 || h.PauseMS < h.DatabasePauseMS || h.PauseMS > maxPauseMS || h.SlowestOrderMS <= 0 ||
+			h.SlowestRequestMS < h.SlowestOrderMS || h.SlowestRequestBeforeMS <= 0 || h.FailedRequests != 0 {
+			t.Errorf("handover %d, its times: %+v", i, h)
+		}
+		var names []string
+		for _, p := range h.Phases {
+			names = append(names, p.Name)
+		}
+		if !slices.Equal(names, handover.Phases) {
+			t.Errorf("handover %d, its phases: %q", i, names)
+		}
+		if !strings.Contains(h.Refusal, "42501") {
+			t.Errorf("handover %d: the side without the baton says %q to the shop", i, h.Refusal)
+		}
 	}
 	if r.FailedRequests != 0 || r.Requests == 0 {
 		t.Errorf("%d of %d requests failed", r.FailedRequests, r.Requests)
@@ -91,24 +147,37 @@ func TestDemo(t *testing.T) {
 	if !r.AuditOK || r.OrdersFound != r.OrdersAcknowledged || r.OrdersAcknowledged == 0 {
 		t.Errorf("the audit: %+v", r)
 	}
-	if want := r.OrdersBefore + int64(r.OrdersAcknowledged) + 1; r.OrdersOnTarget != want || r.OrdersOnSource <= r.OrdersBefore {
-		t.Errorf("%d orders on the target, %d on the source; want %d on the target", r.OrdersOnTarget, r.OrdersOnSource, want)
+	var taken int64
+	for i, s := range r.Stays {
+		taken += s.Orders
+		if want := []string{"source", "target"}[i%2]; s.Side != want || s.Orders == 0 {
+			t.Errorf("stay %d: %+v", i, s)
+		}
 	}
-	if !strings.Contains(r.SourceRefusal, "42501") {
-		t.Errorf("the source says %q to the shop", r.SourceRefusal)
+	if len(r.Stays) != len(wantHandovers)+1 || taken != int64(r.OrdersAcknowledged) {
+		t.Errorf("of %d orders, %d were taken by: %+v", r.OrdersAcknowledged, taken, r.Stays)
 	}
-	for _, secret := range regexp.MustCompile(`://\w+:[^@]+@`).FindAllString(out.String(), -1) {
-		t.Errorf("the story has a password in it: %s", secret)
+	// The demo has placed an order itself after each handover; the way back brought
+	// every order to the source.
+	want := r.OrdersBefore + int64(r.OrdersAcknowledged+len(wantHandovers))
+	if r.OrdersOnTarget != want || r.OrdersOnSource != want {
+		t.Errorf("%d orders on the target, %d on the source; want %d", r.OrdersOnTarget, r.OrdersOnSource, want)
 	}
 }
 
 // What is printed at the end of --keep can be followed to the letter.
 func TestKeep(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		t.Run(fmt.Sprintf("direct %t", direct), func(t *testing.T) { keepAndFollow(t, direct) })
+	}
+}
+
+func keepAndFollow(t *testing.T, direct bool) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
 	out := newWatched("finish\n")
 	o := options(t, out)
-	o.Keep = true
+	o.Keep, o.Direct = true, direct
 	var (
 		running sync.WaitGroup
 		report  demo.Report
@@ -125,22 +194,15 @@ func TestKeep(t *testing.T) {
 	}
 
 	front := regexp.MustCompile(`http://[\d.:]+/`).FindString(out.String())
-	response, err := http.Get(front)
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := io.ReadAll(response.Body)
-	response.Body.Close()
-	if err != nil || !bytes.Contains(page, []byte("served by PostgreSQL 15")) {
-		t.Errorf("the shop shows, with error %v:\n%s", err, page)
-	}
-
+	_, instructions, _ := strings.Cut(out.String(), "in another terminal")
 	exports := regexp.MustCompile(`(?m)^ *export .*$`).FindAllString(out.String(), -1)
-	for _, step := range []struct{ command, flags, says string }{
-		{"status", "", "target.*has the baton"},
-		{"finish", "--yes", "."},
+	for _, step := range []struct{ command, flags, says, server string }{
+		{"status", "", "target.*has the baton", "15"},
+		{"rollback --yes", "", "The baton is on the source", "12"},
+		{"switchover --yes", "", "The baton is on the target", "15"},
+		{"finish", "--yes", ".", "15"},
 	} {
-		line := regexp.MustCompile(`(?m)^ *\S+ ` + step.command + `$`).FindString(out.String())
+		line := regexp.MustCompile(`(?m)^ *\S+ ` + step.command + `\b.*$`).FindString(instructions)
 		if line == "" {
 			t.Fatalf("%s: not in the instructions", step.command)
 		}
@@ -149,18 +211,39 @@ func TestKeep(t *testing.T) {
 		if err != nil || !regexp.MustCompile(step.says).Match(said) {
 			t.Errorf("%s: %v\n%s", line, err, said)
 		}
+		if page := read(t, front+"healthz"); !strings.Contains(page, `"server_version":"`+step.server+".") {
+			t.Errorf("after %s: %s", step.command, page)
+		}
+		if page := read(t, front); !strings.Contains(page, "served by PostgreSQL "+step.server+".") {
+			t.Errorf("after %s the shop shows:\n%s", step.command, page)
+		}
 	}
 
 	interrupt()
 	running.Wait()
-	if runErr != nil || !report.AuditOK || !strings.Contains(out.String(), "each of them there exactly once") {
+	if runErr != nil || !report.AuditOK || len(report.Handovers) != 1 ||
+		!regexp.MustCompile(`each of them there exactly once; 0 of \S+ requests failed`).MatchString(out.String()) {
 		t.Errorf("in the end: %+v, %v", report, runErr)
 	}
 }
 
+func read(t *testing.T, url string) string {
+	t.Helper()
+	response, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
 // An interrupt, at an unpleasant moment, ends it early and leaves nothing.
 func TestInterrupt(t *testing.T) {
-	for _, moment := range []string{"$ pgbaton start", "$ pgbaton switchover"} {
+	for _, moment := range []string{"$ pgbaton start", "$ pgbaton switchover", "    fence ", "    pass "} {
 		t.Run(moment, func(t *testing.T) {
 			ctx, interrupt := context.WithCancel(t.Context())
 			defer interrupt()
@@ -178,6 +261,36 @@ func TestInterrupt(t *testing.T) {
 				t.Errorf("got %v\n%s", err, out.String())
 			}
 		})
+	}
+}
+
+// A command that dies in the middle leaves its guardian; that one, even if it hangs,
+// goes with everything else.
+func TestKilledCommand(t *testing.T) {
+	out := newWatched("    prepare ") // the guardian stands by
+	o := options(t, out)
+	var running sync.WaitGroup
+	running.Go(func() {
+		<-out.seen
+		for _, command := range []struct {
+			name   string
+			signal syscall.Signal
+		}{{"guardian", syscall.SIGSTOP}, {"switchover", syscall.SIGKILL}} {
+			for _, found := range processesOf(t, os.Getenv("TMPDIR")) {
+				if pid, arguments, _ := strings.Cut(found, " "); strings.Contains(arguments, "\x00"+command.name+"\x00") {
+					n, _ := strconv.Atoi(filepath.Base(pid))
+					if err := syscall.Kill(n, command.signal); err != nil {
+						t.Errorf("%s: %v", found, err)
+					}
+				}
+			}
+		}
+	})
+	_, err := demo.Run(t.Context(), o)
+	out.end()
+	running.Wait()
+	if err == nil || !strings.Contains(err.Error(), "pgbaton switchover ended with exit code -1") {
+		t.Errorf("got %v\n%s", err, out.String())
 	}
 }
 

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/demo/shop"
 )
@@ -36,13 +39,17 @@ func (d *demo) keep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	audit, err := d.audit(ctx, ledger, url)
+	var audit shop.AuditReport
+	err = queryPooled(ctx, url, func(conn *pgx.Conn) error {
+		audit, err = shop.Audit(ctx, conn, ledger)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("look at the shop once more: %w", err)
 	}
 	all, failed := requests(d.crowd.counters)
 	if !audit.OK() {
-		return fmt.Errorf("the server at %s does not hold what the shoppers were told since: %s", hostOf(url), faults(audit))
+		return fmt.Errorf("the shop's database, by way of %s, does not hold what the shoppers were told since: %s", hostOf(url), faults(audit))
 	}
 	d.say("%s since, each of them there exactly once; %d of %s requests failed.",
 		plural(audit.Acknowledged, "order", "orders"), failed, count(all))
@@ -50,22 +57,29 @@ func (d *demo) keep(ctx context.Context) error {
 }
 
 func (d *demo) explainKept() {
-	program := shellWord(d.Executable)
 	d.chapter("All of it stays until you press Ctrl-C, with an order now and then.")
 	d.fact("shop", "%s", d.report.ShopURL)
 	d.fact("its admin page", "%sadmin", d.report.ShopURL)
 	d.fact("settings and log", "%s, %s", d.front.path, d.front.log.Name())
+	if d.pooler != nil {
+		d.fact("PgBouncer's settings", "%s", d.pooler.IniPath())
+	}
 	d.fact("the source's log", "%s", d.source.LogFile())
 	d.fact("the target's log", "%s", d.target.LogFile())
 	d.fact("psql, source", "%s", shellWord(adminURL(d.source)))
 	d.fact("psql, target", "%s", shellWord(adminURL(d.target)))
 	d.fact("shoppers' receipts", "%s", filepath.Join(d.dir, "shoppers"))
 	d.blank()
-	d.say("Go on in another terminal:")
-	d.verbatim(fmt.Sprintf(`
-export PGBATON_SOURCE=%[2]s
-export PGBATON_TARGET=%[3]s
-%[1]s status
-%[1]s finish
-`, program, shellWord(adminURL(d.source)), shellWord(adminURL(d.target))))
+	d.say("Go on in another terminal: go back, forth again, and finish.")
+	lines := []string{
+		"export PGBATON_SOURCE=" + shellWord(adminURL(d.source)),
+		"export PGBATON_TARGET=" + shellWord(adminURL(d.target)),
+	}
+	if d.pooler != nil {
+		lines = append(lines, "export PGBATON_PGBOUNCER="+shellWord(d.pooler.AdminURI()))
+	}
+	for _, command := range [][]string{{"status"}, d.handoverCommand("rollback"), d.handoverCommand("switchover"), {"finish"}} {
+		lines = append(lines, shellWords(append([]string{d.Executable}, command...)))
+	}
+	d.verbatim(strings.Join(lines, "\n"))
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,12 +12,17 @@ import (
 
 func (d *demo) check(ctx context.Context) error {
 	d.chapter("Is everything as a migration needs it? Nothing is changed by asking.")
-	return d.show(ctx, "check", "--pg-bin", d.PgBin)
+	where := "PGBATON_SOURCE and PGBATON_TARGET"
+	if d.pooler != nil {
+		where = "PGBATON_SOURCE, PGBATON_TARGET and PGBATON_PGBOUNCER"
+	}
+	d.say("pgbaton finds its way by %s.", where)
+	return d.grep(ctx, "^[^ ]", "check")
 }
 
 // start copies the database while the shop sells, and leaves replication on.
 func (d *demo) start(ctx context.Context) error {
-	d.chapter("Copy everything to the new server, and follow the old one from there. The\nshop sells meanwhile; nobody waits.")
+	d.chapter("Copy everything to the target, and follow the source from there")
 	before := d.crowd.counters.Acknowledged.Load()
 	var result struct {
 		BytesCopied    int64   `json:"bytes_copied"`
@@ -27,9 +30,13 @@ func (d *demo) start(ctx context.Context) error {
 		Seconds        float64 `json:"seconds"`
 		BytesPerSecond float64 `json:"bytes_per_second"`
 	}
-	err := d.narrate(ctx, []string{"start", "--pg-bin", d.PgBin}, d.tellStart, &result)
+	var short brief
+	err := d.narrate(ctx, []string{"start"}, func(kind string, line []byte) { d.tellStart(kind, line, &short) }, &result)
 	if err != nil {
 		return err
+	}
+	if short.steps > 0 {
+		d.step(fmt.Sprintf("  and %s", plural(short.steps, "shorter step", "shorter steps")), short.took)
 	}
 	r := &d.report
 	r.OrdersDuringStart = d.crowd.counters.Acknowledged.Load() - before
@@ -40,15 +47,28 @@ func (d *demo) start(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) tellStart(kind string, line []byte) {
-	switch kind {
-	case event.StepEnded{}.Type():
-		if e := decode[event.StepEnded](line); !e.Skipped {
-			d.step("  "+e.Step, seconds(e.Seconds))
-		}
-	default:
+// brief sums up what is not worth a line.
+type brief struct {
+	steps int
+	took  time.Duration
+}
+
+// worthALine is how long a step of start takes to be told of.
+const worthALine = 200 * time.Millisecond
+
+func (d *demo) tellStart(kind string, line []byte, short *brief) {
+	if kind != (event.StepEnded{}.Type()) {
 		d.tell(kind, line)
+		return
 	}
+	e := decode[event.StepEnded](line)
+	took := seconds(e.Seconds)
+	if took < worthALine {
+		short.steps++
+		short.took += took
+		return
+	}
+	d.step("  "+e.Step, took)
 }
 
 // tell is what every command may have to say.
@@ -68,91 +88,35 @@ func decode[E event.Event](line []byte) (e E) {
 	return e
 }
 
+// status shows where the baton is, and how far the side without it is behind.
 func (d *demo) status(ctx context.Context) error {
-	return d.show(ctx, "status")
+	return d.grep(ctx, "has the baton|^lag|^stream|^way back", "status")
 }
 
-// hookFile is the command that points the shop at the side that took over,
-// whichever it is.
-const hookFile = "point-shop"
-
-// The settings are replaced as a whole, and by a file as private as they were.
-const hookText = `umask 077 && cd %s &&
-sed "s|@[^?]*|@$PGBATON_TO_HOST:$PGBATON_TO_PORT/$PGBATON_TO_DATABASE|" shop.env > shop.env.new &&
-mv shop.env.new shop.env &&
-kill -HUP %d
-`
-
-// hook is what --on-switch is given.
-func (d *demo) hook() string { return "sh " + shellWord(filepath.Join(d.dir, hookFile)) }
-
-// phases explains the parts of a handover to those who see their first.
-var phases = map[string]string{
-	"ready":     "all changes stream, nothing is in the way",
-	"prepare":   "what can be done before anyone waits",
-	"pause":     "the clock runs: the shop may have to wait",
-	"fence":     "the old server takes no more writes, proven",
-	"drain":     "the new server has applied the very last one, proven",
-	"sequences": "counters set exactly as they were",
-	"way back":  "the new server stops following the old one",
-	"pass":      "one commit: from now on the new server counts",
-	"open":      "the new server takes writes",
-	"switch":    "the hook points the shop there",
-	"resume":    "the shop goes on",
-	"settle":    "tidied up",
+func (d *demo) rehearse(ctx context.Context) error {
+	return d.grep(ctx, "would pause", "rehearse")
 }
 
-func (d *demo) switchover(ctx context.Context) error {
-	d.chapter("Switch over. Only now does anyone wait, and not for long.")
-	hook := fmt.Sprintf(hookText, shellWord(d.dir), os.Getpid())
-	if err := os.WriteFile(filepath.Join(d.dir, hookFile), []byte(hook), 0o600); err != nil {
-		return err
-	}
-	d.say("The shop finds its database in a file of settings, %s,", d.front.path)
-	d.say("and reads it again on SIGHUP. The hook that does this, in the file %s:", hookFile)
-	d.verbatim(hook)
-
-	counters := d.crowd.counters
-	d.report.SlowestRequestBeforeMS = event.MS(d.front.resetSlowest())
-	counters.ResetMaxLatency()
-	var result struct {
-		PauseMS float64 `json:"pause_ms"`
-		Baton   string  `json:"baton"`
-	}
-	if err := d.narrate(ctx, []string{"switchover", "--yes", "--on-switch", d.hook()}, d.tellSwitchover, &result); err != nil {
-		return err
-	}
-	if result.Baton != "target" {
-		return fmt.Errorf("pgbaton switchover succeeded, and yet the baton is with the %s", result.Baton)
-	}
-	d.report.PauseMS = result.PauseMS
-	// Whoever had to wait has waited by the time that others have been served.
-	began := time.Now()
-	if err := d.crowd.await(ctx, proofOrders); err != nil {
-		return err
-	}
-	r := &d.report
-	r.SlowestRequestMS, r.SlowestOrderMS = event.MS(d.front.resetSlowest()), event.MS(counters.MaxLatency())
-	_, failed := requests(counters)
-	d.step(fmt.Sprintf("%d more orders on the new server", proofOrders), time.Since(began))
-	d.say("The pause: %.0f ms. Slowest page or order around it: %.0f ms (before: %.0f ms).",
-		r.PauseMS, r.SlowestRequestMS, r.SlowestRequestBeforeMS)
-	d.say("Failed requests: %d.", failed)
-	return nil
-}
-
-func (d *demo) tellSwitchover(kind string, line []byte) {
-	switch kind {
-	case event.PhaseEnded{}.Type():
-		e := decode[event.PhaseEnded](line)
-		d.report.Phases = append(d.report.Phases, Phase{e.Phase, e.MS})
-		d.step(fmt.Sprintf("  %-10s %s", e.Phase, phases[e.Phase]), millis(e.MS))
-	default:
-		d.tell(kind, line)
-	}
+// tellReport shows what the two databases remember of it.
+func (d *demo) tellReport(ctx context.Context) error {
+	d.chapter("What the databases themselves remember of it")
+	return d.grep(ctx, "^. [0-9]", "report")
 }
 
 func (d *demo) finish(ctx context.Context) error {
 	d.chapter("Done for good: remove what pgbaton made on both servers.")
-	return d.show(ctx, "finish", "--yes")
+	var result struct {
+		Removed []string `json:"removed"`
+		Fenced  string   `json:"fenced"`
+	}
+	began := time.Now()
+	if err := d.narrate(ctx, []string{"finish", "--yes"}, d.tell, &result); err != nil {
+		return err
+	}
+	what := fmt.Sprintf("  %s removed", plural(len(result.Removed), "thing", "things"))
+	if result.Fenced != "" {
+		what += fmt.Sprintf("; the %s stays fenced, and it tells how to open it", result.Fenced)
+	}
+	d.step(what, time.Since(began))
+	return nil
 }

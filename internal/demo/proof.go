@@ -1,163 +1,19 @@
 package demo
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"pgbaton/internal/demo/shop"
+	"pgbaton/internal/postgres"
 )
-
-// showNewServer visits the shop as a customer, and the old server as the shop.
-func (d *demo) showNewServer(ctx context.Context) error {
-	d.chapter("The shop on its new server")
-	offer, err := d.firstOffer(ctx)
-	if err != nil {
-		return err
-	}
-	if err := d.readProductPage(ctx, offer.Slug); err != nil {
-		return err
-	}
-	if err := d.placeOrder(ctx, offer.VariantID); err != nil {
-		return err
-	}
-	return d.tryOldServer(ctx)
-}
-
-type offer struct {
-	Slug      string `json:"product_slug"`
-	VariantID int32  `json:"variant_id"`
-}
-
-func (d *demo) firstOffer(ctx context.Context) (offer, error) {
-	body, err := d.request(ctx, http.MethodGet, "/api/products", nil, http.StatusOK)
-	if err != nil {
-		return offer{}, err
-	}
-	var offers []offer
-	if err := json.Unmarshal(body, &offers); err != nil {
-		return offer{}, fmt.Errorf("GET /api/products: %w", err)
-	}
-	if len(offers) == 0 {
-		return offer{}, errors.New("the shop has nothing to sell")
-	}
-	return offers[0], nil
-}
-
-var (
-	headlinePattern = regexp.MustCompile(`<h1>([^<]+)</h1>`)
-	servedPattern   = regexp.MustCompile(`served by PostgreSQL ([^<]+)<`)
-)
-
-func (d *demo) readProductPage(ctx context.Context, slug string) error {
-	path := "/products/" + slug
-	began := time.Now()
-	body, err := d.request(ctx, http.MethodGet, path, nil, http.StatusOK)
-	if err != nil {
-		return err
-	}
-	name, served := headlinePattern.FindSubmatch(body), servedPattern.FindSubmatch(body)
-	if name == nil || served == nil {
-		return fmt.Errorf("the page %s shows no product, or not which server it comes from", path)
-	}
-	d.report.ServedBy = string(served[1])
-	d.step("GET "+path, time.Since(began))
-	d.verbatim(fmt.Sprintf("%s, served by PostgreSQL %s", name[1], served[1]))
-	if d.report.ServedBy != d.report.To {
-		return fmt.Errorf("the shop is served by PostgreSQL %s; after the switchover it should be %s", d.report.ServedBy, d.report.To)
-	}
-	return nil
-}
-
-func (d *demo) placeOrder(ctx context.Context, variant int32) error {
-	body, err := json.Marshal(shop.Order{
-		Token:    newToken(),
-		Customer: shop.Customer{Name: "You", Email: "you@example.com", Street: "Loop 1", Postcode: "00001", City: "Testville", Country: "Nowhere"},
-		Lines:    []shop.Line{{VariantID: variant, Quantity: 1}},
-	})
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	answer, err := d.request(ctx, http.MethodPost, "/api/orders", body, http.StatusCreated)
-	if err != nil {
-		return err
-	}
-	var receipt shop.Receipt
-	if err := json.Unmarshal(answer, &receipt); err != nil {
-		return fmt.Errorf("POST /api/orders: %w", err)
-	}
-	d.step("POST /api/orders", time.Since(began))
-	d.verbatim("order " + receipt.Number + " placed")
-	return nil
-}
-
-// newToken makes a random UUID, the name that a customer gives to an order.
-func newToken() string {
-	id := pgtype.UUID{Valid: true}
-	rand.Read(id.Bytes[:]) // never fails
-	return id.String()
-}
-
-// request makes a request to the storefront and returns the body of an answer
-// with the status that was hoped for.
-func (d *demo) request(ctx context.Context, method, path string, body []byte, want int) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, method, d.front.url+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // and no proxy
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != want {
-		err = fmt.Errorf("status %d: %.200s", response.StatusCode, answer)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	return answer, nil
-}
-
-// tryOldServer does what a forgotten application would: connect to the source
-// as before, and write.
-func (d *demo) tryOldServer(ctx context.Context) error {
-	began := time.Now()
-	err := query(ctx, d.shopURL(d.source), func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `UPDATE shop.stock SET on_hand = on_hand WHERE variant_id = 1`)
-		return err
-	})
-	var refusal *pgconn.PgError
-	switch {
-	case err == nil:
-		return errors.New("the old server still takes writes from the shop")
-	case !errors.As(err, &refusal):
-		return fmt.Errorf("the old server should refuse the shop, but could not be asked: %w", err)
-	}
-	d.report.SourceRefusal = refusal.Error()
-	d.step("An application that still writes to the old server hears:", time.Since(began))
-	d.verbatim(d.report.SourceRefusal)
-	return nil
-}
 
 // prove ends the shopping, and holds what shoppers were told against what the
-// new server has.
+// target has, which is where the shop has moved to in the end.
 func (d *demo) prove(ctx context.Context) error {
 	d.chapter("Is every order there, once? The shoppers leave, and their receipts are counted.")
 	began := time.Now()
@@ -165,6 +21,7 @@ func (d *demo) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.endStay(postgres.Target)
 	r := &d.report
 	r.Requests, r.FailedRequests = requests(d.crowd.counters)
 	audit, err := d.audit(ctx, ledger, d.shopURL(d.target))
@@ -172,13 +29,22 @@ func (d *demo) prove(ctx context.Context) error {
 		return err
 	}
 	r.OrdersAcknowledged, r.OrdersFound, r.AuditOK = audit.Acknowledged, audit.Found, audit.OK()
-	d.step(fmt.Sprintf("%s, of which %s are there exactly once",
-		plural(r.OrdersAcknowledged, "receipt", "receipts"), count(r.OrdersFound)), time.Since(began))
+	d.step(fmt.Sprintf("%s, of which %s are on PostgreSQL %s exactly once",
+		plural(r.OrdersAcknowledged, "receipt", "receipts"), count(r.OrdersFound), r.To), time.Since(began))
 	if !r.AuditOK {
-		return fmt.Errorf("the new server does not hold what the shoppers were told: %s", faults(audit))
+		return fmt.Errorf("the target does not hold what the shoppers were told: %s", faults(audit))
 	}
 	d.say("None missing, doubled, altered or invented. Requests: %s, failed: %d.", count(r.Requests), r.FailedRequests)
+	d.say("Taken by PostgreSQL %s.", strings.Join(d.stays(), ", "))
 	return d.compareCounts(ctx)
+}
+
+// stays tells who took the orders, as "12.22: 70".
+func (d *demo) stays() (all []string) {
+	for _, s := range d.report.Stays {
+		all = append(all, fmt.Sprintf("%s: %s", s.Version, count(s.Orders)))
+	}
+	return all
 }
 
 func (d *demo) audit(ctx context.Context, ledger *shop.Ledger, url string) (report shop.AuditReport, err error) {
@@ -211,16 +77,32 @@ func faults(r shop.AuditReport) string {
 	return strings.Join(all, ", ")
 }
 
-// compareCounts shows where the business goes on.
+// compareCounts shows that the source, which takes no orders any more, has heard
+// of all of them: that is the way back.
 func (d *demo) compareCounts(ctx context.Context) (err error) {
 	r := &d.report
 	if r.OrdersOnTarget, err = countOrders(ctx, adminURL(d.target)); err != nil {
 		return err
 	}
-	if r.OrdersOnSource, err = countOrders(ctx, adminURL(d.source)); err != nil {
-		return err
+	waiting, cancel := context.WithTimeout(ctx, ordersTimeout)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if r.OrdersOnSource, err = countOrders(ctx, adminURL(d.source)); err != nil {
+			return err
+		}
+		if r.OrdersOnSource == r.OrdersOnTarget {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-waiting.Done():
+			return fmt.Errorf("the target has %s orders, and the source, which should follow it, %s: %w",
+				count(r.OrdersOnTarget), count(r.OrdersOnSource), waiting.Err())
+		}
 	}
-	d.say("Orders on the new server: %s; on the old one, which takes no more: %s.",
+	d.say("All orders on the target: %s; on the source, which follows: %s.",
 		count(r.OrdersOnTarget), count(r.OrdersOnSource))
 	return nil
 }

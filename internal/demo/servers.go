@@ -83,7 +83,7 @@ func (d *demo) prepareServer(ctx context.Context, c *cluster.Cluster) (version s
 		if _, err := conn.Exec(ctx, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'`, shopRole, d.password)); err != nil {
 			return fmt.Errorf("create the role %s: %w", shopRole, err)
 		}
-		return conn.QueryRow(ctx, `SELECT current_setting('server_version')`).Scan(&version)
+		return conn.QueryRow(ctx, `SELECT split_part(current_setting('server_version'), ' ', 1)`).Scan(&version)
 	})
 	return version, err
 }
@@ -134,6 +134,21 @@ func query(ctx context.Context, url string, fn func(*pgx.Conn) error) error {
 		return err
 	}
 	config.RuntimeParams["search_path"] = ""
+	return queryWith(ctx, config, fn)
+}
+
+// queryPooled does so where a transaction pooler may stand in between: it takes no
+// startup options, and nothing may be left in a session.
+func queryPooled(ctx context.Context, url string, fn func(*pgx.Conn) error) error {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return err
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	return queryWith(ctx, config, fn)
+}
+
+func queryWith(ctx context.Context, config *pgx.ConnConfig, fn func(*pgx.Conn) error) error {
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err

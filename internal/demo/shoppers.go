@@ -13,11 +13,16 @@ import (
 
 // How busy the shop is: enough to have orders in flight at any moment, and
 // little enough to leave the two servers on a small machine their work.
+//
+// The shop stays five seconds on a side, because a server starts the worker of
+// a subscription at most every wal_retrieve_retry_interval (5 s) before version
+// 16: the way back of a handover that followed sooner would begin late.
 const (
 	shoppers      = 8
 	ordersPerSec  = 40
 	warmUpOrders  = 40
-	proofOrders   = 40 // after the switchover, before it is looked at
+	proofOrders   = 40  // after a handover, before it is judged
+	stayOrders    = 160 // after that, before the next
 	ordersTimeout = 30 * time.Second
 
 	keptShoppers     = 2

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,29 +34,18 @@ type front struct {
 	hangups chan os.Signal
 	done    chan struct{} // closed to end the goroutine that awaits hangups
 	running sync.WaitGroup
-	slowest atomic.Int64 // nanoseconds that a request took
 }
-
-// ServeHTTP serves the shop, and notes how long it took.
-func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	began := time.Now()
-	f.store.ServeHTTP(w, r)
-	took := int64(time.Since(began))
-	for seen := f.slowest.Load(); took > seen && !f.slowest.CompareAndSwap(seen, took); {
-		seen = f.slowest.Load()
-	}
-}
-
-// resetSlowest returns how long the slowest request took, and starts over.
-func (f *front) resetSlowest() time.Duration { return time.Duration(f.slowest.Swap(0)) }
 
 const databaseVariable = "DATABASE_URL="
 
-// openShop starts the storefront on the source.
+// openShop starts the storefront: on PgBouncer, or else on the source.
 func (d *demo) openShop(ctx context.Context) error {
 	began := time.Now()
-	path := filepath.Join(d.dir, "shop.env")
-	if err := os.WriteFile(path, []byte(databaseVariable+d.shopURL(d.source)+"\n"), 0o600); err != nil {
+	path, url := filepath.Join(d.dir, "shop.env"), d.shopURL(d.source)
+	if d.pooler != nil {
+		url = d.pooler.ConnString(shopDatabase, shopRole)
+	}
+	if err := os.WriteFile(path, []byte(databaseVariable+url+"\n"), 0o600); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(filepath.Join(d.dir, "shop.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -66,7 +54,7 @@ func (d *demo) openShop(ctx context.Context) error {
 	}
 	f := &front{path: path, log: log, hangups: make(chan os.Signal, 1), done: make(chan struct{})}
 	logger := slog.New(slog.NewTextHandler(log, nil))
-	f.store, err = shop.NewStore(d.shopURL(d.source), shop.Options{RetryFor: retryFor, MaxConns: 10, Logger: logger})
+	f.store, err = shop.NewStore(url, shop.Options{RetryFor: retryFor, MaxConns: 10, Logger: logger})
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
@@ -78,7 +66,7 @@ func (d *demo) openShop(ctx context.Context) error {
 	port := listener.Addr().(*net.TCPAddr).Port
 	f.url = "http://" + listener.Addr().String()
 	f.server = &http.Server{
-		Handler: f, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		Handler: f.store, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	signal.Notify(f.hangups, syscall.SIGHUP)
 	f.running.Go(func() {
@@ -89,7 +77,7 @@ func (d *demo) openShop(ctx context.Context) error {
 	f.running.Go(func() { f.awaitHangups(logger, d.transcript) })
 	d.front = f
 	d.report.ShopURL = f.url + "/"
-	d.step("The storefront: "+d.report.ShopURL, time.Since(began))
+	d.step(fmt.Sprintf("The storefront: %s; its database: %s", d.report.ShopURL, hostOf(url)), time.Since(began))
 	if port != d.Port {
 		d.say("(port %d is taken; this is the next free one)", d.Port)
 	}

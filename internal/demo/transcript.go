@@ -68,19 +68,20 @@ func (t *transcript) verbatim(text string) {
 	}
 }
 
-// command is what a user would type.
-func (t *transcript) command(args ...string) {
-	words := []string{"$ pgbaton"}
-	for _, arg := range args {
-		words = append(words, shellWord(arg))
-	}
-	t.blank()
-	t.line(strings.Join(words, " "))
-}
+// command is what a user would type after "pgbaton".
+func (t *transcript) command(line string) { t.line("$ pgbaton " + line) }
 
 func aligned(left, right string) string {
 	gap := max(1, width-len([]rune(left))-len([]rune(right)))
 	return left + strings.Repeat(" ", gap) + right
+}
+
+func shellWords(args []string) string {
+	words := make([]string, len(args))
+	for i, arg := range args {
+		words[i] = shellWord(arg)
+	}
+	return strings.Join(words, " ")
 }
 
 // shellWord quotes what a shell would take apart.

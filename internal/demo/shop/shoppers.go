@@ -36,6 +36,7 @@ type Counters struct {
 	PagesFailed  atomic.Int64 // pages that could not be read
 
 	maxLatency atomic.Int64
+	maxWait    atomic.Int64
 }
 
 // MaxLatency is the longest that an order took since the last reset.
@@ -43,6 +44,20 @@ func (c *Counters) MaxLatency() time.Duration { return time.Duration(c.maxLatenc
 
 // ResetMaxLatency returns the longest latency and starts over.
 func (c *Counters) ResetMaxLatency() time.Duration { return time.Duration(c.maxLatency.Swap(0)) }
+
+// ResetMaxWait returns the longest that a shopper waited for an answer, to an
+// order or to a page, since the last reset, and starts over.
+func (c *Counters) ResetMaxWait() time.Duration { return time.Duration(c.maxWait.Swap(0)) }
+
+func (c *Counters) waited(d time.Duration) { raise(&c.maxWait, d) }
+
+func raise(most *atomic.Int64, d time.Duration) {
+	for seen := most.Load(); int64(d) > seen; seen = most.Load() {
+		if most.CompareAndSwap(seen, int64(d)) {
+			return
+		}
+	}
+}
 
 func (c *Counters) count(outcome Outcome, latency time.Duration) {
 	switch outcome {
@@ -53,11 +68,8 @@ func (c *Counters) count(outcome Outcome, latency time.Duration) {
 	default:
 		c.Unknown.Add(1)
 	}
-	for seen := c.maxLatency.Load(); int64(latency) > seen; seen = c.maxLatency.Load() {
-		if c.maxLatency.CompareAndSwap(seen, int64(latency)) {
-			return
-		}
-	}
+	raise(&c.maxLatency, latency)
+	c.waited(latency)
 }
 
 // A counterpart is where a shopper shops.
@@ -87,7 +99,7 @@ func RunShoppers(ctx context.Context, options ShopperOptions) (*Ledger, error) {
 	var where counterpart
 	switch {
 	case options.URL != "" && options.Store == nil:
-		front := newStorefront(options.URL, options.Shoppers)
+		front := newStorefront(options.URL, options.Shoppers, options.Counters.waited)
 		defer front.client.CloseIdleConnections()
 		where = front
 	case options.Store != nil && options.URL == "":

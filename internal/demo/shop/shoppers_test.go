@@ -44,6 +44,9 @@ func TestShoppersAndAudit(t *testing.T) {
 		t.Errorf("counters: %d orders, %d pages, %d failed",
 			counters.Acknowledged.Load(), counters.Pages.Load(), counters.PagesFailed.Load())
 	}
+	if wait := counters.ResetMaxWait(); wait < counters.MaxLatency() || counters.ResetMaxWait() != 0 {
+		t.Error("the longest wait was not kept, or not reset")
+	}
 	if counters.ResetMaxLatency() == 0 || counters.MaxLatency() != 0 {
 		t.Error("the longest latency was not kept, or not reset")
 	}

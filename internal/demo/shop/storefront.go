@@ -9,19 +9,21 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // A storefront is the website as a shopper's client sees it.
 type storefront struct {
 	url    string
 	client *http.Client
+	waited func(time.Duration) // is told how long each answer took
 }
 
-func newStorefront(url string, shoppers int) *storefront {
+func newStorefront(url string, shoppers int, waited func(time.Duration)) *storefront {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = shoppers
 	transport.Proxy = nil
-	return &storefront{strings.TrimSuffix(url, "/"), &http.Client{Transport: transport}}
+	return &storefront{strings.TrimSuffix(url, "/"), &http.Client{Transport: transport}, waited}
 }
 
 func (f *storefront) offers(ctx context.Context) (offers []offer, err error) {
@@ -59,6 +61,7 @@ func (f *storefront) get(ctx context.Context, path string) ([]byte, error) {
 }
 
 func (f *storefront) do(request *http.Request) (status int, body []byte, err error) {
+	defer func(sent time.Time) { f.waited(time.Since(sent)) }(time.Now())
 	response, err := f.client.Do(request)
 	if err != nil {
 		return 0, nil, err
