@@ -1,0 +1,241 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/fence"
+	"pgbaton/internal/handover"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
+)
+
+// This file has the part of status that looks at the stream to the side without
+// the baton.
+
+// readStream looks at the stream to the side without the baton.
+func (r *reader) readStream(ctx context.Context) error {
+	switched := r.baton.Side == postgres.Target
+	switch {
+	case switched:
+		r.Phase = PhaseSwitched
+	case r.baton.Generation > 0: // back again
+		r.Phase = PhaseHeld
+	}
+	if r.subscriber() == nil {
+		return nil
+	}
+	from, to := r.baton.Side, r.baton.Side.Other()
+	sub, err := replication.ReadSubscription(ctx, r.subscriber(), r.group().Name())
+	if err != nil {
+		return postgres.Wrap(to, "reading the subscription", err)
+	}
+	if err := r.readGroup(ctx, sub); err != nil {
+		return err
+	}
+	switch {
+	case r.Phase == PhaseCopying:
+		return nil
+	case sub == nil && r.baton.Generation > 0:
+		r.note("there is no way back: the handover was made without one", "pgbaton finish, when it is not needed")
+		return nil
+	case sub == nil:
+		r.Phase = PhaseCopying
+		r.unfinished()
+		return nil
+	case !sub.Enabled && switched:
+		r.note("the way back is disabled: the target keeps WAL for it", "pgbaton resume; or complete an unfinished handover: pgbaton switchover")
+		return nil
+	case !sub.Enabled:
+		r.Phase = PhaseHeld
+		left, err := handover.StreamLeft(ctx, r.publisher())
+		if left && !r.Working {
+			r.note(fmt.Sprintf("the subscription was left disabled by an aborted handover that could not reach the %s", to), "pgbaton resume; the next handover does it by itself")
+		}
+		return postgres.Wrap(from, "reading the journal", err)
+	}
+	if r.slot() == nil && r.publisher() != nil {
+		r.note(fmt.Sprintf("replication slot %s is gone from the %s", r.group().Name(), from), lostRemedy(r.baton))
+	}
+	if !switched {
+		r.Phase = PhaseCatchingUp
+	}
+	if r.publisher() == nil {
+		return nil
+	}
+	if !switched && r.baton.Generation == 0 && Method(r.Status.Method) == Native && r.TablesCopied < r.TablesTotal {
+		r.Phase = PhaseCopying
+		return r.readTrouble(ctx)
+	}
+	return r.readLag(ctx)
+}
+
+func (r *reader) unfinished() {
+	if !r.Working {
+		r.note("start is not complete and no pgbaton is at work on it", "pgbaton start, run again, continues; pgbaton reset removes what is there")
+	}
+}
+
+func (r *reader) readGroup(ctx context.Context, sub *replication.Subscription) error {
+	group, to := r.group(), r.baton.Side.Other()
+	g := GroupStatus{Direction: string(group.Direction), Number: group.Number, Subscription: "missing"}
+	if sub != nil {
+		tables, err := replication.SubscriptionTables(ctx, r.subscriber(), sub.Name)
+		if err != nil {
+			return postgres.Wrap(to, "reading the subscription", err)
+		}
+		for _, t := range tables {
+			if t.Ident == group.MarkerTable() {
+				continue
+			}
+			g.Tables++
+			if t.State == "r" {
+				g.TablesReady++
+			}
+		}
+		pids, err := replication.WorkerPIDs(ctx, r.subscriber(), sub.Name)
+		if err != nil {
+			return postgres.Wrap(to, "reading the subscription's workers", err)
+		}
+		switch {
+		case !sub.Enabled:
+			g.Subscription = "disabled"
+		case len(pids) > 0:
+			g.Subscription = "running"
+		default:
+			g.Subscription = "not running"
+		}
+	}
+	r.Groups = append(r.Groups, g)
+	return nil
+}
+
+// readLag writes a heartbeat, waits for it within a bound, and reads the age of
+// the oldest marker that has not arrived. A handover writes its own markers: no
+// lag is measured while one is at work or the publishing side is fenced.
+func (r *reader) readLag(ctx context.Context) error {
+	from, to, g := r.baton.Side, r.baton.Side.Other(), r.group()
+	publisher, subscriber := r.publisher(), r.subscriber()
+	rewritten, err := replication.Rewritten(ctx, publisher, r.Server(from).Version(), r.Server(to).Version(), g)
+	if err != nil {
+		return postgres.Wrap(from, "comparing the tables' files", err)
+	}
+	for _, text := range rewritten {
+		r.note(text, fmt.Sprintf("if it was a TRUNCATE, the %s still has the rows: %s", to, lostRemedy(r.baton)))
+	}
+	if slot := r.slot(); slot != nil {
+		r.LagBytes = &slot.BehindBytes
+	}
+	if saved, err := fence.Raised(ctx, publisher); err != nil || saved != nil {
+		return postgres.Wrap(from, "looking for a fence", err)
+	}
+	table := g.MarkerTable()
+	// What is before this position has been applied once the marker is seen: the
+	// position that the subscriber confirms is up to a few seconds behind that.
+	before, err := replication.Position(ctx, publisher)
+	if err != nil {
+		return postgres.Wrap(from, "reading the WAL position", err)
+	}
+	began := time.Now()
+	token, err := replication.WriteMarker(ctx, publisher, table, replication.Heartbeat)
+	if err != nil {
+		return postgres.Wrap(from, "writing a heartbeat", err)
+	}
+	seen, err := replication.SawMarker(ctx, subscriber, table, token, heartbeatWait)
+	if err != nil {
+		return postgres.Wrap(to, "waiting for the heartbeat", err)
+	}
+	lag := 0.0
+	if seen {
+		trip := event.MS(time.Since(began))
+		r.RoundTripMS = &trip
+		if r.Phase == PhaseCatchingUp {
+			r.Phase = PhaseStreaming
+		}
+		if err := replication.TrimMarkers(ctx, publisher, table, token); err != nil {
+			return postgres.Wrap(from, "removing old heartbeats", err)
+		}
+	} else {
+		age, err := replication.OldestUnapplied(ctx, publisher, subscriber, table)
+		if err != nil {
+			return postgres.Wrap(from, "reading the oldest heartbeat", err)
+		}
+		lag, r.LagSecondsAtLeast = age.Seconds(), true
+	}
+	r.LagSeconds = &lag
+	if !seen {
+		return r.readTrouble(ctx)
+	}
+	after, err := replication.Position(ctx, publisher)
+	if err != nil {
+		return postgres.Wrap(from, "reading the WAL position", err)
+	}
+	behind := int64(after - before)
+	r.LagBytes = &behind
+	return nil
+}
+
+// readTrouble says why a stream does not flow.
+func (r *reader) readTrouble(ctx context.Context) error {
+	t, err := diagnose(ctx, r.Config, r.Sessions, r.baton, false)
+	if t != nil {
+		r.note(t.Text, t.Remedy)
+	}
+	return err
+}
+
+// nativeProgress reads how far a subscription with copy_data is: a table counts
+// when it is synchronized, bytes are what its relation has on disk.
+func nativeProgress(ctx context.Context, source, target *pgx.Conn, v postgres.Version, g replication.Group) (p event.Progress, err error) {
+	states, err := replication.SubscriptionTables(ctx, target, g.Name())
+	if err != nil {
+		return p, postgres.Wrap(postgres.Target, "reading the subscription", err)
+	}
+	tables, err := catalog.Tables(ctx, source, v)
+	if err != nil {
+		return p, postgres.Wrap(postgres.Source, "listing tables", err)
+	}
+	onSource := map[postgres.Ident]int64{}
+	for _, t := range tables {
+		onSource[t.Ident] = t.Bytes
+		if len(states) == 0 { // the subscription is still to be made
+			p.TablesTotal++
+			p.BytesTotal += t.Bytes
+		}
+	}
+	rows, err := target.Query(ctx, `SELECT n.nspname, c.relname, pg_catalog.pg_table_size(c.oid)
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'`)
+	if err != nil {
+		return p, postgres.Wrap(postgres.Target, "reading table sizes", err)
+	}
+	onTarget := map[postgres.Ident]int64{}
+	var t postgres.Ident
+	var size int64
+	if _, err := pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &size}, func() error {
+		onTarget[t] = size
+		return nil
+	}); err != nil {
+		return p, postgres.Wrap(postgres.Target, "reading table sizes", err)
+	}
+	for _, s := range states {
+		if s.Ident == g.MarkerTable() {
+			continue
+		}
+		p.TablesTotal++
+		switch s.State {
+		case "r", "s": // what the source has on disk by now may be more
+			p.TablesCopied++
+			p.BytesTotal += onTarget[s.Ident]
+			p.BytesCopied += onTarget[s.Ident]
+		default:
+			p.BytesTotal += max(onSource[s.Ident], onTarget[s.Ident])
+			p.BytesCopied += onTarget[s.Ident]
+		}
+	}
+	return p, nil
+}
