@@ -56,6 +56,7 @@ func (m *move) serves(w *pgtest.Writers) {
 // TestHooks: a hook that fails or hangs before the pass aborts the handover; one
 // that fails after it is reported, and a second run calls it again.
 func TestHooks(t *testing.T) {
+	t.Parallel()
 	t.Run("pause fails", func(t *testing.T) {
 		t.Parallel()
 		m, w := streaming(t, 12, 15)
@@ -111,6 +112,7 @@ func TestHooks(t *testing.T) {
 // TestLeakAborts: a superuser's session that overrides the read-only default and
 // writes after the fence is noticed before the pass.
 func TestLeakAborts(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 12, 15)
 	gate := fifo(t)
 	// The drain is held up by a lock on the target, long enough to write.
@@ -147,6 +149,7 @@ func TestLeakAborts(t *testing.T) {
 // TestDrainTooSlow: a taker that does not apply in time aborts the handover
 // within the budget.
 func TestDrainTooSlow(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 15, 18)
 	blocker := pgtest.Connect(t, m.targetURI())
 	mustExec(t, blocker, `SET default_transaction_read_only = off`)
@@ -167,6 +170,7 @@ func TestDrainTooSlow(t *testing.T) {
 // TestFenceTooSlow: a session that takes longer to start up than the budget
 // allows aborts the handover at the barrier.
 func TestFenceTooSlow(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 12, 17)
 	gate := fifo(t)
 	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--max-pause", "1s", "--on-pause", "echo paused; read _ <"+gate))
@@ -199,6 +203,7 @@ func TestFenceTooSlow(t *testing.T) {
 // TestTakerDies: the taker goes away in the drain: the holder serves again, and
 // the handover succeeds when the taker is back.
 func TestTakerDies(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 13, 18)
 	gate := fifo(t)
 	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--on-pause", "echo paused; read _ <"+gate))
@@ -221,6 +226,7 @@ func TestTakerDies(t *testing.T) {
 
 // TestNotReady: what would break a handover is refused before anyone waits.
 func TestNotReady(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 13, 17)
 	refused := func(why string, args ...string) {
 		t.Helper()
@@ -252,6 +258,7 @@ func TestNotReady(t *testing.T) {
 // TestTrouble: a stream that stops with an error: status shows the server's
 // message and what to do, and goes on when it is mended.
 func TestTrouble(t *testing.T) {
+	t.Parallel()
 	for _, to := range []int{15, 18} {
 		t.Run(fmt.Sprint(to), func(t *testing.T) {
 			t.Parallel()

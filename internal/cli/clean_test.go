@@ -70,6 +70,7 @@ func equal(t *testing.T, what, before, after string) {
 // TestResetLeavesNothing: after start and reset both sides are as they were,
 // whether the target database was there, empty, or was made by start.
 func TestResetLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"stream", "native", "dump"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
@@ -114,6 +115,7 @@ func TestResetLeavesNothing(t *testing.T) {
 // TestFinishLeavesNothing: after finish the target is what the source was, the
 // source is as it was but for the fence, and the printed SQL lifts that.
 func TestFinishLeavesNothing(t *testing.T) {
+	t.Parallel()
 	m := newMove(t, 13, 15)
 	m.loadApp()
 	pgtest.Exec(t, m.source.ConnStringAs("app", "", m.db), `CREATE TABLE app.keyless (a int NOT NULL, b text)`,
@@ -156,6 +158,7 @@ func TestFinishLeavesNothing(t *testing.T) {
 // TestOneSideGone: reset and finish clean the side that is there, and say what
 // they could not clean.
 func TestOneSideGone(t *testing.T) {
+	t.Parallel()
 	t.Run("reset without the target", func(t *testing.T) {
 		t.Parallel()
 		m, w := streaming(t, 13, 17)
@@ -260,6 +263,7 @@ func TestOneSideGone(t *testing.T) {
 // TestResetWithWrongSource: when the true source may have passed the baton, a
 // reset that is given another one must not empty the target.
 func TestResetWithWrongSource(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 13, 17)
 	w.Stop()
 	m.kill(`"phase_ended","phase":"pass"`, "switchover", "--yes", "--on-switch", "sleep 5")
@@ -277,6 +281,7 @@ func TestResetWithWrongSource(t *testing.T) {
 // TestOneOperator: a second command that changes something is refused while one
 // is at work, and not any more when that one is gone.
 func TestOneOperator(t *testing.T) {
+	t.Parallel()
 	m := newMove(t, 15, 18)
 	m.loadApp()
 	p := pgtest.Spawn(t, m.options("start", "--json"))
@@ -306,6 +311,7 @@ func TestOneOperator(t *testing.T) {
 // named, nothing is left half-made without status showing it, and the same
 // command again ends well.
 func TestTargetDiesInCopy(t *testing.T) {
+	t.Parallel()
 	m := newMove(t, 12, 17)
 	m.loadApp()
 	pgtest.Exec(t, m.sourceURI(), `CREATE TABLE app.big AS SELECT i, repeat(i::text, 20) t FROM generate_series(1, 1000000) i`)

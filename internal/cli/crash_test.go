@@ -58,6 +58,7 @@ func (m *move) writable(ctx context.Context) (sides []string) {
 // TestStartKilled kills start in each of its steps; the same command again must
 // end well, leave one slot, and lose no row.
 func TestStartKilled(t *testing.T) {
+	t.Parallel()
 	steps := map[string][]string{
 		"stream": {"target database", "record the migration on the target", "fence the target", "publication", "replication slot and snapshot",
 			"schema archive", "tables without keys", "copy rows", "keys, indexes, constraints", "statistics and materialized views", "subscription", "catch up"},
@@ -99,6 +100,7 @@ func TestStartKilled(t *testing.T) {
 // inside some. At no time may both sides accept writes; the same command again
 // must complete the handover; no acknowledged write may be missing or doubled.
 func TestSwitchoverKilled(t *testing.T) {
+	t.Parallel()
 	for _, phase := range []string{"ready", "prepare", "pause", "fence", "drain", "sequences", "way back", "pass", "open", "switch", "resume"} {
 		t.Run("after "+phase, func(t *testing.T) {
 			t.Parallel()

@@ -31,6 +31,7 @@ func guardianOf(t *testing.T, stdout string) int {
 // TestGuardianUndoes: the process that hands over is killed, or stopped, before
 // the pass; without anybody's doing the source serves again.
 func TestGuardianUndoes(t *testing.T) {
+	t.Parallel()
 	for name, sig := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGSTOP} {
 		for _, phase := range []string{"pause", "fence", "drain"} {
 			t.Run(name+" after "+phase, func(t *testing.T) {
@@ -78,6 +79,7 @@ func (m *move) awaitNote(t *testing.T, text string) {
 // TestRehearse: a handover is measured in either direction while the application
 // writes, and nobody notices; what would refuse a handover refuses its rehearsal.
 func TestRehearse(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 13, 17)
 	source := pgtest.Connect(t, m.sourceURI())
 	grants := func() string {

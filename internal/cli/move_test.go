@@ -87,6 +87,7 @@ func (m *move) same() {
 // TestMove moves a nasty database by each method between each pair of versions,
 // under write load, and compares every row and every sequence's next value.
 func TestMove(t *testing.T) {
+	t.Parallel()
 	for _, pair := range [][2]int{{12, 15}, {12, 17}, {13, 18}, {15, 18}} {
 		for _, method := range []string{"stream", "native", "dump"} {
 			t.Run(fmt.Sprintf("%d to %d by %s", pair[0], pair[1], method), func(t *testing.T) {
@@ -202,6 +203,7 @@ func port(c *cluster.Cluster) string { return strconv.Itoa(c.Port()) }
 // TestNames: quotes, spaces, capitals, Unicode and SQL in the names of database,
 // role and migration; the nasty schema has them in everything below.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	m := newMove(t, 13, 15)
 	m.db = `Ünï "quoted"; DROP DATABASE x; -- %s`
 	const role = `o'wner "x"; --`

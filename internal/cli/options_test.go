@@ -12,6 +12,7 @@ import (
 // TestDumpDir: the archive of method dump can be kept, is made anew when start
 // begins anew, and nothing else is ever removed for it.
 func TestDumpDir(t *testing.T) {
+	t.Parallel()
 	m := newMove(t, 13, 17)
 	m.loadApp()
 	dir := filepath.Join(t.TempDir(), "archive")
@@ -41,6 +42,7 @@ func TestDumpDir(t *testing.T) {
 // TestHold: with --hold the subscription is there and disabled, for each method;
 // resume lets it run.
 func TestHold(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"stream", "native", "dump"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
@@ -74,6 +76,7 @@ func TestHold(t *testing.T) {
 // TestDatabaseProperties: encoding, locale, owner, settings, comment and grants
 // of the target database are the source's.
 func TestDatabaseProperties(t *testing.T) {
+	t.Parallel()
 	m := newMove(t, 12, 17)
 	for _, c := range []string{m.source.ConnString("postgres"), m.target.ConnString("postgres")} {
 		pgtest.Exec(t, c, `CREATE ROLE app LOGIN`, `CREATE ROLE reader LOGIN`)
@@ -102,6 +105,7 @@ func TestDatabaseProperties(t *testing.T) {
 // TestStatusDuringCopy: another process sees how far a copy is, with rate and
 // what is left, and that somebody is at work.
 func TestStatusDuringCopy(t *testing.T) {
+	t.Parallel()
 	m := newMove(t, 13, 15)
 	m.load(`CREATE TABLE big AS SELECT i, repeat(i::text, 20) AS t FROM generate_series(1, 2000000) i`)
 	p := pgtest.Spawn(t, m.options("start", "--json"))
@@ -129,6 +133,7 @@ func TestStatusDuringCopy(t *testing.T) {
 // TestSource10: the oldest source moves, too; it does not publish TRUNCATE, so a
 // table that was truncated keeps the handover from happening.
 func TestSource10(t *testing.T) {
+	t.Parallel()
 	m := newMove(t, 10, 17)
 	m.loadApp()
 	app := m.source.ConnStringAs("app", "", m.db)

@@ -13,6 +13,7 @@ import (
 // TestPlan: plan changes nothing, and what it prints is what the servers then
 // see when start and switchover run.
 func TestPlan(t *testing.T) {
+	t.Parallel()
 	logging := map[string]string{"log_statement": "all", "log_replication_commands": "on"}
 	m := &move{t: t, source: pgtest.Start(t, 13, logging), target: pgtest.Start(t, 17, logging), db: "app"}
 	m.loadApp()
@@ -66,6 +67,7 @@ func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }
 // TestLeastPrivilege moves a database without a superuser on either side. Before
 // 16 only a superuser may subscribe: then there is no way back.
 func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
 	for _, pair := range [][2]int{{15, 17}, {17, 18}} {
 		t.Run(fmt.Sprintf("%d to %d", pair[0], pair[1]), func(t *testing.T) {
 			t.Parallel()

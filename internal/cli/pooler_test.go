@@ -85,6 +85,7 @@ func (p *pooled) accounted() {
 // TestPooler: an application behind PgBouncer lives through switchover, rollback
 // and another switchover without one failed query.
 func TestPooler(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		from, to int
 		version  string
@@ -130,6 +131,7 @@ func (p *pooled) newClient() {
 // 16 know. After a rollback to an older one every client must be served, those
 // that connected meanwhile and those that come later.
 func TestPoolerForgets(t *testing.T) {
+	t.Parallel()
 	p := newPooled(t, 15, 18, "", "transaction", 1)
 	p.goesOn()
 	p.result(0, p.command("switchover", "--yes")...)
@@ -148,6 +150,7 @@ func TestPoolerForgets(t *testing.T) {
 // TestPoolerSessions: behind session pooling a session that is open ends with the
 // fence, as a direct one does, and its client connects anew.
 func TestPoolerSessions(t *testing.T) {
+	t.Parallel()
 	p := newPooled(t, 13, 17, "", "session", 1)
 	for _, command := range []string{"switchover", "rollback", "switchover"} {
 		p.goesOn()
@@ -161,6 +164,7 @@ func TestPoolerSessions(t *testing.T) {
 // guardian lets them go, to the side that has the baton, and none has seen an
 // error.
 func TestPoolerKilled(t *testing.T) {
+	t.Parallel()
 	p := newPooled(t, 12, 15, "", "transaction", 1)
 	for _, phase := range []string{"pause", "fence", "drain"} {
 		t.Logf("killed after %s", phase)
@@ -196,6 +200,7 @@ func TestPoolerKilled(t *testing.T) {
 // TestPoolerOtherHost: both processes die while traffic is held back. A command
 // that knows nothing of the PgBouncer says so, and one that does lets go.
 func TestPoolerOtherHost(t *testing.T) {
+	t.Parallel()
 	p := newPooled(t, 12, 17, "", "transaction", 1)
 	gate := fifo(t)
 	s := pgtest.Spawn(t, p.options(p.command("switchover", "--yes", "--json", "--on-pause", "echo at the gate; read _ <"+gate)...))
@@ -228,6 +233,7 @@ func (m *move) killBoth(s *pgtest.Process) {
 // TestPoolerBlocked: a client that holds a transaction open aborts the handover
 // at the end of the budget; it is named, and nobody sees more than a delay.
 func TestPoolerBlocked(t *testing.T) {
+	t.Parallel()
 	p := newPooled(t, 12, 15, pgtest.OldPooler, "transaction", 1)
 	config, err := pgx.ParseConfig(p.through(0))
 	if err != nil {
@@ -258,6 +264,7 @@ func TestPoolerBlocked(t *testing.T) {
 // data is right whatever becomes of it; who comes back leads to the side that has
 // the baton.
 func TestPoolerDies(t *testing.T) {
+	t.Parallel()
 	p := newPooled(t, 13, 15, "", "transaction", 1)
 	pooler := p.poolers[0]
 	at := func(hook, command string) (*pgtest.Process, string) {

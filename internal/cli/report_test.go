@@ -12,6 +12,7 @@ import (
 // TestReport: every handover is told, the aborted one too, whichever side remembers
 // it; finish keeps the report, with what lifts the fence.
 func TestReport(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 13, 15)
 	m.run(4, "switchover", "--yes", "--on-pause", "echo 'no | <b>way</b>'; exit 1")
 	m.handOver(t.Context(), w, "switchover", m.target.ConnStringAs("app", "", m.db))
@@ -59,6 +60,7 @@ func TestReport(t *testing.T) {
 // TestBackTo10: PostgreSQL 10 neither publishes a TRUNCATE nor survives one as a
 // subscriber. The way back to it carries rows; a truncated table closes it.
 func TestBackTo10(t *testing.T) {
+	t.Parallel()
 	m, w := streaming(t, 10, 15)
 	onSource, onTarget := m.source.ConnStringAs("app", "", m.db), m.target.ConnStringAs("app", "", m.db)
 	there := func(command, uri string) {
