@@ -141,7 +141,7 @@ func withoutSecrets(env []string) []string {
 	var kept []string
 	for _, kv := range env {
 		switch name, _, _ := strings.Cut(kv, "="); name {
-		case "PGBATON_SOURCE", "PGBATON_TARGET", "PGBATON_SOURCE_FROM_TARGET", "PGBATON_TARGET_FROM_SOURCE", "PGPASSWORD":
+		case "PGBATON_SOURCE", "PGBATON_TARGET", "PGBATON_SOURCE_FROM_TARGET", "PGBATON_TARGET_FROM_SOURCE", "PGBATON_PGBOUNCER", "PGPASSWORD":
 		default:
 			kept = append(kept, kv)
 		}

@@ -158,8 +158,8 @@ func describe(e event.Event) string {
 		}
 		return line
 	case event.Forecast:
-		line := fmt.Sprintf("  forecast: %s of WAL to apply, marker round trip %.0f ms, %d tables, %d sequences, %d sessions; budget %s",
-			Bytes(e.LagBytes), e.RoundTripMS, e.Tables, e.Sequences, e.Sessions, Seconds(e.MaxPauseMS/1000))
+		line := fmt.Sprintf("  forecast: %s of WAL to apply at %s/s, marker round trip %.0f ms, %d tables, %d sequences, %d sessions; budget %s",
+			Bytes(e.LagBytes), Bytes(int64(e.ApplyBytesPerSec)), e.RoundTripMS, e.Tables, e.Sequences, e.Sessions, Seconds(e.MaxPauseMS/1000))
 		for _, t := range e.OpenTransactions {
 			line += "\n    open transaction: " + t
 		}
