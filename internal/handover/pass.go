@@ -59,6 +59,9 @@ func (r *run) askForPass(ctx context.Context, lost error) error {
 	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
 	lost = postgres.Wrap(r.Holder.Side, "passing the baton", lost)
+	if r.Guard != nil {
+		r.Guard.Aborting() // the budget is no reason to take over: a guardian could not know more
+	}
 	if err := r.mine(ctx); err != nil {
 		return &Unknown{Err: errors.Join(lost, err)}
 	}
