@@ -255,6 +255,25 @@ func TestNotReady(t *testing.T) {
 	m.run(0, "finish", "--yes")
 }
 
+// TestLateSequence: a sequence that is created after the handover was found ready
+// would be lost with its value: it is found before anyone waits.
+func TestLateSequence(t *testing.T) {
+	t.Parallel()
+	m, w := streaming(t, 13, 15)
+	gate := pgtest.Connect(t, m.sourceURI()) // prepare begins by raising the attempt
+	mustExec(t, gate, `BEGIN`)
+	mustExec(t, gate, `SELECT FROM pgbaton.migration FOR UPDATE`)
+	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json"))
+	p.AwaitStdout(t, `"phase_ended","phase":"ready"`)
+	pgtest.Exec(t, m.source.ConnStringAs("app", "", m.db), `CREATE SEQUENCE app.late START 1000`)
+	mustExec(t, gate, `COMMIT`)
+	if r := p.Wait(t); r.Code != 4 || !strings.Contains(r.Stdout, "phase prepare") || !strings.Contains(r.Stdout, `late`) {
+		t.Fatalf("%s", r)
+	}
+	pgtest.Exec(t, m.source.ConnStringAs("app", "", m.db), `DROP SEQUENCE app.late`)
+	m.serves(w)
+}
+
 // TestTrouble: a stream that stops with an error: status shows the server's
 // message and what to do, and goes on when it is mended.
 func TestTrouble(t *testing.T) {

@@ -36,12 +36,5 @@ type Ward struct {
 }
 
 func (r *run) ward() Ward {
-	w := Ward{ID: r.id, Generation: r.generation, Attempt: r.attempt}
-	if r.holder != nil {
-		w.HolderPID = r.holder.PgConn().PID()
-	}
-	if r.taker != nil {
-		w.TakerPID = r.taker.PgConn().PID()
-	}
-	return w
+	return Ward{ID: r.id, Generation: r.generation, Attempt: r.attempt, HolderPID: pid(r.holder), TakerPID: pid(r.taker)}
 }

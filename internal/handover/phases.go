@@ -3,6 +3,7 @@ package handover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
@@ -223,8 +225,26 @@ func (r *run) notRewritten(ctx context.Context) error {
 
 // presetSequences brings the taker's sequences to where the holder's are, before
 // anyone waits: then those that have moved on since are few. The taker is fenced:
-// nobody else moves them.
-func (r *run) presetSequences(ctx context.Context) error {
+// nobody else moves them. They are listed once more, behind the fingerprint: one
+// that comes later is found by unchanged.
+func (r *run) presetSequences(ctx context.Context) (err error) {
+	if r.sequences, err = catalog.Sequences(ctx, r.holderSide.watch); err != nil {
+		return postgres.Wrap(r.Holder.Side, "listing sequences", err)
+	}
+	onTaker, err := catalog.Sequences(ctx, r.taker)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "listing sequences", err)
+	}
+	have := map[postgres.Ident]bool{}
+	for _, s := range onTaker {
+		have[s.Ident] = true
+	}
+	for _, s := range r.sequences {
+		if !have[s.Ident] {
+			return postgres.WrapHint(r.Taker.Side, "comparing sequences", fmt.Errorf("sequence %s does not exist here", s.Ident),
+				"create it as it is on the "+string(r.Holder.Side))
+		}
+	}
 	values, err := replication.ReadSequences(ctx, r.holderSide.watch, r.sequences)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "reading the sequences", err)

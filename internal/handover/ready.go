@@ -373,20 +373,6 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if err := r.openWatch(ctx); err != nil {
 		return err
 	}
-	onTaker, err := catalog.Sequences(ctx, r.taker)
-	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "listing sequences", err)
-	}
-	have := map[postgres.Ident]bool{}
-	for _, s := range onTaker {
-		have[s.Ident] = true
-	}
-	for _, s := range r.sequences {
-		if !have[s.Ident] {
-			return postgres.WrapHint(r.Taker.Side, "comparing sequences", fmt.Errorf("sequence %s does not exist here", s.Ident),
-				"create it as it is on the "+string(r.Holder.Side))
-		}
-	}
 	if err := r.prepareBack(ctx); err != nil {
 		return err
 	}

@@ -73,11 +73,7 @@ func (r *run) aliveTaker(ctx context.Context) error {
 	if r.taker != nil && !r.taker.IsClosed() && r.taker.Ping(ctx) == nil {
 		return nil
 	}
-	old := uint32(0)
-	if r.taker != nil {
-		old = r.taker.PgConn().PID()
-	}
-	conn, err := r.seizeAgain(ctx, r.Taker, old)
+	conn, err := r.seizeAgain(ctx, r.Taker, pid(r.taker))
 	if err != nil {
 		return err
 	}
@@ -96,13 +92,9 @@ func (r *run) aliveOldHolder(ctx context.Context) error {
 	if r.holder != nil && !r.holder.IsClosed() && r.holder.Ping(ctx) == nil {
 		return nil
 	}
-	old := uint32(0)
-	if r.holder != nil {
-		old = r.holder.PgConn().PID()
-	}
 	ctx, cancel := context.WithTimeout(ctx, backTimeout)
 	defer cancel()
-	conn, err := r.seizeAgain(ctx, r.Holder, old)
+	conn, err := r.seizeAgain(ctx, r.Holder, pid(r.holder))
 	if err != nil {
 		return err
 	}
@@ -126,7 +118,7 @@ func (r *run) aliveOldHolder(ctx context.Context) error {
 func (r *run) seizeAgain(ctx context.Context, p Party, old uint32) (*pgx.Conn, error) {
 	for {
 		conn, err := seize(ctx, p.Server, old)
-		if err == nil || errors.Is(err, errTakenOver) || postgres.Pause(ctx, 50*time.Millisecond) != nil {
+		if err == nil || postgres.Pause(ctx, 50*time.Millisecond) != nil {
 			return conn, err
 		}
 	}
@@ -139,10 +131,20 @@ func (r *run) seen() {
 	}
 }
 
+// pid is the server's process behind a session, 0 for none.
+func pid(conn *pgx.Conn) uint32 {
+	if conn == nil {
+		return 0
+	}
+	return conn.PgConn().PID()
+}
+
 // letGoLate is for a process that has been stopped, and taken over from, right
 // before its order to hold traffic back went out: nobody would let that go. It
-// waits until no handover holds traffic back on purpose.
+// gives up the locks, which whoever is in charge needs, and waits until no
+// handover holds traffic back on purpose.
 func (r *run) letGoLate(ctx context.Context) {
+	r.closeBoth(ctx)
 	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
 	for {

@@ -80,7 +80,6 @@ func TakeOver(ctx context.Context, c Config, w *Ward, kill func(), why string) (
 	kill()
 	passed, err := r.readBaton(ctx, w, holderErr, takerErr)
 	if superseded := (*Superseded)(nil); errors.As(err, &superseded) {
-		r.closeBoth(ctx) // whoever is in charge needs the locks
 		r.letGoLate(ctx)
 	}
 	if err != nil {
@@ -125,10 +124,10 @@ func (r *run) seizeBoth(ctx context.Context, w *Ward) (holderErr, takerErr error
 	<-takerSeized
 	// Ours now, should this be tried again.
 	if r.holder != nil {
-		w.HolderPID = r.holder.PgConn().PID()
+		w.HolderPID = pid(r.holder)
 	}
 	if r.taker != nil {
-		w.TakerPID = r.taker.PgConn().PID()
+		w.TakerPID = pid(r.taker)
 	}
 	return holderErr, takerErr
 }
