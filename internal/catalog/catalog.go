@@ -30,13 +30,17 @@ type Sequence struct {
 	OID uint32 `json:"-"`
 }
 
-// Sequences lists the database's sequences, by name.
-func Sequences(ctx context.Context, q Querier) ([]Sequence, error) {
+// Sequences lists the sequences that a migration includes, by name.
+func Sequences(ctx context.Context, q Querier, sel Selection) ([]Sequence, error) {
+	included, args, err := sel.condition(ctx, q, "S")
+	if err != nil {
+		return nil, err
+	}
 	rows, err := q.Query(ctx, `
 		SELECT n.nspname, c.relname, c.oid
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND `+ours+`
-		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`)
+		WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND `+ours+included+`
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -53,9 +57,13 @@ type MatView struct {
 	Concurrently bool // a usable unique index allows REFRESH ... CONCURRENTLY
 }
 
-// MatViews lists materialized views so that each comes after those it reads,
-// directly or through plain views.
-func MatViews(ctx context.Context, q Querier) ([]MatView, error) {
+// MatViews lists the materialized views that a migration includes, so that each
+// comes after those it reads, directly or through plain views.
+func MatViews(ctx context.Context, q Querier, sel Selection) ([]MatView, error) {
+	included, args, err := sel.condition(ctx, q, "m")
+	if err != nil {
+		return nil, err
+	}
 	rows, err := q.Query(ctx, `
 		WITH RECURSIVE reads AS ( -- view -> relation it reads
 			SELECT DISTINCT r.ev_class AS view, d.refobjid AS rel
@@ -74,8 +82,8 @@ func MatViews(ctx context.Context, q Querier) ([]MatView, error) {
 			EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique
 				AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind = 'm' AND `+ours+`
-		ORDER BY (SELECT max(level) FROM depth WHERE depth.oid = c.oid), n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`)
+		WHERE c.relkind = 'm' AND `+ours+included+`
+		ORDER BY (SELECT max(level) FROM depth WHERE depth.oid = c.oid), n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, args...)
 	if err != nil {
 		return nil, err
 	}

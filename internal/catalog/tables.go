@@ -91,8 +91,9 @@ func (t *Table) Shape() string {
 	return strings.Join(lines, ", ")
 }
 
-// tablesSQL reads tables with their keys. $1 tells whether pg_index has
-// indnkeyatts (11+); before, every column of an index is a key column.
+// tablesSQL reads tables with their keys. %[1]s counts an index's key columns:
+// pg_index has indnkeyatts since 11; before, every column of an index is one.
+// %[2]s is nothing, or what a selection adds.
 const tablesSQL = `
 SELECT n.nspname, c.relname, c.oid, c.relispartition, c.relpersistence = 'u',
 	pg_catalog.pg_get_userbyid(c.relowner), c.relreplident::text,
@@ -110,7 +111,7 @@ SELECT n.nspname, c.relname, c.oid, c.relispartition, c.relpersistence = 'u',
 		ORDER BY %[1]s, x.relname::text COLLATE "C" LIMIT 1), ''),
 	pg_catalog.pg_table_size(c.oid), greatest(c.reltuples, 0)::bigint
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND ` + ours + `
+WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND ` + ours + `%[2]s
 ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 
 // columnsSQL reads the columns of the tables $1. A domain counts as the type
@@ -148,7 +149,7 @@ var typesWithoutEquality = []uint32{114, 142, 600, 601, 602, 603, 604, 628, 718}
 
 // Tables lists every table and leaf partition that a migration includes, by
 // name, with columns in their order.
-func Tables(ctx context.Context, q Querier, v postgres.Version) ([]Table, error) {
+func Tables(ctx context.Context, q Querier, v postgres.Version, sel Selection) ([]Table, error) {
 	keyColumns, generated := "i.indnkeyatts", "a.attgenerated <> ''"
 	if v.Major() < 11 {
 		keyColumns = "i.indnatts"
@@ -156,7 +157,11 @@ func Tables(ctx context.Context, q Querier, v postgres.Version) ([]Table, error)
 	if v.Major() < 12 {
 		generated = "false"
 	}
-	rows, err := q.Query(ctx, fmt.Sprintf(tablesSQL, keyColumns))
+	included, args, err := sel.condition(ctx, q, "r")
+	if err != nil {
+		return nil, err
+	}
+	rows, err := q.Query(ctx, fmt.Sprintf(tablesSQL, keyColumns, included), args...)
 	if err != nil {
 		return nil, err
 	}

@@ -316,7 +316,7 @@ func TestTargetDiesInCopy(t *testing.T) {
 	m.loadApp()
 	pgtest.Exec(t, m.sourceURI(), `CREATE TABLE app.big AS SELECT i, repeat(i::text, 20) t FROM generate_series(1, 1000000) i`)
 	p := pgtest.Spawn(t, m.options("start", "--json"))
-	p.AwaitStdout(t, `"step_began","step":"copy rows"`)
+	p.AwaitStdout(t, `"step_began","step":"rows, indexes, keys"`)
 	if err := m.target.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,6 +37,9 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 	if err := migrate.FenceStale(ctx, m, sessions); err != nil {
 		return err
 	}
+	if err := m.Remember(ctx, sessions); err != nil {
+		return err
+	}
 	if locked {
 		if err := sessions.Lock(ctx); err != nil {
 			return err
@@ -47,51 +48,11 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 	return do(ctx, m, sessions, printer)
 }
 
-// startFlags are shared by check, plan and start.
-type startFlags struct {
-	method  string
-	jobs    int
-	hold    bool
-	roles   bool
-	accept  []string
-	dumpDir string
-}
-
-func (f *startFlags) register(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.method, "method", string(migrate.Stream), "how the rows get there: stream, native or dump")
-	flags.IntVar(&f.jobs, "jobs", 4, "tables copied, and indexes built, at a time")
-	flags.BoolVar(&f.hold, "hold", false, "leave the subscription disabled")
-	flags.BoolVar(&f.roles, "roles", false, "copy roles that are missing on the target")
-	flags.StringSliceVar(&f.accept, "accept", nil, "accept a finding of check by its code (repeatable)")
-	flags.StringVar(&f.dumpDir, "dump-dir", "", "method dump: keep the archive in this directory")
-}
-
-func (f *startFlags) apply(m *migrate.Config) error {
-	if !slices.Contains([]string{"stream", "native", "dump"}, f.method) {
-		return usagef("--method must be stream, native or dump, not %q", f.method)
-	}
-	if f.jobs < 1 || f.jobs > 256 {
-		return usagef("--jobs must be between 1 and 256")
-	}
-	if f.dumpDir != "" && f.method != "dump" {
-		return usagef("--dump-dir goes with --method dump")
-	}
-	for _, code := range f.accept {
-		if !slices.Contains(preflight.Acceptable(), code) {
-			return usagef("--accept %s: only these findings can be accepted: %s", code, strings.Join(preflight.Acceptable(), ", "))
-		}
-	}
-	m.Method, m.Jobs, m.Hold, m.Roles = migrate.Method(f.method), f.jobs, f.hold, f.roles
-	m.Accept, m.DumpDir = f.accept, f.dumpDir
-	return nil
-}
-
 // check looks at both servers for what a start would need.
 func check(ctx context.Context, m migrate.Config) (preflight.Report, error) {
 	return preflight.Run(ctx, preflight.Input{
 		Source: m.Source, Target: m.Target, SourceFromTarget: m.SourceFromTarget, TargetFromSource: m.TargetFromSource,
-		Migration: m.Name, Method: string(m.Method), Jobs: m.Jobs, Roles: m.Roles, Accept: m.Accept, PgBin: m.PgBin,
+		Migration: m.Name, Selection: m.Selection, Method: string(m.Method), Jobs: m.Jobs, IndexJobs: m.IndexJobs, Groups: m.InitialGroups, Roles: m.Roles, Accept: m.Accept, PgBin: m.PgBin,
 	})
 }
 

@@ -61,7 +61,7 @@ func TestStartKilled(t *testing.T) {
 	t.Parallel()
 	steps := map[string][]string{
 		"stream": {"target database", "record the migration on the target", "fence the target", "publication", "replication slot and snapshot",
-			"schema archive", "tables without keys", "copy rows", "keys, indexes, constraints", "statistics and materialized views", "subscription", "catch up"},
+			"schema archive", "tables without keys", "rows, indexes, keys", "other definitions", "statistics and materialized views", "subscription", "catch up"},
 		"native": {"schema", "subscription", "copy rows", "catch up"},
 		"dump":   {"dump", "restore", "subscription"},
 	}

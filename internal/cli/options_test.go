@@ -109,7 +109,7 @@ func TestStatusDuringCopy(t *testing.T) {
 	m := newMove(t, 13, 15)
 	m.load(`CREATE TABLE big AS SELECT i, repeat(i::text, 20) AS t FROM generate_series(1, 2000000) i`)
 	p := pgtest.Spawn(t, m.options("start", "--json"))
-	p.AwaitStdout(t, `"step_began","step":"copy rows"`)
+	p.AwaitStdout(t, `"step_began","step":"rows, indexes, keys"`)
 	for {
 		select {
 		case <-p.Done():

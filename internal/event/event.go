@@ -48,7 +48,30 @@ type Progress struct {
 	BytesTotal   int64   `json:"bytes_total"`
 	BytesCopied  int64   `json:"bytes_copied"`
 	BytesPerSec  float64 `json:"bytes_per_second"`
-	ETASeconds   float64 `json:"eta_seconds"`
+	IndexesTotal int     `json:"indexes_total"` // keys included
+	IndexesBuilt int     `json:"indexes_built"`
+	ETASeconds   float64 `json:"eta_seconds"` // until the rows, the indexes and all that follows them are there
+	Running      []Task  `json:"running,omitempty"`
+}
+
+// Task is one thing that is being done right now while a database is loaded.
+type Task struct {
+	What    string  `json:"what"`            // copy, index, key, statistics, foreign key
+	Name    string  `json:"name"`            // of the table, index or constraint, quoted
+	Done    int64   `json:"done"`            // of a copy: bytes of the COPY stream; of an index build: what the server counts in this phase
+	Total   int64   `json:"total"`           // in the same unit, of a copy an estimate; 0 when nobody knows
+	Phase   string  `json:"phase,omitempty"` // of an index build, in the server's words
+	Seconds float64 `json:"seconds"`         // since it began
+}
+
+// RetainedWAL says how much WAL the source keeps for our slots during a copy, and
+// when that meets a limit.
+type RetainedWAL struct {
+	Bytes       int64   `json:"bytes"`
+	BytesPerSec float64 `json:"bytes_per_second"`       // by which it grows
+	Limit       int64   `json:"limit,omitempty"`        // 0: none is known
+	LimitOf     string  `json:"limit_of,omitempty"`     // max_slot_wal_keep_size, free disk, or --max-slot-wal
+	SecondsLeft float64 `json:"seconds_left,omitempty"` // until the limit, at this rate; 0 when it does not grow or there is no limit
 }
 
 // TableCopied says that all rows of a table are on the target, committed.
@@ -101,6 +124,9 @@ func (Warning) Type() string { return "warning" }
 
 // Type implements Event.
 func (Progress) Type() string { return "progress" }
+
+// Type implements Event.
+func (RetainedWAL) Type() string { return "retained_wal" }
 
 // Type implements Event.
 func (TableCopied) Type() string { return "table_copied" }

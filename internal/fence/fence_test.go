@@ -31,7 +31,7 @@ func prepare(t *testing.T, major int) (app func() (*pgx.Conn, error), conn *pgx.
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close(context.Background()) })
-	if err := journal.Create(t.Context(), conn, journal.Record{Name: "m", ID: "x", Side: postgres.Source, Method: "stream"}); err != nil {
+	if err := journal.Create(t.Context(), conn, journal.Record{Name: "m", ID: "x", Side: postgres.Source, Method: "stream"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	return func() (*pgx.Conn, error) { return pgx.Connect(t.Context(), c.ConnStringAs("app", "", "app")) }, conn

@@ -123,13 +123,18 @@ func (r *run) settle(ctx context.Context) error {
 		if r.holder != nil {
 			_, err = replication.DropSlots(ctx, r.holder, replication.Exactly(g.Name()))
 			try(r.Holder.Side, "dropping slot "+g.Name(), err)
+			if g.Number > 1 && !r.holder.IsClosed() { // from now on there is one
+				_, err = r.holder.Exec(ctx, replication.DropPublicationSQL(g.Name()))
+				try(r.Holder.Side, "dropping publication "+g.Name(), err)
+			}
 		}
 	}
+	try(r.Taker.Side, "validating the foreign keys between groups", replication.ValidateWithheld(ctx, r.taker))
 	_, err := schema.RestoreTriggers(ctx, r.taker)
 	try(r.Taker.Side, "restoring triggers", err)
 	// Those that were populated on the holder were refreshed after the copy, so
 	// they are populated here.
-	views, err := catalog.MatViews(ctx, r.taker)
+	views, err := catalog.MatViews(ctx, r.taker, r.Selection)
 	try(r.Taker.Side, "listing materialized views", err)
 	for _, err := range schema.Refresh(ctx, r.taker, views) {
 		try(r.Taker.Side, "refreshing", err)

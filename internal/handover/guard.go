@@ -3,6 +3,9 @@ package handover
 import (
 	"context"
 	"time"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/replication"
 )
 
 // Guard stands by while a handover runs: a process of its own that takes over
@@ -30,11 +33,15 @@ type Ward struct {
 	HolderPID  uint32 `json:"holder_pid"` // of the sessions that hold the lock
 	TakerPID   uint32 `json:"taker_pid"`
 
+	Groups    []replication.Group `json:"groups"`
+	Selection catalog.Selection   `json:"selection"`
+
 	// Of the guardian itself, from try to try.
 	by    string // who has raised the attempt
 	blind bool   // the holder was out of reach once: others may have acted without it
 }
 
 func (r *run) ward() Ward {
-	return Ward{ID: r.id, Generation: r.generation, Attempt: r.attempt, HolderPID: pid(r.holder), TakerPID: pid(r.taker)}
+	return Ward{ID: r.id, Generation: r.generation, Attempt: r.attempt, HolderPID: pid(r.holder), TakerPID: pid(r.taker),
+		Groups: r.Groups, Selection: r.Selection}
 }

@@ -37,7 +37,8 @@ type Party struct {
 // Config is what a handover needs to know.
 type Config struct {
 	Migration     string
-	Command       string // for people: switchover or rollback
+	Selection     catalog.Selection // what the migration includes
+	Command       string            // for people: switchover or rollback
 	Holder, Taker Party
 	Groups        []replication.Group // those that stream from holder to taker
 	Back          replication.Group   // the way back, from taker to holder
@@ -171,7 +172,9 @@ func (r *run) readRecord(ctx context.Context, p Party, conn *pgx.Conn) (*journal
 // reversed is the handover in the other direction.
 func (c Config) reversed() Config {
 	c.Holder, c.Taker = c.Taker, c.Holder
-	c.Groups, c.Back = []replication.Group{c.Back}, c.Groups[0]
+	back := c.Groups[0]
+	back.Number = 1 // a way back is one group
+	c.Groups, c.Back = []replication.Group{c.Back}, back
 	return c
 }
 

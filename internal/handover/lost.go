@@ -84,7 +84,10 @@ func (r *run) prepareByForce(ctx context.Context) error {
 	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(r.Back.Name())); err != nil {
 		return postgres.Wrap(r.Taker.Side, "dropping slot "+r.Back.Name(), err)
 	}
-	raised, unknown, err := replication.RaiseSequences(ctx, r.taker)
+	if err := r.addWithheld(ctx); err != nil {
+		return err
+	}
+	raised, unknown, err := replication.RaiseSequences(ctx, r.taker, r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "raising the sequences", err)
 	}

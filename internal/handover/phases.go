@@ -184,7 +184,7 @@ func (r *run) compareTables(ctx context.Context) ([]string, error) {
 		}
 		s.fingerprint = sum
 	}
-	diff, err := replication.Streams(ctx, r.holderSide.watch, r.takerSide.watch, r.Holder.Version(), r.Taker.Version(), r.Groups)
+	diff, err := replication.Streams(ctx, r.holderSide.watch, r.takerSide.watch, r.Holder.Version(), r.Taker.Version(), r.Groups, r.Selection)
 	return diff, postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
 }
 
@@ -228,10 +228,10 @@ func (r *run) notRewritten(ctx context.Context) error {
 // nobody else moves them. They are listed once more, behind the fingerprint: one
 // that comes later is found by unchanged.
 func (r *run) presetSequences(ctx context.Context) (err error) {
-	if r.sequences, err = catalog.Sequences(ctx, r.holderSide.watch); err != nil {
+	if r.sequences, err = catalog.Sequences(ctx, r.holderSide.watch, r.Selection); err != nil {
 		return postgres.Wrap(r.Holder.Side, "listing sequences", err)
 	}
-	onTaker, err := catalog.Sequences(ctx, r.taker)
+	onTaker, err := catalog.Sequences(ctx, r.taker, r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "listing sequences", err)
 	}

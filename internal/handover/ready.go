@@ -30,7 +30,7 @@ func (r *run) ready(ctx context.Context) error {
 	if err := r.readyStreams(ctx, say); err != nil {
 		return err
 	}
-	diff, err := replication.Streams(ctx, r.holder, r.taker, r.Holder.Version(), r.Taker.Version(), r.Groups)
+	diff, err := replication.Streams(ctx, r.holder, r.taker, r.Holder.Version(), r.Taker.Version(), r.Groups, r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
 	}
@@ -220,7 +220,7 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "counting sessions", err)
 	}
-	r.sequences, err = catalog.Sequences(ctx, r.holder)
+	r.sequences, err = catalog.Sequences(ctx, r.holder, r.Selection)
 	f.Sequences = len(r.sequences)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "listing sequences", err)
@@ -280,7 +280,7 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	case senders < 1:
 		say("all WAL senders of the "+side+" are in use: the way back needs one", "raise max_wal_senders and restart"+without)
 	}
-	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version())
+	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version(), r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "listing tables", err)
 	}

@@ -65,6 +65,7 @@ func (t *TrafficHeld) Unwrap() error { return t.Err }
 // more. When it cannot read the baton it returns an error, having changed nothing
 // that a guess could get wrong: call it again with the same ward.
 func TakeOver(ctx context.Context, c Config, w *Ward, kill func(), why string) (Result, error) {
+	c.Groups, c.Selection = w.Groups, w.Selection
 	r := newRun(c, nil, nil)
 	r.result.Guardian = true
 	r.id, r.generation = w.ID, w.Generation

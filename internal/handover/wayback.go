@@ -36,7 +36,7 @@ func (r *run) prepareBack(ctx context.Context) error {
 			return postgres.Wrap(side.Side, "creating the marker table of the way back", err)
 		}
 	}
-	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version())
+	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version(), r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "listing tables", err)
 	}
@@ -108,10 +108,23 @@ func (r *run) wayBack(ctx context.Context) error {
 			return postgres.Wrap(r.Taker.Side, "remembering the tables' files", err)
 		}
 	}
+	if err := r.addWithheld(ctx); err != nil {
+		return err
+	}
 	if err := r.durable(ctx); err != nil {
 		return postgres.Wrap(r.Taker.Side, "making what was applied durable", err)
 	}
 	return nil
+}
+
+// addWithheld adds the foreign keys between groups, which are at one position now
+// (rule 13). Their rows are looked at when nobody waits any more.
+func (r *run) addWithheld(ctx context.Context) error {
+	keys, err := replication.Withheld(ctx, r.taker)
+	if err == nil {
+		err = replication.AddWithheld(ctx, r.taker, keys)
+	}
+	return postgres.Wrap(r.Taker.Side, "adding the foreign keys between groups", err)
 }
 
 func (r *run) durable(ctx context.Context) error {
@@ -143,6 +156,13 @@ func (r *run) undoWayBack(ctx context.Context) error {
 		return err
 	}
 	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(r.Back.Name())); err != nil {
+		return err
+	}
+	keys, err := replication.Withheld(ctx, r.taker)
+	if err == nil {
+		err = replication.DropWithheld(ctx, r.taker, keys)
+	}
+	if err != nil {
 		return err
 	}
 	return r.enableStream(ctx)

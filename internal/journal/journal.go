@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -70,9 +71,10 @@ func Exists(ctx context.Context, db postgres.DB) (there bool, err error) {
 	return there, err
 }
 
-// Create makes schema and record. On the source the migration begins with the
-// baton held: took is true there in generation 0.
-func Create(ctx context.Context, conn *pgx.Conn, r Record) error {
+// Create makes schema and record, and in the same transaction what more is done
+// with it. On the source the migration begins with the baton held: took is true
+// there in generation 0.
+func Create(ctx context.Context, conn *pgx.Conn, r Record, more func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, schemaSQL); err != nil {
 			return err
@@ -81,7 +83,10 @@ func Create(ctx context.Context, conn *pgx.Conn, r Record) error {
 			INSERT INTO pgbaton.migration (name, id, side, method, generation, handed_over, took)
 			VALUES ($1, $2, $3, $4, 0, false, $5)`,
 			r.Name, r.ID, r.Side, r.Method, r.Side == postgres.Source)
-		return err
+		if err != nil || more == nil {
+			return err
+		}
+		return more(tx)
 	})
 }
 
@@ -102,6 +107,25 @@ func Put(ctx context.Context, db postgres.DB, kind, key string, value any) error
 		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = clock_timestamp()`,
 		kind, key, string(b))
 	return err
+}
+
+// PutSQL is the statement of Put for several keys at once, for sessions that take
+// SQL as text.
+func PutSQL(kind string, keys []string, values []any) (string, error) {
+	var b strings.Builder
+	b.WriteString("INSERT INTO pgbaton.journal (kind, key, value) VALUES ")
+	for i, key := range keys {
+		body, err := json.Marshal(values[i])
+		if err != nil {
+			return "", err
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "(%s, %s, %s)", postgres.QuoteLiteral(kind), postgres.QuoteLiteral(key), postgres.QuoteLiteral(string(body)))
+	}
+	b.WriteString(" ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = pg_catalog.clock_timestamp()")
+	return b.String(), nil
 }
 
 // PutNew stores a value unless there is one: what must be put back as it was

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -156,7 +157,7 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 	k.cleanStreams(ctx)
 	if s.SourceConn == nil {
 		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
-			fmt.Sprintf("pgbaton reset again when it is back: its slot %s keeps WAL until then", c.Group().Name()))
+			fmt.Sprintf("pgbaton reset again when it is back: slot %s, and those of other groups, keep WAL until then", c.Group().Name()))
 	}
 	switch {
 	case s.TargetConn == nil && !noTarget:
@@ -277,39 +278,61 @@ func (k *cleaner) dropTarget(ctx context.Context) {
 // cleanStreams removes subscriptions, slots and publications of both directions.
 // Either side is cleaned without the other.
 func (k *cleaner) cleanStreams(ctx context.Context) {
-	oids := map[postgres.Side]uint32{} // of the subscription to the other side's publication
+	oids := map[postgres.Side][]uint32{} // of the subscriptions to the other side's publications
 	for _, side := range []postgres.Side{postgres.Target, postgres.Source} {
-		conn, name := k.conn(side), k.stream(side.Other()).Name()
+		conn := k.conn(side)
 		if conn == nil {
 			continue
 		}
-		k.try(side, "subscription "+name, func() (_ bool, err error) {
-			oids[side], err = replication.DropSubscription(ctx, conn, name)
-			return oids[side] != 0, err
-		})
+		for _, name := range k.names(ctx, side, nil, conn, k.stream(side.Other())) {
+			k.try(side, "subscription "+name, func() (bool, error) {
+				oid, err := replication.DropSubscription(ctx, conn, name)
+				oids[side] = append(oids[side], oid)
+				return oid != 0, err
+			})
+		}
 	}
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
-		conn, name := k.conn(side), k.stream(side).Name()
+		conn := k.conn(side)
 		if conn == nil {
 			continue
 		}
-		k.try(side, "slot "+name, func() (bool, error) {
+		names := k.names(ctx, side, conn, nil, k.stream(side))
+		k.try(side, "slot "+strings.Join(names, ", "), func() (bool, error) {
 			dropped, err := replication.DropSlots(ctx, conn, replication.AllOf(k.Name))
-			if oid := oids[side.Other()]; err == nil && oid != 0 {
-				_, err = replication.DropSlots(ctx, conn, replication.SyncSlotPattern(oid))
+			for _, oid := range oids[side.Other()] {
+				if err == nil && oid != 0 {
+					_, err = replication.DropSlots(ctx, conn, replication.SyncSlotPattern(oid))
+				}
 			}
 			return dropped > 0, err
 		})
-		k.try(side, "publication "+name, func() (bool, error) {
-			exists, err := replication.PublicationExists(ctx, conn, name)
-			if err == nil && exists {
-				_, err = conn.Exec(ctx, replication.DropPublicationSQL(name))
-			}
-			return exists, err
-		})
+		for _, name := range names {
+			k.try(side, "publication "+name, func() (bool, error) {
+				exists, err := replication.PublicationExists(ctx, conn, name)
+				if err == nil && exists {
+					_, err = conn.Exec(ctx, replication.DropPublicationSQL(name))
+				}
+				return exists, err
+			})
+		}
 		// Nothing publishes the tables any more: their identities can go back.
 		k.try(side, "replica identities restored", func() (bool, error) { return restoreIdentities(ctx, conn) })
 	}
+}
+
+// names lists the names of what there is of a direction's groups on one side, as
+// publisher or as subscriber.
+func (k *cleaner) names(ctx context.Context, side postgres.Side, publisher, subscriber *pgx.Conn, like replication.Group) (names []string) {
+	k.try(side, "groups", func() (bool, error) {
+		numbers, err := replication.GroupNumbers(ctx, publisher, subscriber, like)
+		for _, n := range numbers {
+			like.Number = n
+			names = append(names, like.Name())
+		}
+		return false, err
+	})
+	return names
 }
 
 // restoreIdentities puts replica identities back as the side's journal remembers

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -17,14 +18,12 @@ import (
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
-	"pgbaton/internal/tablecopy"
 )
 
-// This file has the steps that depend on the slot's snapshot. They are done when
-// the target says that a load is complete, for the slot that exists. The
-// snapshot dies with the process that exported it: a run that finds an
-// unfinished load starts it over under a new slot (never two snapshots under one
-// slot, rule 5).
+// This file has the steps from the slot to the complete load. They are done when
+// the target says that a load is complete, for the slots that exist. By methods
+// native and dump a run that finds an unfinished load starts it over under a new
+// slot; method stream keeps what is complete (groups.go, rows.go).
 
 // isLoaded says that the load is complete, and refuses when the slot that it
 // goes with is gone: what was written meanwhile is lost, which no new slot would
@@ -38,13 +37,15 @@ func (st *start) isLoaded(ctx context.Context) (bool, error) {
 	if err != nil || !ok {
 		return false, postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
-	slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), l.Slot)
-	if err != nil {
-		return false, postgres.Wrap(postgres.Source, "reading the slot", err)
-	}
-	if slot == nil || slot.Lost {
-		return false, refusal.New("start", fmt.Sprintf("replication slot %s is lost: what was written on the source since then cannot reach the target", l.Slot),
-			"pgbaton reset, then start again; if the server removed the WAL, raise max_slot_wal_keep_size first")
+	for _, name := range l.Slots {
+		slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), name)
+		if err != nil {
+			return false, postgres.Wrap(postgres.Source, "reading the slot", err)
+		}
+		if slot == nil || slot.Lost {
+			return false, refusal.New("start", fmt.Sprintf("replication slot %s is lost: what was written on the source since then cannot reach the target", name),
+				"pgbaton reset, then start again; if the server removed the WAL, raise max_slot_wal_keep_size first")
+		}
 	}
 	return true, nil
 }
@@ -52,12 +53,6 @@ func (st *start) isLoaded(ctx context.Context) (bool, error) {
 func (st *start) planSlot(context.Context) ([]Action, error) {
 	return on(postgres.Source, replication.CreateSlotCommand(st.Group().Name(), st.Method != Native)), nil
 }
-
-func (st *start) doneSlot(ctx context.Context) (bool, error) { return st.isLoaded(ctx) }
-
-// slotAttempts bounds how often the slot is made anew because tables were
-// created between publication and slot.
-const slotAttempts = 5
 
 func (st *start) runSlot(ctx context.Context) error {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
@@ -82,7 +77,7 @@ func (st *start) runSlot(ctx context.Context) error {
 		}
 		st.slot = slot
 		st.result.Snapshot = slot.ConsistentPoint.String()
-		if st.tables, err = st.snapshotTables(ctx); err != nil {
+		if st.tables, err = snapshotTables(ctx, st.Config, st.SourceConn, slot.Snapshot); err != nil {
 			return err
 		}
 		published, err := replication.PublicationTables(ctx, st.SourceConn, name)
@@ -104,19 +99,14 @@ func (st *start) runSlot(ctx context.Context) error {
 	}
 }
 
-// snapshotTables lists the tables as the slot's snapshot shows them; without
-// one (method native) as they are.
-func (st *start) snapshotTables(ctx context.Context) (tables []catalog.Table, err error) {
-	if st.slot.Snapshot == "" {
-		tables, err = catalog.Tables(ctx, st.SourceConn, st.Source.Version())
+// snapshotTables lists the tables as a snapshot shows them; "" as they are.
+func snapshotTables(ctx context.Context, c Config, conn *pgx.Conn, snapshot string) (tables []catalog.Table, err error) {
+	if snapshot == "" {
+		tables, err = catalog.Tables(ctx, conn, c.Source.Version(), c.Selection)
 		return tables, postgres.Wrap(postgres.Source, "listing tables", err)
 	}
-	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err = pgx.BeginTxFunc(ctx, st.SourceConn, options, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+postgres.QuoteLiteral(st.slot.Snapshot)); err != nil {
-			return err
-		}
-		tables, err = catalog.Tables(ctx, tx, st.Source.Version())
+	err = underSnapshot(ctx, conn, snapshot, func(tx pgx.Tx) error {
+		tables, err = catalog.Tables(ctx, tx, c.Source.Version(), c.Selection)
 		return err
 	})
 	return tables, postgres.Wrap(postgres.Source, "listing tables under the slot's snapshot", err)
@@ -133,7 +123,7 @@ func (st *start) clearTarget(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription", err)
 	}
-	for _, kind := range []string{kindCopy, "quiet-trigger"} {
+	for _, kind := range []string{kindCopy, kindCopied, kindBuilt, "quiet-trigger", "foreign-key"} {
 		if err := journal.Delete(ctx, conn, kind, ""); err != nil {
 			return postgres.Wrap(postgres.Target, "writing the journal", err)
 		}
@@ -154,26 +144,42 @@ func emptyTarget(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	return known, postgres.Wrap(postgres.Target, "emptying the target database", err)
 }
 
+// snapshot is what the archive is read under, "" for none.
 func (st *start) snapshot() string {
-	if st.slot == nil {
-		return "<the slot's snapshot>"
+	switch {
+	case st.Method == Native:
+		return ""
+	case st.Method == Stream && len(st.groups) > 0:
+		if slot := st.openSlot(); slot != nil {
+			return slot.Snapshot
+		}
+		return "" // all rows are there
+	case st.slot != nil:
+		return st.slot.Snapshot
 	}
-	return st.slot.Snapshot
+	return "<the slot's snapshot>"
 }
 
 func (st *start) archiveFile() string { return filepath.Join(st.workDir, "schema.dump") }
 
 func (st *start) planArchive(context.Context) ([]Action, error) {
-	snapshot := st.snapshot()
-	if st.Method == Native {
-		snapshot = ""
+	return []Action{{"operator", schema.DumpSchema(st.Source, st.snapshot(), st.archiveFile(), st.exclusion).String()}}, nil
+}
+
+// doneArchive: the archive of this run is good as long as its groups are.
+func (st *start) doneArchive(ctx context.Context) (bool, error) {
+	if loaded, err := st.isLoaded(ctx); err != nil || loaded {
+		return loaded, err
 	}
-	return []Action{{"operator", schema.DumpSchema(st.Source, snapshot, st.archiveFile()).String()}}, nil
+	return st.archive != "", nil
 }
 
 func (st *start) runArchive(ctx context.Context) error {
+	if err := schema.Dump(ctx, st.tools, schema.DumpSchema(st.Source, st.snapshot(), st.archiveFile(), st.exclusion)); err != nil {
+		return err
+	}
 	st.archive = st.archiveFile()
-	return schema.Dump(ctx, st.tools, schema.DumpSchema(st.Source, st.slot.Snapshot, st.archive))
+	return nil
 }
 
 // restoreOptions asks which of the roles that the source's objects name the
@@ -211,84 +217,47 @@ func (st *start) planPreData(ctx context.Context) ([]Action, error) {
 	return st.planSection(ctx, st.archiveFile(), schema.PreData)
 }
 
-func (st *start) runPreData(ctx context.Context) error { return st.restoreSection(ctx, schema.PreData) }
-
-func (st *start) planCopy(context.Context) ([]Action, error) {
-	var actions []Action
-	for _, t := range st.tables {
-		from, to := tablecopy.Statements(t)
-		actions = append(actions, on(postgres.Source, from)...)
-		actions = append(actions, on(postgres.Target, to)...)
+// donePreData: by method stream the definitions outlive an interrupted load.
+func (st *start) donePreData(ctx context.Context) (bool, error) {
+	if loaded, err := st.isLoaded(ctx); err != nil || loaded || st.targetRecord == nil {
+		return loaded, err
 	}
-	return actions, nil
+	return st.isDefined(ctx)
 }
 
-// runCopy moves the rows of all tables, also of unlogged ones that were accepted,
-// as the snapshot shows them.
-func (st *start) runCopy(ctx context.Context) error {
-	note, err := st.Target.Connect(ctx) // a session of its own for the progress that status shows
-	if err != nil {
+func (st *start) runPreData(ctx context.Context) error {
+	if err := st.restoreSection(ctx, schema.PreData); err != nil {
 		return err
 	}
-	defer note.Close(context.WithoutCancel(ctx))
-	result, err := tablecopy.Run(ctx, tablecopy.Job{
-		Source: st.Source, Target: st.Target, Snapshot: st.slot.Snapshot, Tables: st.tables, Jobs: st.Jobs,
-		Observer: st.Observe,
-		OnProgress: func(ctx context.Context, p event.Progress, running []tablecopy.TableState) {
-			names := make([]string, len(running))
-			for i, t := range running {
-				names[i] = t.Table.String()
-			}
-			// Shown to people only: a failure is no reason to stop the copy.
-			_ = st.noteProgress(ctx, note, p, names)
-		},
-	})
-	if err != nil {
-		if errors.Is(err, tablecopy.ErrSnapshotGone) {
-			return postgres.WrapHint(postgres.Source, "copying rows", err, "run start again: it begins the copy anew under a new slot and snapshot")
-		}
-		return err
-	}
-	st.result.TablesCopied, st.result.BytesCopied = result.Tables, result.Bytes
-	if s := result.Elapsed.Seconds(); s > 0 {
-		st.result.BytesPerSec = float64(result.Bytes) / s
-	}
-	return nil
+	return postgres.Wrap(postgres.Target, "writing the journal",
+		journal.Put(ctx, st.TargetConn, kindCopy, keyDefined, time.Now().UTC().Format(time.RFC3339)))
 }
 
-func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progress, running []string) error {
-	return journal.Put(ctx, conn, kindCopy, keyProgress, progress{Progress: p, Running: running})
-}
-
-func (st *start) planPostData(ctx context.Context) ([]Action, error) {
-	return st.planSection(ctx, st.archiveFile(), schema.PostData)
-}
-
-func (st *start) runPostData(ctx context.Context) error {
-	// Nobody reads under the snapshot any more; the source can vacuum again.
-	if err := st.slot.Close(ctx); err != nil {
-		return postgres.Wrap(postgres.Source, "releasing the snapshot", err)
-	}
-	if err := st.restoreSection(ctx, schema.PostData); err != nil {
-		return err
-	}
-	return st.markLoaded(ctx)
+func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progress) error {
+	return journal.Put(ctx, conn, kindCopy, keyProgress, p)
 }
 
 // markLoaded is the commit after which the load counts. It is synchronous, and
 // with it all that the copy committed before.
-func (st *start) markLoaded(ctx context.Context) error {
+func (st *start) markLoaded(ctx context.Context, l loaded) error {
 	if err := schema.QuietTriggers(ctx, st.TargetConn); err != nil {
 		return postgres.Wrap(postgres.Target, "keeping triggers from firing twice", err)
 	}
-	err := pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
-			return err
+	err := postgres.Durably(ctx, st.TargetConn, func(tx pgx.Tx) error {
+		for _, kind := range []string{kindCopied, kindBuilt} { // what counts is the whole now
+			if err := journal.Delete(ctx, tx, kind, ""); err != nil {
+				return err
+			}
 		}
-		return journal.Put(ctx, tx, kindCopy, keyLoaded, loaded{Slot: st.slot.Name,
-			ConsistentPoint: st.slot.ConsistentPoint.String(), Tables: st.result.TablesCopied, Bytes: st.result.BytesCopied})
+		l.Tables, l.Bytes = st.result.TablesCopied, st.result.BytesCopied
+		return journal.Put(ctx, tx, kindCopy, keyLoaded, l)
 	})
 	return postgres.Wrap(postgres.Target, "recording that the load is complete", err)
+}
+
+// one is what markLoaded records of a load in one group.
+func (st *start) one() loaded {
+	return loaded{Slots: []string{st.slot.Name}, ConsistentPoint: st.slot.ConsistentPoint.String()}
 }
 
 func (st *start) planSchema(ctx context.Context) ([]Action, error) {
@@ -300,7 +269,7 @@ func (st *start) runSchema(ctx context.Context) error {
 	if err := st.restoreSection(ctx, schema.Everything); err != nil {
 		return err
 	}
-	return st.markLoaded(ctx)
+	return st.markLoaded(ctx, st.one())
 }
 
 func (st *start) dumpDirectory() string {
@@ -311,7 +280,7 @@ func (st *start) dumpDirectory() string {
 }
 
 func (st *start) planDump(context.Context) ([]Action, error) {
-	return []Action{{"operator", schema.DumpAll(st.Source, st.snapshot(), st.dumpDirectory(), st.Jobs).String()}}, nil
+	return []Action{{"operator", schema.DumpAll(st.Source, st.snapshot(), st.dumpDirectory(), st.Jobs, st.exclusion).String()}}, nil
 }
 
 func (st *start) runDump(ctx context.Context) error {
@@ -319,7 +288,7 @@ func (st *start) runDump(ctx context.Context) error {
 	if err := st.discardDump(); err != nil {
 		return err
 	}
-	if err := schema.Dump(ctx, st.tools, schema.DumpAll(st.Source, st.slot.Snapshot, st.archive, st.Jobs)); err != nil {
+	if err := schema.Dump(ctx, st.tools, schema.DumpAll(st.Source, st.slot.Snapshot, st.archive, st.Jobs, st.exclusion)); err != nil {
 		return err
 	}
 	return postgres.Wrap(postgres.Source, "releasing the snapshot", st.slot.Close(ctx))
@@ -389,11 +358,11 @@ func (st *start) runRestore(ctx context.Context) error {
 		p.TablesCopied++
 		p.BytesCopied += sizes[t]
 		st.Observe(p)
-		_ = st.noteProgress(ctx, note, p, nil) // shown to people only
+		_ = st.noteProgress(ctx, note, p) // shown to people only
 	})
 	if err != nil {
 		return err
 	}
 	st.result.TablesCopied, st.result.BytesCopied = p.TablesTotal, p.BytesTotal
-	return st.markLoaded(ctx)
+	return st.markLoaded(ctx, st.one())
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
@@ -29,18 +30,25 @@ const (
 
 // Config is everything a command was told.
 type Config struct {
-	Name             string // of the migration
+	Name             string            // of the migration
+	Selection        catalog.Selection // which tables it includes
 	Source, Target   *postgres.Server
 	SourceFromTarget postgres.Conninfo // how the target's server reaches the source
 	TargetFromSource postgres.Conninfo // how the source's server reaches the target
 	Method           Method
-	Jobs             int
+	Jobs, IndexJobs  int
+	InitialGroups    int      // streams to begin with; 0: as many as the writes ask for
+	MaxRate          int64    // bytes of the copies a second; 0 for no limit
+	MaxSlotWAL       int64    // bytes that the source may keep for our slots during the copy; 0 for no limit of ours
+	SplitAbove       int64    // bytes of a table that is copied in parts; 0 for what is best
 	Hold             bool     // leave the subscription disabled
 	Roles            bool     // copy roles that are missing on the target
 	Accept           []string // findings that are accepted
 	PgBin            string   // directory of pg_dump and pg_restore, "" to look for one
 	DumpDir          string   // method dump: where the archive goes, "" for a temporary directory
 	Observe          event.Observer
+
+	streaming []replication.Group // the forward groups that there are, see Remember
 }
 
 // Group is the migration's forward group: one, as long as nothing was
@@ -54,12 +62,61 @@ func (c Config) ReverseGroup() replication.Group {
 	return replication.Group{Migration: c.Name, Direction: replication.Reverse, Number: 1}
 }
 
-// stream is the group through which changes flow to the side without the baton.
-func (c Config) stream(baton postgres.Side) replication.Group {
-	if baton == postgres.Source {
+// streams are the groups through which changes flow to the side without the baton.
+func (c Config) streams(baton postgres.Side) []replication.Group {
+	switch {
+	case baton == postgres.Target:
+		return []replication.Group{c.ReverseGroup()}
+	case len(c.streaming) == 0:
+		return []replication.Group{c.Group()}
+	}
+	return c.streaming
+}
+
+// stream is the one group of a handover's way back from a side.
+func (c Config) stream(from postgres.Side) replication.Group {
+	if from == postgres.Source {
 		return c.Group()
 	}
 	return c.ReverseGroup()
+}
+
+func sameSelection(a, b catalog.Selection) bool {
+	return slices.Equal(a.Schemas, b.Schemas) && slices.Equal(a.ExcludeSchemas, b.ExcludeSchemas) &&
+		slices.Equal(a.Tables, b.Tables) && slices.Equal(a.ExcludeTables, b.ExcludeTables)
+}
+
+// kindSelection is the journal's kind, on both sides, of what the migration includes.
+const kindSelection = "selection"
+
+// Remember takes from the sides what start was told and what has become of it: what
+// the migration includes, and its groups. A selection that is given must be the same.
+func (c *Config) Remember(ctx context.Context, s *Sessions) error {
+	var err error
+	if s.TargetConn != nil {
+		if c.streaming, err = replication.Subscribed(ctx, s.TargetConn, c.Group()); err != nil {
+			return postgres.Wrap(postgres.Target, "listing the groups", err)
+		}
+	}
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if s.conn(side) == nil {
+			continue
+		}
+		record, err := journal.Read(ctx, s.conn(side))
+		if err != nil || record == nil || record.Name != c.Name {
+			continue // whoever needs it reads it again, and says so
+		}
+		var sel catalog.Selection
+		if _, err := journal.Get(ctx, s.conn(side), kindSelection, "", &sel); err != nil {
+			return postgres.Wrap(side, "reading the journal", err)
+		}
+		if given := c.Selection; !given.IsZero() && !sameSelection(given, sel) {
+			return refusal.New("this command", "the migration was started with another selection of tables", "give the same --schema, --table, --exclude-schema and --exclude-table, or none; or pgbaton reset")
+		}
+		c.Selection = sel
+		return nil
+	}
+	return nil
 }
 
 // streamsTruncate says whether a TRUNCATE gets from one side to the other.

@@ -37,11 +37,13 @@ func (st *start) runSourceRecord(ctx context.Context) error {
 
 func (st *start) makeRecord(ctx context.Context, side postgres.Side, r journal.Record) error {
 	conn := st.conn(side)
-	if err := journal.Create(ctx, conn, r); err != nil {
+	// With what it includes: no command must ever take the record for one that includes all.
+	err := journal.Create(ctx, conn, r, func(tx pgx.Tx) error { return journal.Put(ctx, tx, kindSelection, "", st.Selection) })
+	if err != nil {
 		return postgres.WrapHint(side, "creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
 			postgres.QuoteIdent(st.Server(side).Database()), postgres.QuoteIdent(st.Server(side).User())))
 	}
-	_, err := conn.Exec(ctx, replication.MarkerTableSQL(st.Group().MarkerTable()))
+	_, err = conn.Exec(ctx, replication.MarkerTableSQL(st.Group().MarkerTable()))
 	return postgres.Wrap(side, "creating the marker table", err)
 }
 
@@ -219,7 +221,7 @@ const fenceTimeout = 30 * time.Second
 
 // identityChanges are the tables whose replica identity has to change (rule 11).
 func (st *start) identityChanges(ctx context.Context) ([]replication.IdentityChange, error) {
-	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version())
+	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version(), st.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}
@@ -289,7 +291,7 @@ func (st *start) runIdentities(ctx context.Context) error {
 }
 
 func (st *start) publicationTables(ctx context.Context) ([]postgres.Ident, error) {
-	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version())
+	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version(), st.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}

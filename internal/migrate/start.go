@@ -19,6 +19,7 @@ import (
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
+	"pgbaton/internal/tablecopy"
 )
 
 // StartResult is what a start achieved.
@@ -41,23 +42,25 @@ type start struct {
 	workDir                    string    // for the schema archive and, by default, the dump
 	maintenance                *pgx.Conn // on another database of the target, while its own does not exist
 
-	slot    *replication.Slot // created by this run, its snapshot still exported
-	tables  []catalog.Table   // as the slot's snapshot shows them
+	exclusion catalog.Exclusion // what pg_dump leaves out
+
+	// Methods native and dump have one group.
+	slot   *replication.Slot // created by this run, its snapshot still exported
+	tables []catalog.Table   // as the slot's snapshot shows them
+
+	// Method stream (groups.go).
+	groups  []*group
+	groupOf map[postgres.Ident]*group
+	world   world
+
 	archive string
 	result  StartResult
-}
-
-// progress is what `pgbaton status` shows of a copy that runs: the value of
-// journal kind "copy", key "progress", on the target.
-type progress struct {
-	event.Progress
-	Running []string `json:"running,omitempty"`
 }
 
 // Journal kinds and keys.
 const (
 	kindCopy     = "copy"
-	keyProgress  = "progress"
+	keyProgress  = "progress" // event.Progress, for status
 	keyLoaded    = "loaded"   // target: rows, keys and statistics are complete; value: loaded
 	keyFinished  = "analyzed" // target: what follows the copy is done too
 	kindTarget   = "target-database"
@@ -67,12 +70,12 @@ const (
 	kindRole     = "role" // source: the roles that start created on the target, under keyCreated
 )
 
-// loaded says which slot the target's rows go with.
+// loaded says which slots the target's rows go with.
 type loaded struct {
-	Slot            string `json:"slot"`
-	ConsistentPoint string `json:"consistent_point"`
-	Tables          int    `json:"tables"`
-	Bytes           int64  `json:"bytes"`
+	Slots           []string `json:"slots"`
+	ConsistentPoint string   `json:"consistent_point"` // of the last
+	Tables          int      `json:"tables"`
+	Bytes           int64    `json:"bytes"`
 }
 
 // Start brings the target from nothing, or from wherever an earlier start
@@ -85,11 +88,65 @@ func Start(ctx context.Context, c Config, s *Sessions) (StartResult, error) {
 	}
 	defer st.cleanUp()
 	began := time.Now()
-	if err := runSteps(ctx, st.steps(), c.Observe); err != nil {
-		return st.result, err
+	for try := 1; ; try++ {
+		err := runSteps(ctx, st.steps(), c.Observe)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || c.Method != Stream || try == startTries || !st.interrupted(ctx, err) {
+			return st.result, err
+		}
+		c.Observe(event.Warning{Text: "interrupted: " + postgres.Describe(err), Remedy: "it goes on by itself when both servers are there; what is complete is kept"})
+		if err := st.reconnect(ctx); err != nil {
+			return st.result, err
+		}
 	}
 	st.result.Seconds = event.Since(began)
 	return st.result, nil
+}
+
+// startTries is how often start goes on by itself after an interruption.
+const startTries = 5
+
+// interrupted says whether a failure is one of connections or servers, after
+// which the same can be tried again.
+func (st *start) interrupted(ctx context.Context, err error) bool {
+	if errors.Is(err, tablecopy.ErrTargetRestarted) || errors.Is(err, tablecopy.ErrSnapshotGone) || tablecopy.Transient(err) {
+		return true
+	}
+	// pg_dump and pg_restore do not say it in a way to rely on.
+	return st.SourceConn.Ping(ctx) != nil || st.TargetConn.Ping(ctx) != nil
+}
+
+// reconnectPatience bounds the wait for a server that restarts.
+const reconnectPatience = 2 * time.Minute
+
+// reconnect opens the sessions anew that are gone, with their lock.
+func (st *start) reconnect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, reconnectPatience, fmt.Errorf("a server was not there again within %s", reconnectPatience))
+	defer cancel()
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		into := &st.SourceConn
+		if side == postgres.Target {
+			into = &st.TargetConn
+		}
+		for *into == nil || (*into).Ping(ctx) != nil {
+			if *into != nil {
+				(*into).Close(ctx)
+			}
+			conn, err := st.Server(side).Connect(ctx)
+			if err == nil {
+				*into = conn
+				if err = lock(ctx, side, conn); err == nil {
+					break
+				}
+			}
+			if postgres.Pause(ctx, time.Second) != nil {
+				return errors.Join(context.Cause(ctx), err)
+			}
+		}
+	}
+	return nil
 }
 
 // Plan lists what Start would do. It changes nothing and needs no lock.
@@ -99,9 +156,10 @@ func Plan(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, error) {
 		return nil, err
 	}
 	defer st.cleanUp()
-	if st.tables, err = catalog.Tables(ctx, s.SourceConn, c.Source.Version()); err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
+	if err := st.readWorld(ctx); err != nil {
+		return nil, err
 	}
+	st.world.read = false // the snapshot is still to come
 	return planSteps(ctx, st.steps())
 }
 
@@ -144,6 +202,9 @@ func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
 	if st.tools, err = schema.FindTools(c.PgBin, version.Major()); err != nil {
 		return nil, err
 	}
+	if st.exclusion, err = catalog.Excluded(ctx, s.SourceConn, c.Source.Version(), c.Selection); err != nil {
+		return nil, postgres.Wrap(postgres.Source, "finding what is left out", err)
+	}
 	removeStale()
 	if st.workDir, err = os.MkdirTemp("", fmt.Sprintf("pgbaton-%d-", os.Getpid())); err != nil {
 		return nil, err
@@ -167,8 +228,9 @@ func removeStale() {
 func (st *start) cleanUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if st.slot != nil {
-		st.slot.Close(ctx)
+	st.slot.Close(ctx)
+	for _, g := range st.groups {
+		g.slot.Close(ctx)
 	}
 	if st.maintenance != nil {
 		st.maintenance.Close(ctx)
@@ -189,26 +251,28 @@ func (st *start) steps() []Step {
 		step{"record the migration on the target", st.planTargetRecord, st.doneTargetRecord, st.runTargetRecord},
 		step{"fence the target", st.planFence, st.doneFence, st.runFence},
 		step{"replica identities", st.planIdentities, st.doneIdentities, st.runIdentities},
-		step{"publication", st.planPublication, st.donePublication, st.runPublication},
 	)
 	switch st.Method {
 	case Stream:
 		list = append(list,
-			step{"replication slot and snapshot", st.planSlot, st.doneSlot, st.runSlot},
-			step{"schema archive", st.planArchive, st.isLoaded, st.runArchive},
-			step{"tables without keys", st.planPreData, st.isLoaded, st.runPreData},
-			step{"copy rows", st.planCopy, st.isLoaded, st.runCopy},
-			step{"keys, indexes, constraints", st.planPostData, st.isLoaded, st.runPostData},
+			step{"publication", st.planGroups, st.doneGroups, st.runGroups},
+			step{"replication slot and snapshot", st.planSlots, st.doneSlots, st.runSlots},
+			step{"schema archive", st.planArchive, st.doneArchive, st.runArchive},
+			step{"tables without keys", st.planPreData, st.donePreData, st.runPreData},
+			step{"rows, indexes, keys", st.planRows, st.isLoaded, st.runRows},
+			step{"other definitions", st.planRest, st.isLoaded, st.runRest},
 		)
 	case Dump:
 		list = append(list,
-			step{"replication slot and snapshot", st.planSlot, st.doneSlot, st.runSlot},
+			step{"publication", st.planPublication, st.donePublication, st.runPublication},
+			step{"replication slot and snapshot", st.planSlot, st.isLoaded, st.runSlot},
 			step{"dump", st.planDump, st.isLoaded, st.runDump},
 			step{"restore", st.planRestore, st.isLoaded, st.runRestore},
 		)
 	case Native:
 		list = append(list,
-			step{"replication slot", st.planSlot, st.doneSlot, st.runSlot},
+			step{"publication", st.planPublication, st.donePublication, st.runPublication},
+			step{"replication slot", st.planSlot, st.isLoaded, st.runSlot},
 			step{"schema archive", st.planArchive, st.isLoaded, st.runArchive},
 			step{"schema", st.planSchema, st.isLoaded, st.runSchema},
 			step{"subscription", st.planSubscription, st.doneSubscription, st.runSubscription},

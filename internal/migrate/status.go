@@ -44,13 +44,15 @@ type Status struct {
 	LagSecondsAtLeast bool     `json:"lag_seconds_at_least,omitempty"`
 	RoundTripMS       *float64 `json:"round_trip_ms,omitempty"` // of this status's own marker
 
-	TablesTotal  int      `json:"tables_total"`
-	TablesCopied int      `json:"tables_copied"`
-	BytesTotal   int64    `json:"bytes_total"`
-	BytesCopied  int64    `json:"bytes_copied"`
-	BytesPerSec  float64  `json:"bytes_per_second"`
-	ETASeconds   float64  `json:"eta_seconds"`
-	Copying      []string `json:"copying,omitempty"` // tables being copied right now
+	TablesTotal  int          `json:"tables_total"`
+	TablesCopied int          `json:"tables_copied"`
+	BytesTotal   int64        `json:"bytes_total"`
+	BytesCopied  int64        `json:"bytes_copied"`
+	BytesPerSec  float64      `json:"bytes_per_second"`
+	ETASeconds   float64      `json:"eta_seconds"`
+	IndexesTotal int          `json:"indexes_total"`
+	IndexesBuilt int          `json:"indexes_built"`
+	Running      []event.Task `json:"running,omitempty"` // what the copy does right now
 
 	Groups   []GroupStatus `json:"groups"`
 	Slots    []SlotStatus  `json:"slots"`
@@ -132,9 +134,9 @@ type reader struct {
 }
 
 // The stream flows from the side that has the baton to the other.
-func (r *reader) publisher() *pgx.Conn     { return r.conn(r.baton.Side) }
-func (r *reader) subscriber() *pgx.Conn    { return r.conn(r.baton.Side.Other()) }
-func (r *reader) group() replication.Group { return r.stream(r.baton.Side) }
+func (r *reader) publisher() *pgx.Conn        { return r.conn(r.baton.Side) }
+func (r *reader) subscriber() *pgx.Conn       { return r.conn(r.baton.Side.Other()) }
+func (r *reader) groups() []replication.Group { return r.streams(r.baton.Side) }
 
 func (r *reader) note(text, remedy string) {
 	r.Findings = append(r.Findings, Note{text, remedy})
@@ -192,17 +194,17 @@ func (r *reader) readProgress(ctx context.Context) error {
 		return nil
 	}
 	if Method(r.Status.Method) == Native && r.SourceConn != nil && r.Baton == postgres.Source {
-		p, err := nativeProgress(ctx, r.SourceConn, r.TargetConn, r.Config.Source.Version(), r.Group())
+		p, err := nativeProgress(ctx, r.SourceConn, r.TargetConn, r.Config.Source.Version(), r.Group(), r.Selection)
 		r.take(p)
 		return err
 	}
-	var p progress
+	var p event.Progress
 	ok, err := journal.Get(ctx, r.TargetConn, kindCopy, keyProgress, &p)
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "reading the copy's progress", err)
 	}
 	if !ok && r.SourceConn != nil && r.Baton == postgres.Source {
-		tables, err := catalog.Tables(ctx, r.SourceConn, r.Config.Source.Version())
+		tables, err := catalog.Tables(ctx, r.SourceConn, r.Config.Source.Version(), r.Selection)
 		if err != nil {
 			return postgres.Wrap(postgres.Source, "listing tables", err)
 		}
@@ -211,8 +213,7 @@ func (r *reader) readProgress(ctx context.Context) error {
 			p.BytesTotal += t.Bytes
 		}
 	}
-	r.take(p.Progress)
-	r.Copying = p.Running
+	r.take(p)
 	return nil
 }
 
@@ -220,6 +221,7 @@ func (r *reader) take(p event.Progress) {
 	r.TablesTotal, r.TablesCopied = p.TablesTotal, p.TablesCopied
 	r.BytesTotal, r.BytesCopied = p.BytesTotal, p.BytesCopied
 	r.BytesPerSec, r.ETASeconds = p.BytesPerSec, p.ETASeconds
+	r.IndexesTotal, r.IndexesBuilt, r.Running = p.IndexesTotal, p.IndexesBuilt, p.Running
 }
 
 // readSlots shows every slot of ours, on either side.
@@ -229,28 +231,36 @@ func (r *reader) readSlots(ctx context.Context) error {
 		if conn == nil {
 			continue
 		}
-		slot, err := replication.ReadSlot(ctx, conn, r.Server(side).Version(), r.stream(side).Name())
+		numbers, err := replication.GroupNumbers(ctx, conn, nil, r.stream(side))
 		if err != nil {
-			return postgres.Wrap(side, "reading the slot", err)
+			return postgres.Wrap(side, "listing the groups", err)
 		}
-		if slot == nil {
-			continue
-		}
-		r.Slots = append(r.Slots, SlotStatus{Side: side, SlotState: *slot,
-			RestartLSN: slot.RestartLSN.String(), Confirmed: slot.Confirmed.String()})
-		r.XminAge = max(r.XminAge, slot.XminAge)
-		if slot.Lost {
-			r.note(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL that the %s still needs", slot.Name, side, side.Other()),
-				lostRemedy(r.baton))
+		for _, n := range numbers {
+			g := r.stream(side)
+			g.Number = n
+			slot, err := replication.ReadSlot(ctx, conn, r.Server(side).Version(), g.Name())
+			if err != nil {
+				return postgres.Wrap(side, "reading the slot", err)
+			}
+			if slot == nil {
+				continue
+			}
+			r.Slots = append(r.Slots, SlotStatus{Side: side, SlotState: *slot,
+				RestartLSN: slot.RestartLSN.String(), Confirmed: slot.Confirmed.String()})
+			r.XminAge = max(r.XminAge, slot.XminAge)
+			if slot.Lost {
+				r.note(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL that the %s still needs", slot.Name, side, side.Other()),
+					lostRemedy(r.baton))
+			}
 		}
 	}
 	return nil
 }
 
-// slot returns the slot of the stream, nil when there is none.
-func (r *reader) slot() *SlotStatus {
+// slot returns the slot of a group's stream, nil when there is none.
+func (r *reader) slot(g replication.Group) *SlotStatus {
 	for i := range r.Slots {
-		if r.Slots[i].Side == r.baton.Side {
+		if r.Slots[i].Side == r.baton.Side && r.Slots[i].Name == g.Name() {
 			return &r.Slots[i]
 		}
 	}

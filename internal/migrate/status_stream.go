@@ -31,12 +31,19 @@ func (r *reader) readStream(ctx context.Context) error {
 		return nil
 	}
 	from, to := r.baton.Side, r.baton.Side.Other()
-	sub, err := replication.ReadSubscription(ctx, r.subscriber(), r.group().Name())
-	if err != nil {
-		return postgres.Wrap(to, "reading the subscription", err)
-	}
-	if err := r.readGroup(ctx, sub); err != nil {
-		return err
+	// What one group lacks all lack: they go on together.
+	var sub *replication.Subscription
+	for i, g := range r.groups() {
+		one, err := replication.ReadSubscription(ctx, r.subscriber(), g.Name())
+		if err != nil {
+			return postgres.Wrap(to, "reading the subscription", err)
+		}
+		if err := r.readGroup(ctx, g, one); err != nil {
+			return err
+		}
+		if i == 0 || one == nil || sub != nil && !one.Enabled {
+			sub = one
+		}
 	}
 	switch {
 	case r.Phase == PhaseCopying:
@@ -59,8 +66,10 @@ func (r *reader) readStream(ctx context.Context) error {
 		}
 		return postgres.Wrap(from, "reading the journal", err)
 	}
-	if r.slot() == nil && r.publisher() != nil {
-		r.note(fmt.Sprintf("replication slot %s is gone from the %s", r.group().Name(), from), lostRemedy(r.baton))
+	for _, g := range r.groups() {
+		if r.slot(g) == nil && r.publisher() != nil {
+			r.note(fmt.Sprintf("replication slot %s is gone from the %s", g.Name(), from), lostRemedy(r.baton))
+		}
 	}
 	if !switched {
 		r.Phase = PhaseCatchingUp
@@ -81,8 +90,8 @@ func (r *reader) unfinished() {
 	}
 }
 
-func (r *reader) readGroup(ctx context.Context, sub *replication.Subscription) error {
-	group, to := r.group(), r.baton.Side.Other()
+func (r *reader) readGroup(ctx context.Context, group replication.Group, sub *replication.Subscription) error {
+	to := r.baton.Side.Other()
 	g := GroupStatus{Direction: string(group.Direction), Number: group.Number, Subscription: "missing"}
 	if sub != nil {
 		tables, err := replication.SubscriptionTables(ctx, r.subscriber(), sub.Name)
@@ -111,73 +120,90 @@ func (r *reader) readGroup(ctx context.Context, sub *replication.Subscription) e
 			g.Subscription = "not running"
 		}
 	}
-	r.Groups = append(r.Groups, g)
+	r.Status.Groups = append(r.Status.Groups, g)
 	return nil
 }
 
-// readLag writes a heartbeat, waits for it within a bound, and reads the age of
-// the oldest marker that has not arrived. A handover writes its own markers: no
-// lag is measured while one is at work or the publishing side is fenced.
+// readLag measures the lag of each group: the migration's is that of the worst. A
+// handover writes its own markers: none is measured while one is at work or the
+// publishing side is fenced.
 func (r *reader) readLag(ctx context.Context) error {
-	from, to, g := r.baton.Side, r.baton.Side.Other(), r.group()
-	publisher, subscriber := r.publisher(), r.subscriber()
-	rewritten, err := replication.Rewritten(ctx, publisher, r.Server(from).Version(), r.Server(to).Version(), g)
-	if err != nil {
-		return postgres.Wrap(from, "comparing the tables' files", err)
-	}
-	for _, text := range rewritten {
-		r.note(text, fmt.Sprintf("if it was a TRUNCATE, the %s still has the rows: %s", to, lostRemedy(r.baton)))
-	}
-	if slot := r.slot(); slot != nil {
-		r.LagBytes = &slot.BehindBytes
+	from, to, publisher := r.baton.Side, r.baton.Side.Other(), r.publisher()
+	for _, g := range r.groups() {
+		rewritten, err := replication.Rewritten(ctx, publisher, r.Server(from).Version(), r.Server(to).Version(), g)
+		if err != nil {
+			return postgres.Wrap(from, "comparing the tables' files", err)
+		}
+		for _, text := range rewritten {
+			r.note(text, fmt.Sprintf("if it was a TRUNCATE, the %s still has the rows: %s", to, lostRemedy(r.baton)))
+		}
+		if slot := r.slot(g); slot != nil && (r.LagBytes == nil || *r.LagBytes < slot.BehindBytes) {
+			r.LagBytes = &slot.BehindBytes
+		}
 	}
 	if saved, err := fence.Raised(ctx, publisher); err != nil || saved != nil {
 		return postgres.Wrap(from, "looking for a fence", err)
 	}
-	table := g.MarkerTable()
+	all := true
+	var bytes *int64
+	for _, g := range r.groups() {
+		seen, behind, err := r.heartbeat(ctx, g)
+		if err != nil {
+			return err
+		}
+		if all = all && seen; seen && (bytes == nil || *bytes < behind) {
+			bytes = &behind
+		}
+	}
+	if !all {
+		return r.readTrouble(ctx)
+	}
+	r.LagBytes = bytes
+	if r.Phase == PhaseCatchingUp {
+		r.Phase = PhaseStreaming
+	}
+	return nil
+}
+
+// heartbeat writes a marker, waits for it within a bound, and reads the age of the
+// oldest one that has not arrived. behind is what was written meanwhile.
+func (r *reader) heartbeat(ctx context.Context, g replication.Group) (seen bool, behind int64, err error) {
+	from, to, table := r.baton.Side, r.baton.Side.Other(), g.MarkerTable()
+	publisher, subscriber := r.publisher(), r.subscriber()
 	// What is before this position has been applied once the marker is seen: the
 	// position that the subscriber confirms is up to a few seconds behind that.
 	before, err := replication.Position(ctx, publisher)
 	if err != nil {
-		return postgres.Wrap(from, "reading the WAL position", err)
+		return false, 0, postgres.Wrap(from, "reading the WAL position", err)
 	}
 	began := time.Now()
 	token, err := replication.WriteMarker(ctx, publisher, table, replication.Heartbeat)
 	if err != nil {
-		return postgres.Wrap(from, "writing a heartbeat", err)
+		return false, 0, postgres.Wrap(from, "writing a heartbeat", err)
 	}
-	seen, err := replication.SawMarker(ctx, subscriber, table, token, heartbeatWait)
-	if err != nil {
-		return postgres.Wrap(to, "waiting for the heartbeat", err)
+	if seen, err = replication.SawMarker(ctx, subscriber, table, token, heartbeatWait); err != nil {
+		return false, 0, postgres.Wrap(to, "waiting for the heartbeat", err)
 	}
 	lag := 0.0
 	if seen {
-		trip := event.MS(time.Since(began))
-		r.RoundTripMS = &trip
-		if r.Phase == PhaseCatchingUp {
-			r.Phase = PhaseStreaming
+		if trip := event.MS(time.Since(began)); r.RoundTripMS == nil || *r.RoundTripMS < trip {
+			r.RoundTripMS = &trip
 		}
 		if err := replication.TrimMarkers(ctx, publisher, table, token); err != nil {
-			return postgres.Wrap(from, "removing old heartbeats", err)
+			return true, 0, postgres.Wrap(from, "removing old heartbeats", err)
 		}
 	} else {
 		age, err := replication.OldestUnapplied(ctx, publisher, subscriber, table)
 		if err != nil {
-			return postgres.Wrap(from, "reading the oldest heartbeat", err)
+			return false, 0, postgres.Wrap(from, "reading the oldest heartbeat", err)
 		}
 		lag, r.LagSecondsAtLeast = age.Seconds(), true
 	}
-	r.LagSeconds = &lag
-	if !seen {
-		return r.readTrouble(ctx)
+	if r.LagSeconds == nil || *r.LagSeconds < lag {
+		r.LagSeconds = &lag
 	}
 	after, err := replication.Position(ctx, publisher)
-	if err != nil {
-		return postgres.Wrap(from, "reading the WAL position", err)
-	}
-	behind := int64(after - before)
-	r.LagBytes = &behind
-	return nil
+	return seen, int64(after - before), postgres.Wrap(from, "reading the WAL position", err)
 }
 
 // readTrouble says why a stream does not flow.
@@ -191,12 +217,12 @@ func (r *reader) readTrouble(ctx context.Context) error {
 
 // nativeProgress reads how far a subscription with copy_data is: a table counts
 // when it is synchronized, bytes are what its relation has on disk.
-func nativeProgress(ctx context.Context, source, target *pgx.Conn, v postgres.Version, g replication.Group) (p event.Progress, err error) {
+func nativeProgress(ctx context.Context, source, target *pgx.Conn, v postgres.Version, g replication.Group, sel catalog.Selection) (p event.Progress, err error) {
 	states, err := replication.SubscriptionTables(ctx, target, g.Name())
 	if err != nil {
 		return p, postgres.Wrap(postgres.Target, "reading the subscription", err)
 	}
-	tables, err := catalog.Tables(ctx, source, v)
+	tables, err := catalog.Tables(ctx, source, v, sel)
 	if err != nil {
 		return p, postgres.Wrap(postgres.Source, "listing tables", err)
 	}

@@ -17,14 +17,32 @@ import (
 // subscription, and catching up.
 
 func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
-	views, err := catalog.MatViews(ctx, st.SourceConn)
-	actions := on(postgres.Target, "ANALYZE")
+	views, err := catalog.MatViews(ctx, st.SourceConn, st.Selection)
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "listing materialized views", err)
+	}
+	sql, err := st.analyzeSQL(ctx, st.SourceConn)
+	actions := on(postgres.Target, sql...)
 	for _, v := range views {
 		if v.Populated {
 			actions = append(actions, on(postgres.Target, schema.RefreshSQL(v, false))...)
 		}
 	}
-	return actions, postgres.Wrap(postgres.Source, "listing materialized views", err)
+	return actions, postgres.Wrap(postgres.Source, "listing tables", err)
+}
+
+// analyzeSQL gathers the statistics that are not there yet: by method stream those
+// that wait for other definitions, or for all children of a table.
+func (st *start) analyzeSQL(ctx context.Context, q catalog.Querier) ([]string, error) {
+	if st.Method != Stream {
+		return []string{"ANALYZE"}, nil
+	}
+	tables, err := catalog.AnalyzeLater(ctx, q)
+	var sql []string
+	for _, t := range tables {
+		sql = append(sql, "ANALYZE "+t.String())
+	}
+	return sql, err
 }
 
 // doneAnalyze: with --hold the native copy has not even begun.
@@ -41,12 +59,18 @@ func (st *start) doneAnalyze(ctx context.Context) (bool, error) {
 }
 
 func (st *start) runAnalyze(ctx context.Context) error {
-	views, err := catalog.MatViews(ctx, st.SourceConn)
+	views, err := catalog.MatViews(ctx, st.SourceConn, st.Selection)
 	if err != nil {
 		return postgres.Wrap(postgres.Source, "listing materialized views", err)
 	}
-	if _, err := st.TargetConn.Exec(ctx, "ANALYZE"); err != nil {
-		return postgres.Wrap(postgres.Target, "gathering statistics", err)
+	sql, err := st.analyzeSQL(ctx, st.TargetConn)
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "listing tables", err)
+	}
+	for _, analyze := range sql {
+		if _, err := st.TargetConn.Exec(ctx, analyze); err != nil {
+			return postgres.Wrap(postgres.Target, "gathering statistics", err)
+		}
 	}
 	for _, err := range schema.Refresh(ctx, st.TargetConn, views) {
 		st.Observe(event.Warning{Side: string(postgres.Target), Text: "refreshing: " + postgres.Describe(err),
@@ -56,23 +80,72 @@ func (st *start) runAnalyze(ctx context.Context) error {
 		journal.Put(ctx, st.TargetConn, kindCopy, keyFinished, time.Now().UTC().Format(time.RFC3339)))
 }
 
-func (st *start) planSubscription(context.Context) ([]Action, error) {
-	return on(postgres.Target, replication.SubscriptionSQL(st.Group().Name(), st.SourceFromTarget.Redacted(), st.Method == Native, st.Target.Version())), nil
+func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
+	groups := []replication.Group{st.Group()}
+	if st.Method == Stream {
+		divided, err := st.divide(ctx, st.world.tables)
+		if err != nil {
+			return nil, err
+		}
+		for i := range divided[1:] {
+			groups = append(groups, st.forward(i+2))
+		}
+	}
+	var actions []Action
+	for _, g := range groups {
+		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(g.Name(), st.SourceFromTarget.Redacted(), st.Method == Native, st.Target.Version()))...)
+	}
+	return actions, nil
+}
+
+// streams are the forward groups that a start has made.
+func (st *start) streams(ctx context.Context) ([]replication.Group, error) {
+	numbers, err := replication.GroupNumbers(ctx, st.SourceConn, st.TargetConn, st.Group())
+	groups := make([]replication.Group, len(numbers))
+	for i, n := range numbers {
+		groups[i] = st.forward(n)
+	}
+	return groups, err
 }
 
 func (st *start) doneSubscription(ctx context.Context) (bool, error) {
 	if st.targetRecord == nil {
 		return false, nil
 	}
-	sub, err := replication.ReadSubscription(ctx, st.TargetConn, st.Group().Name())
-	return sub != nil, postgres.Wrap(postgres.Target, "looking for the subscription", err)
+	groups, err := st.streams(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, g := range groups {
+		sub, err := replication.ReadSubscription(ctx, st.TargetConn, g.Name())
+		if err != nil || sub == nil {
+			return false, postgres.Wrap(postgres.Target, "looking for the subscription", err)
+		}
+	}
+	return len(groups) > 0, nil
 }
 
-// runSubscription creates it connected and disabled, and checks that it holds
-// exactly the planned tables before anything enables it (rule 12).
 func (st *start) runSubscription(ctx context.Context) error {
-	name := st.Group().Name()
-	err := replication.CreateSubscription(ctx, st.TargetConn, st.Target.Version(), name, st.SourceFromTarget, st.Method == Native)
+	groups, err := st.streams(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		sub, err := replication.ReadSubscription(ctx, st.TargetConn, g.Name())
+		if err == nil && sub == nil {
+			err = st.subscribe(ctx, g)
+		}
+		if err != nil {
+			return postgres.Wrap(postgres.Target, "creating subscription "+g.Name(), err)
+		}
+	}
+	return nil
+}
+
+// subscribe creates a group's subscription connected and disabled, and checks that
+// it holds exactly the planned tables before anything enables it (rule 12).
+func (st *start) subscribe(ctx context.Context, g replication.Group) error {
+	err := replication.CreateSubscription(ctx, st.TargetConn, st.Target.Version(), g.Name(), st.SourceFromTarget, st.Method == Native)
 	if err != nil {
 		hint := "the target's server must reach the source: see --source-from-target"
 		if postgres.Code(err) == postgres.InsufficientPrivilege {
@@ -84,7 +157,7 @@ func (st *start) runSubscription(ctx context.Context) error {
 	if st.Method == Native {
 		state = "i"
 	}
-	return postgres.Wrap(postgres.Target, "checking the subscription", replication.VerifySubscription(ctx, st.SourceConn, st.TargetConn, name, state))
+	return postgres.Wrap(postgres.Target, "checking the subscription", replication.VerifySubscription(ctx, st.SourceConn, st.TargetConn, g.Name(), state))
 }
 
 // planSync shows the native copy: the servers do it by themselves once the
@@ -101,7 +174,7 @@ func (st *start) doneSync(ctx context.Context) (bool, error) {
 	if st.targetRecord == nil {
 		return false, nil
 	}
-	p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Group())
+	p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Group(), st.Selection)
 	return err == nil && p.TablesTotal > 0 && p.TablesCopied == p.TablesTotal, err
 }
 
@@ -115,7 +188,7 @@ func (st *start) runSync(ctx context.Context) error {
 	began := time.Now()
 	watch := stuck{}
 	for {
-		p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Group())
+		p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Group(), st.Selection)
 		if err != nil {
 			return err
 		}
@@ -145,11 +218,23 @@ func (st *start) runSync(ctx context.Context) error {
 	}
 }
 
-func (st *start) planCatchUp(context.Context) ([]Action, error) {
+func (st *start) planCatchUp(ctx context.Context) ([]Action, error) {
 	if st.Hold {
 		return nil, nil
 	}
-	return on(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.Group().Name())+" ENABLE"), nil
+	n := 1
+	if st.Method == Stream {
+		divided, err := st.divide(ctx, st.world.tables)
+		if err != nil {
+			return nil, err
+		}
+		n = len(divided)
+	}
+	var actions []Action
+	for i := range n {
+		actions = append(actions, on(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.forward(i+1).Name())+" ENABLE")...)
+	}
+	return actions, nil
 }
 
 // doneCatchUp is never true in advance: only a marker's way through the stream
@@ -166,28 +251,39 @@ func (st *start) doneCatchUp(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// runCatchUp enables the subscription and waits for a marker to come through.
+// runCatchUp enables the subscriptions and waits for a marker to come through each.
 func (st *start) runCatchUp(ctx context.Context) error {
-	name, marker := st.Group().Name(), st.Group().MarkerTable()
-	if err := replication.SetEnabled(ctx, st.TargetConn, name, true); err != nil {
-		return postgres.Wrap(postgres.Target, "enabling the subscription", err)
+	groups, err := st.streams(ctx)
+	if err != nil {
+		return err
 	}
-	token, err := replication.WriteMarker(ctx, st.SourceConn, marker, replication.Heartbeat)
+	for _, g := range groups {
+		if err := replication.SetEnabled(ctx, st.TargetConn, g.Name(), true); err != nil {
+			return postgres.Wrap(postgres.Target, "enabling subscription "+g.Name(), err)
+		}
+	}
+	for _, g := range groups {
+		if err := st.catchUp(ctx, g); err != nil {
+			return err
+		}
+	}
+	st.result.Phase = PhaseStreaming
+	return nil
+}
+
+func (st *start) catchUp(ctx context.Context, g replication.Group) error {
+	token, err := replication.WriteMarker(ctx, st.SourceConn, g.MarkerTable(), replication.Heartbeat)
 	if err != nil {
 		return postgres.Wrap(postgres.Source, "writing a marker", err)
 	}
 	began := time.Now()
 	watch := stuck{}
 	for {
-		seen, err := replication.SawMarker(ctx, st.TargetConn, marker, token, time.Second)
-		if err != nil {
+		seen, err := replication.SawMarker(ctx, st.TargetConn, g.MarkerTable(), token, time.Second)
+		if err != nil || seen {
 			return postgres.Wrap(postgres.Target, "waiting for a marker", err)
 		}
-		if seen {
-			st.result.Phase = PhaseStreaming
-			return nil
-		}
-		slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), name)
+		slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), g.Name())
 		if err != nil {
 			return postgres.Wrap(postgres.Source, "reading the slot", err)
 		}

@@ -147,8 +147,8 @@ func (c Config) handover(h Handover) handover.Config {
 		return handover.Party{Server: c.Server(side), Keeps: c.holderKeeps(side), Reach: c.reach(side)}
 	}
 	return handover.Config{
-		Migration: c.Name, Command: h.command(), Holder: party(h.To.Other()), Taker: party(h.To),
-		Groups: []replication.Group{c.stream(h.To.Other())}, Back: c.stream(h.To), NoRollback: h.NoRollback,
+		Migration: c.Name, Selection: c.Selection, Command: h.command(), Holder: party(h.To.Other()), Taker: party(h.To),
+		Groups: c.streams(h.To.Other()), Back: c.stream(h.To), NoRollback: h.NoRollback,
 		MaxPause: h.MaxPause, Traffic: h.Traffic, Guard: h.Guard, Observe: c.Observe,
 	}
 }
@@ -170,21 +170,11 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (publisher
 		return publisher, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
 	publisher = b.Side
-	subscriber, name := b.Side.Other(), c.stream(b.Side).Name()
 	if err := handover.NotStale(ctx, command, s.SourceConn, s.TargetConn); err != nil {
 		return publisher, err
 	}
-	sub, err := replication.ReadSubscription(ctx, s.conn(subscriber), name)
-	if err != nil {
-		return publisher, postgres.Wrap(subscriber, "reading the subscription", err)
-	}
-	switch {
-	case b.Passed:
+	if b.Passed {
 		return publisher, refusal.New(command, "the baton has passed, and the "+string(b.Side)+" has not taken it yet", "run the handover's command again: it completes it")
-	case sub == nil && b.Generation > 0:
-		return publisher, refusal.New(command, "there is no way back: the handover was made without one", "")
-	case sub == nil:
-		return publisher, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
 	if b.Generation == 0 {
 		var l loaded
@@ -195,18 +185,35 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (publisher
 			return publisher, refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
 		}
 	}
-	slot, err := replication.ReadSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), name)
-	if err != nil {
-		return publisher, postgres.Wrap(publisher, "reading the slot", err)
-	}
-	if run && (slot == nil || slot.Lost) {
-		return publisher, refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
-			lostRemedy(b))
-	}
-	if err := replication.SetEnabled(ctx, s.conn(subscriber), name, run); err != nil {
-		return publisher, postgres.Wrap(subscriber, command, err)
+	for _, g := range c.streams(b.Side) {
+		if err := setRunning(ctx, c, s, b, g.Name(), command, run); err != nil {
+			return publisher, err
+		}
 	}
 	return publisher, postgres.Wrap(publisher, "writing the journal", handover.ForgetStream(ctx, s.conn(publisher)))
+}
+
+// setRunning disables or enables one group's subscription.
+func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, name, command string, run bool) error {
+	publisher, subscriber := b.Side, b.Side.Other()
+	sub, err := replication.ReadSubscription(ctx, s.conn(subscriber), name)
+	switch {
+	case err != nil:
+		return postgres.Wrap(subscriber, "reading the subscription", err)
+	case sub == nil && b.Generation > 0:
+		return refusal.New(command, "there is no way back: the handover was made without one", "")
+	case sub == nil:
+		return refusal.New(command, "there is no subscription yet", "pgbaton start")
+	}
+	slot, err := replication.ReadSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), name)
+	if err != nil {
+		return postgres.Wrap(publisher, "reading the slot", err)
+	}
+	if run && (slot == nil || slot.Lost) {
+		return refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
+			lostRemedy(b))
+	}
+	return postgres.Wrap(subscriber, command, replication.SetEnabled(ctx, s.conn(subscriber), name, run))
 }
 
 // lostRemedy says what to do when the stream to the side without the baton is lost.
@@ -224,15 +231,14 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "reading the database's grants", err)
 	}
-	sequences, err := catalog.Sequences(ctx, s.SourceConn)
+	sequences, err := catalog.Sequences(ctx, s.SourceConn, c.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing sequences", err)
 	}
-	views, err := catalog.MatViews(ctx, s.SourceConn)
+	views, err := catalog.MatViews(ctx, s.SourceConn, c.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing materialized views", err)
 	}
-	name, marker := postgres.QuoteIdent(c.Group().Name()), c.Group().MarkerTable()
 	database := c.Source.Database()
 	operator := func(do string) Action { return Action{Where: "operator", Do: do} }
 	var setvals, refreshes []string
@@ -253,27 +259,32 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 		"SELECT pg_terminate_backend(<every other session>)",
 		"SELECT pg_create_logical_replication_slot(<leak check>, 'pgoutput', true)")
 	back := c.ReverseGroup()
-	tables, err := catalog.Tables(ctx, s.SourceConn, c.Source.Version())
+	tables, err := catalog.Tables(ctx, s.SourceConn, c.Source.Version(), c.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}
 	prepare := append(
 		on(postgres.Target, replication.MarkerTableSQL(back.MarkerTable()), replication.PublicationSQL(back.Name(), replication.Publishable(tables, back), c.streamsTruncate())),
 		on(postgres.Source, replication.MarkerTableSQL(back.MarkerTable()), replication.SubscriptionSQL(back.Name(), c.TargetFromSource.Redacted(), false, c.Source.Version()))...)
-	settle := append(on(postgres.Source, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(back.Name())+" ENABLE"),
-		on(postgres.Target, "DROP SUBSCRIPTION "+name)...)
-	settle = append(settle, on(postgres.Source, fmt.Sprintf("SELECT pg_drop_replication_slot(<%s>)", c.Group().Name()))...)
+	settle := on(postgres.Source, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(back.Name())+" ENABLE")
+	var drain, wayBack []Action
+	for _, g := range c.streams(postgres.Source) {
+		name := postgres.QuoteIdent(g.Name())
+		drain = append(drain, on(postgres.Source, fmt.Sprintf("INSERT INTO %s VALUES (<token>, 'drain', clock_timestamp())", g.MarkerTable()))...)
+		drain = append(drain, on(postgres.Target, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE token = <token>) -- until true", g.MarkerTable()))...)
+		wayBack = append(wayBack, on(postgres.Target, "ALTER SUBSCRIPTION "+name+" DISABLE")...)
+		settle = append(settle, on(postgres.Target, "DROP SUBSCRIPTION "+name)...)
+		settle = append(settle, on(postgres.Source, fmt.Sprintf("SELECT pg_drop_replication_slot(<%s>)", g.Name()))...)
+	}
+	wayBack = append(wayBack, on(postgres.Target, fmt.Sprintf("SELECT pg_create_logical_replication_slot(<%s>, 'pgoutput')", back.Name()))...)
 	settle = append(settle, on(postgres.Target, refreshes...)...)
 	return []PlannedStep{
 		{Step: handover.PhasePrepare, Actions: prepare},
 		{Step: handover.PhasePause, Actions: []Action{operator("PAUSE <database> on PgBouncer, or <--on-pause>")}},
 		{Step: handover.PhaseFence, Actions: on(postgres.Source, fenceSQL...)},
-		{Step: handover.PhaseDrain, Actions: append(
-			on(postgres.Source, fmt.Sprintf("INSERT INTO %s VALUES (<token>, 'drain', clock_timestamp())", marker)),
-			on(postgres.Target, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE token = <token>) -- until true", marker))...)},
+		{Step: handover.PhaseDrain, Actions: drain},
 		{Step: handover.PhaseSequences, Actions: on(postgres.Target, setvals...)},
-		{Step: handover.PhaseWayBack, Actions: on(postgres.Target, "ALTER SUBSCRIPTION "+name+" DISABLE",
-			fmt.Sprintf("SELECT pg_create_logical_replication_slot(<%s>, 'pgoutput')", back.Name()))},
+		{Step: handover.PhaseWayBack, Actions: wayBack},
 		{Step: handover.PhasePass, Actions: on(postgres.Source, journal.PassSQL)},
 		{Step: handover.PhaseOpen, Actions: on(postgres.Target, journal.TakeSQL, "-- the grants that the target's fence saved, and RESET default_transaction_read_only")},
 		{Step: handover.PhaseSwitch, Actions: []Action{operator("host, port and dbname in PgBouncer's configuration and RELOAD, or <--on-switch>")}},

@@ -28,7 +28,16 @@ func (t *Trouble) Error() string { return "the subscription does not get on: " +
 // before 15 no statistics tell of failures. The stream is the one away from the
 // side that has the baton.
 func diagnose(ctx context.Context, c Config, s *Sessions, b journal.Baton, long bool) (*Trouble, error) {
-	from, to, name := b.Side, b.Side.Other(), c.stream(b.Side).Name()
+	for _, g := range c.streams(b.Side) {
+		if t, err := diagnoseGroup(ctx, c, s, b, g.Name(), long); t != nil || err != nil {
+			return t, err
+		}
+	}
+	return nil, nil
+}
+
+func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, name string, long bool) (*Trouble, error) {
+	from, to := b.Side, b.Side.Other()
 	publisher, subscriber := s.conn(from), s.conn(to)
 	sub, err := replication.ReadSubscription(ctx, subscriber, name)
 	if err != nil || sub == nil || !sub.Enabled {

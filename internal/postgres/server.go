@@ -264,7 +264,7 @@ func (a *attempts) Unwrap() error { return a.err }
 // ClientEnv is the environment in which a client program reaches this server,
 // under an application name: the password and session settings never stand on a command line,
 // where the process list would show them.
-func (s *Server) ClientEnv(application string) []string {
+func (s *Server) ClientEnv(application string, extra ...string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		// Only what the connection string does not already carry.
@@ -284,6 +284,9 @@ func (s *Server) ClientEnv(application string) []string {
 			"idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout":
 			options += " -c " + name + "=" + settings[name]
 		}
+	}
+	for _, setting := range extra {
+		options += " -c " + setting
 	}
 	return append(env, "PGOPTIONS="+options)
 }

@@ -103,8 +103,8 @@ func checkLibraries(ctx context.Context, s *survey, e *end) error {
 		FROM pg_catalog.pg_proc p
 		JOIN pg_catalog.pg_language l ON l.oid = p.prolang
 		JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-		WHERE l.lanname = 'c' AND %s AND %s
-		ORDER BY 1`, userSchema, notExtension("p.oid", "pg_proc")))
+		WHERE l.lanname = 'c' AND n.nspname::text <> ALL ($1) AND %s AND %s
+		ORDER BY 1`, userSchema, notExtension("p.oid", "pg_proc")), s.source.schemasOut)
 	if err != nil || len(functions) == 0 {
 		return err
 	}

@@ -23,6 +23,7 @@ type options struct {
 	user, targetUser     string
 	method               string
 	jobs                 int
+	indexJobs, groups    int
 	roles                bool
 	accept               []string
 	pgBin                string
@@ -61,7 +62,7 @@ func input(t *testing.T, source, target *cluster.Cluster, o options) preflight.I
 		return c
 	}
 	user := or(o.user, "postgres")
-	in := preflight.Input{Migration: "m", Method: or(o.method, "stream"), Jobs: max(1, o.jobs), Roles: o.roles, Accept: o.accept, PgBin: o.pgBin}
+	in := preflight.Input{Migration: "m", Method: or(o.method, "stream"), Jobs: max(1, o.jobs), IndexJobs: o.indexJobs, Groups: o.groups, Roles: o.roles, Accept: o.accept, PgBin: o.pgBin}
 	if in.PgBin == "" {
 		in.PgBin = target.BinDir()
 	}

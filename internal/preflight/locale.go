@@ -102,10 +102,10 @@ func checkCollations(ctx context.Context, s *survey, e *end) error {
 			AND k.oid IN (
 				SELECT a.attcollation FROM pg_catalog.pg_attribute a
 				JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-				WHERE a.attnum > 0 AND NOT a.attisdropped AND c.oid >= 16384
+				WHERE a.attnum > 0 AND NOT a.attisdropped AND c.oid >= 16384 AND c.oid <> ALL ($1)
 				UNION
 				SELECT t.typcollation FROM pg_catalog.pg_type t WHERE t.oid >= 16384)
-		ORDER BY k.collname`)
+		ORDER BY k.collname`, s.source.relationsOut)
 	if err != nil || len(used) == 0 {
 		return err
 	}

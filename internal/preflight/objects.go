@@ -56,7 +56,7 @@ func checkSpecialObjects(ctx context.Context, s *survey, e *end) error {
 			Text: fmt.Sprintf("%s: restored last, so that they do not fire for the restore itself", plural(len(triggers), "event trigger"))})
 	}
 
-	views, err := catalog.MatViews(ctx, e.conn)
+	views, err := catalog.MatViews(ctx, e.conn, s.Selection)
 	if err != nil {
 		return err
 	}
@@ -84,8 +84,8 @@ func (s *survey) checkNotValid(ctx context.Context, e *end) error {
 		FROM pg_catalog.pg_constraint k
 		JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE k.contype = 'c' AND NOT k.convalidated AND %s
-		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C", k.conname::text COLLATE "C"`, userSchema))
+		WHERE k.contype = 'c' AND NOT k.convalidated AND c.oid <> ALL ($1) AND %s
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C", k.conname::text COLLATE "C"`, userSchema), e.relationsOut)
 	if err != nil || len(constraints) == 0 {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"pgbaton/internal/postgres"
 )
 
-// ownershipSQL lists the tables and sequences whose owner's rights the role
+// ownershipSQL lists the tables and sequences, without those left out ($1), whose owner's rights the role
 // does not have: neither can it publish them nor change a replica identity.
 const ownershipSQL = `
 SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), pg_catalog.pg_get_userbyid(c.relowner)
@@ -17,18 +17,19 @@ FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't'
 	AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
-	AND %s AND %s
+	AND c.oid <> ALL ($1) AND %s AND %s
 ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 
-// schemaUsageSQL lists the schemas into which the role cannot look.
+// schemaUsageSQL lists the schemas, without those left out ($1), into which the
+// role cannot look.
 const schemaUsageSQL = `
 SELECT n.nspname
 FROM pg_catalog.pg_namespace n
-WHERE NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND %s
+WHERE NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND n.nspname::text <> ALL ($1) AND %s
 ORDER BY n.nspname::text COLLATE "C"`
 
-// readableSQL lists tables and sequences that the role cannot read, although it
-// has the owner's rights: those of the owner can be revoked too. A sequence is
+// readableSQL lists tables and sequences, without those left out ($1), that the
+// role cannot read, although it has the owner's rights: those of the owner can be revoked too. A sequence is
 // read for its value, and set on the way back.
 const readableSQL = `
 SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname), c.relkind = 'S'
@@ -41,7 +42,7 @@ WHERE c.relkind IN ('r', 'S') AND c.relpersistence <> 't'
 		WHEN 'S' THEN NOT (pg_catalog.has_sequence_privilege(c.oid, 'SELECT') AND pg_catalog.has_sequence_privilege(c.oid, 'UPDATE'))
 		ELSE NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')
 	END
-	AND %s AND %s
+	AND c.oid <> ALL ($1) AND %s AND %s
 ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 
 // checkOwnership looks for what the role cannot publish or read on the source.
@@ -50,7 +51,7 @@ func checkOwnership(ctx context.Context, s *survey, e *end) error {
 		return nil
 	}
 	members := notExtension("c.oid", "pg_class")
-	rows, err := e.conn.Query(ctx, fmt.Sprintf(ownershipSQL, userSchema, members))
+	rows, err := e.conn.Query(ctx, fmt.Sprintf(ownershipSQL, userSchema, members), e.relationsOut)
 	if err != nil {
 		return err
 	}
@@ -73,7 +74,7 @@ func checkOwnership(ctx context.Context, s *survey, e *end) error {
 			Text: fmt.Sprintf("role %s does not have the rights of the owner of %s: it cannot publish them", e.user(), plural(len(foreign), "relation"))})
 	}
 
-	schemas, err := texts(ctx, e.conn, fmt.Sprintf(schemaUsageSQL, userSchema))
+	schemas, err := texts(ctx, e.conn, fmt.Sprintf(schemaUsageSQL, userSchema), e.schemasOut)
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func checkOwnership(ctx context.Context, s *survey, e *end) error {
 			Text: fmt.Sprintf("role %s may not use %s", e.user(), plural(len(schemas), "schema"))})
 	}
 
-	rows, err = e.conn.Query(ctx, fmt.Sprintf(readableSQL, userSchema, members))
+	rows, err = e.conn.Query(ctx, fmt.Sprintf(readableSQL, userSchema, members), e.relationsOut)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
 )
 
@@ -58,11 +59,14 @@ type Input struct {
 	SourceFromTarget postgres.Conninfo // how the target's server reaches the source, password included
 	TargetFromSource postgres.Conninfo // how the source's server reaches the target, password included
 	Migration        string
-	Method           string   // stream, native or dump
-	Jobs             int      // sessions that copy at a time
-	Roles            bool     // roles will be copied
-	Accept           []string // codes of findings that the operator accepts
-	PgBin            string   // directory of pg_dump and pg_restore, "" to look for one
+	Selection        catalog.Selection // what the migration includes
+	Method           string            // stream, native or dump
+	Jobs             int               // sessions that copy at a time
+	IndexJobs        int               // sessions that build indexes at a time; 0: as many as Jobs
+	Groups           int               // streams to the target; 0 counts as 1
+	Roles            bool              // roles will be copied
+	Accept           []string          // codes of findings that the operator accepts
+	PgBin            string            // directory of pg_dump and pg_restore, "" to look for one
 }
 
 // Run looks at both servers. A side out of reach is a finding, and the other

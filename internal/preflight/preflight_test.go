@@ -306,7 +306,7 @@ func TestActive(t *testing.T) {
 	source, target := pgtest.Start(t, 15), pgtest.Start(t, 15)
 	record := func(c *cluster.Cluster, db string, r journal.Record) {
 		conn := pgtest.Connect(t, c.ConnString(db))
-		if err := journal.Create(t.Context(), conn, r); err != nil {
+		if err := journal.Create(t.Context(), conn, r, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

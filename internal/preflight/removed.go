@@ -32,8 +32,8 @@ func checkOIDs(ctx context.Context, e *end) error {
 	tables, err := texts(ctx, e.conn, fmt.Sprintf(`
 		SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relhasoids AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND %s AND %s
-		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, userSchema, notExtension("c.oid", "pg_class")))
+		WHERE c.relhasoids AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND c.oid <> ALL ($1) AND %s AND %s
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, userSchema, notExtension("c.oid", "pg_class")), e.relationsOut)
 	if err != nil || len(tables) == 0 {
 		return err
 	}
@@ -58,8 +58,8 @@ func checkRemovedTypes(ctx context.Context, e *end) error {
 		JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 		WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'c', 'v', 'm', 'f')
 			AND (SELECT array_agg(x) FROM (VALUES (t.oid), (t.typelem), (t.typbasetype)) AS v (x)) && ARRAY[702, 703, 704, 705]::oid[]
-			AND %s
-		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C", a.attnum`, userSchema))
+			AND c.oid <> ALL ($1) AND n.nspname::text <> ALL ($2) AND %s
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C", a.attnum`, userSchema), e.relationsOut, e.schemasOut)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,8 @@ func checkRemovedTypes(ctx context.Context, e *end) error {
 // removedFunctionsSQL lists what a restore into 14 or newer fails on: aggregates
 // and operators over functions whose arguments became anycompatible
 // (src/bin/pg_upgrade/check.c, check_for_incompatible_polymorphics), postfix
-// operators, and the factorial operators and their function.
+// operators, and the factorial operators and their function. Relations $1 and
+// schemas $2 are left out.
 const removedFunctionsSQL = `
 WITH changed AS (
 	SELECT p.oid
@@ -108,7 +109,7 @@ JOIN pg_catalog.pg_proc p ON p.oid = a.aggfnoid
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE a.aggtranstype IN ('anyarray'::pg_catalog.regtype, 'anyelement'::pg_catalog.regtype)
 	AND (a.aggtransfn IN (SELECT oid FROM changed) OR a.aggfinalfn IN (SELECT oid FROM changed))
-	AND %[1]s
+	AND n.nspname::text <> ALL ($2) AND %[1]s
 UNION ALL
 SELECT pg_catalog.format('operator %%s uses %%s', o.oid::pg_catalog.regoperator, o.oprcode)
 FROM pg_catalog.pg_operator o
@@ -116,18 +117,18 @@ JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
 WHERE (o.oprcode::oid IN (SELECT oid FROM changed)
 		AND o.oprleft IN ('anyarray'::pg_catalog.regtype, 'anyelement'::pg_catalog.regtype)
 		OR o.oprright = 0 OR o.oprcode::oid = 'pg_catalog.numeric_fac'::pg_catalog.regproc)
-	AND %[1]s
+	AND n.nspname::text <> ALL ($2) AND %[1]s
 UNION ALL
 SELECT pg_catalog.format('view %%I.%%I uses a factorial operator', n.nspname, c.relname)
 FROM pg_catalog.pg_rewrite r
 JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE r.ev_action::text ~ ':opno (388|389) '
-	AND %[1]s
+	AND c.oid <> ALL ($1) AND %[1]s
 ORDER BY 1`
 
 func checkRemovedFunctions(ctx context.Context, e, target *end) error {
-	objects, err := texts(ctx, e.conn, fmt.Sprintf(removedFunctionsSQL, userSchema))
+	objects, err := texts(ctx, e.conn, fmt.Sprintf(removedFunctionsSQL, userSchema), e.relationsOut, e.schemasOut)
 	if err != nil || len(objects) == 0 {
 		return err
 	}

@@ -8,14 +8,14 @@ import (
 )
 
 // securedSQL lists tables on which row security is enabled. $1 asks for those
-// on which a role with the owner's rights is subject to it too.
+// on which a role with the owner's rights is subject to it too; $2 are left out.
 const securedSQL = `
 SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relrowsecurity
 	AND (c.relforcerowsecurity OR NOT $1 AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))
-	AND %s
+	AND c.oid <> ALL ($2) AND %s
 ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 
 // checkRowSecurity finds the tables of which the role would see, and so copy,
@@ -24,7 +24,7 @@ func checkRowSecurity(ctx context.Context, _ *survey, e *end) error {
 	if e.role.mayBypassRLS() {
 		return nil
 	}
-	tables, err := texts(ctx, e.conn, fmt.Sprintf(securedSQL, userSchema), false)
+	tables, err := texts(ctx, e.conn, fmt.Sprintf(securedSQL, userSchema), false, e.relationsOut)
 	if err != nil || len(tables) == 0 {
 		return err
 	}
@@ -40,7 +40,7 @@ func checkTargetRowSecurity(ctx context.Context, s *survey, e *end) error {
 	if e.role.mayBypassRLS() {
 		return nil
 	}
-	tables, err := texts(ctx, s.source.conn, fmt.Sprintf(securedSQL, userSchema), true)
+	tables, err := texts(ctx, s.source.conn, fmt.Sprintf(securedSQL, userSchema), true, s.source.relationsOut)
 	if err != nil || len(tables) == 0 {
 		return err
 	}

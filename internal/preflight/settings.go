@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
 )
 
 // settingsSQL reads the settings that checks look at. Memory and time settings
@@ -19,7 +20,7 @@ FROM pg_catalog.pg_settings
 WHERE name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_active_replication_origins',
 	'max_logical_replication_workers', 'max_sync_workers_per_subscription', 'max_worker_processes',
 	'max_connections', 'superuser_reserved_connections', 'reserved_connections', 'max_slot_wal_keep_size',
-	'max_prepared_transactions', 'log_statement', 'log_min_duration_statement')`
+	'max_prepared_transactions', 'max_locks_per_transaction', 'log_statement', 'log_min_duration_statement')`
 
 func readSettings(ctx context.Context, q catalog.Querier) (map[string]string, error) {
 	rows, err := q.Query(ctx, settingsSQL)
@@ -84,6 +85,28 @@ func (e *end) judge(severity Severity, c capacity) {
 // wayBack is how the reason for a need ends that only the way back has.
 const wayBack = "without them rollback is not possible"
 
+// groups is how many streams there will be to begin with.
+func (s *survey) groups() int { return max(1, s.Groups) }
+
+// perStream is the reason for a need that every stream has, and others beside.
+func (s *survey) perStream(others ...string) string {
+	reason := "one for the stream"
+	if s.groups() > 1 {
+		reason = fmt.Sprintf("one for each of %d streams (--groups)", s.groups())
+	}
+	if s.Method == "native" {
+		others = append(others, "one for each table that method native copies at a time")
+	}
+	for i, o := range others {
+		if i == len(others)-1 {
+			reason += " and " + o
+		} else {
+			reason += ", " + o
+		}
+	}
+	return reason
+}
+
 // publisherUse counts what others hold of a publisher's limits; $1 matches the
 // names of this migration's own slots.
 const publisherUse = `
@@ -104,12 +127,12 @@ func checkPublisherOnSource(ctx context.Context, s *survey, e *end) error {
 	if err := e.conn.QueryRow(ctx, publisherUse, s.mine()).Scan(&slots, &senders); err != nil {
 		return err
 	}
-	sync := s.syncWorkers()
-	// The handover's leak check needs a second slot, when those of the copy are gone.
-	e.judge(Blocker, capacity{"replication-slots", "max_replication_slots", "replication slots", slots, max(2, 1+sync),
-		"one for the stream, one in the handover, and one for each table that method native copies at a time"})
-	e.judge(Blocker, capacity{"wal-senders", "max_wal_senders", "WAL senders", senders, 2 + sync,
-		"one for the stream, one to set up, and one for each table that method native copies at a time"})
+	sync, groups := s.syncWorkers(), s.groups()
+	// The handover's leak check needs one more slot, when those of the copy are gone.
+	e.judge(Blocker, capacity{"replication-slots", "max_replication_slots", "replication slots", slots, groups + max(1, sync),
+		s.perStream("one in the handover")})
+	e.judge(Blocker, capacity{"wal-senders", "max_wal_senders", "WAL senders", senders, groups + 1 + sync,
+		s.perStream("one to set up")})
 	s.checkSlotLimit(e)
 	return nil
 }
@@ -161,7 +184,7 @@ WHERE subname NOT LIKE $1`
 // judgeSubscriber looks at the limits of a server that is to apply changes.
 // The limits of logical workers and of background workers fail silently: the
 // subscription just does not run.
-func (s *survey) judgeSubscriber(ctx context.Context, e *end, severity Severity, sync int, why string) error {
+func (s *survey) judgeSubscriber(ctx context.Context, e *end, severity Severity, need int, why string) error {
 	var all, enabled int
 	if err := e.conn.QueryRow(ctx, subscriberUse, s.mine()).Scan(&all, &enabled); err != nil {
 		return err
@@ -170,10 +193,10 @@ func (s *survey) judgeSubscriber(ctx context.Context, e *end, severity Severity,
 	if e.Version().Major() >= 18 {
 		origins = "max_active_replication_origins"
 	}
-	e.judge(severity, capacity{"replication-origins", origins, "replication origins", all, 1 + sync, why})
-	e.judge(severity, capacity{"logical-workers", "max_logical_replication_workers", "logical replication workers", enabled, 1 + sync, why})
+	e.judge(severity, capacity{"replication-origins", origins, "replication origins", all, need, why})
+	e.judge(severity, capacity{"logical-workers", "max_logical_replication_workers", "logical replication workers", enabled, need, why})
 	// The launcher is a background worker too.
-	e.judge(severity, capacity{"worker-processes", "max_worker_processes", "background workers", enabled + 1, 1 + sync, why})
+	e.judge(severity, capacity{"worker-processes", "max_worker_processes", "background workers", enabled + 1, need, why})
 	return nil
 }
 
@@ -189,39 +212,123 @@ func checkSubscriberOnTarget(ctx context.Context, s *survey, e *end) error {
 			Text:   fmt.Sprintf("method native copies %d tables at a time, not %d: max_sync_workers_per_subscription decides", sync, s.Jobs),
 			Remedy: fmt.Sprintf("ALTER SYSTEM SET max_sync_workers_per_subscription = %d;\nSELECT pg_catalog.pg_reload_conf();", s.Jobs)})
 	}
-	return s.judgeSubscriber(ctx, e, Blocker, sync, "the subscription, and each table that method native copies at a time, takes one")
+	return s.judgeSubscriber(ctx, e, Blocker, s.groups()+sync, s.perStream())
 }
 
 func checkSubscriberOnSource(ctx context.Context, s *survey, e *end) error {
-	return s.judgeSubscriber(ctx, e, Warning, 0, wayBack)
+	return s.judgeSubscriber(ctx, e, Warning, 1, wayBack) // which is one stream always
 }
 
 // spareConnections are what pgbaton itself and the servers' workers need beside
-// the sessions that copy.
-const spareConnections = 5
+// the sessions that load; headroom is what a remedy adds: others come and go.
+const spareConnections, headroom = 5, 10
+
+// connectionsSQL counts the sessions of others in the cluster, of our role and in
+// the database $1, and reads the limits of those two. A superuser minds neither.
+const connectionsSQL = `
+SELECT pg_catalog.count(*) FILTER (WHERE client)::int,
+	pg_catalog.count(*) FILTER (WHERE usename = current_user)::int,
+	pg_catalog.count(*) FILTER (WHERE datname = $1)::int,
+	(SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = current_user),
+	coalesce((SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = $1), -1)
+FROM (
+	-- backend_type is hidden from whom pg_monitor is not granted
+	SELECT coalesce(backend_type, 'client backend') = 'client backend' AS client, usename, datname
+	FROM pg_catalog.pg_stat_activity
+	WHERE datname IS NOT NULL AND coalesce(application_name, '') NOT LIKE $2
+		AND coalesce(application_name, '') <> 'pgbaton'
+		AND coalesce(backend_type, 'client backend') IN ('client backend', 'walsender')
+) AS a`
+
+// needConnections is how many sessions we open on a side, what for, and which
+// options make them fewer.
+func (s *survey) needConnections(e *end) (n int, what, options string) {
+	what, options = plural(s.Jobs, "job"), "--jobs"
+	if s.Method != "stream" {
+		return s.Jobs + spareConnections, what, options
+	}
+	if e.Side == postgres.Source {
+		if s.groups() > 1 {
+			options += " or --groups"
+		}
+		return s.Jobs + s.groups() + spareConnections, what + " and " + plural(s.groups(), "stream"), options
+	}
+	// One session copies or builds.
+	n = max(s.Jobs, s.IndexJobs)
+	return n + spareConnections, plural(n, "job") + " that copy or build indexes", options + " or --index-jobs"
+}
 
 func checkConnections(ctx context.Context, s *survey, e *end) error {
-	var used int
-	err := e.conn.QueryRow(ctx, `
-		SELECT pg_catalog.count(*)::int FROM pg_catalog.pg_stat_activity
-		WHERE datname IS NOT NULL -- the rest of a row is hidden from whom pg_monitor is not granted
-			AND coalesce(backend_type, 'client backend') = 'client backend'
-			AND coalesce(application_name, '') <> 'pgbaton'`).Scan(&used)
+	var all, ofRole, inDatabase, roleLimit, databaseLimit int
+	err := e.conn.QueryRow(ctx, connectionsSQL, e.Database(), s.mine()).Scan(&all, &ofRole, &inDatabase, &roleLimit, &databaseLimit)
 	if err != nil {
 		return err
 	}
+	need, what, options := s.needConnections(e)
+	lack := func(code, limited string, limit, free int, remedy string) {
+		fewer := fmt.Sprintf("or use fewer %s, or end sessions: %d can be open", options, max(0, free))
+		e.add(Finding{Code: code, Severity: Blocker, Side: e.Side, Remedy: remedy + "\n-- " + fewer,
+			Text: fmt.Sprintf("%s = %d leaves %d free connections, needed are %d: for %s", limited, limit, max(0, free), need, what)})
+	}
 	limit := e.number("max_connections")
+	free := limit - all
 	if !e.role.super {
-		limit -= e.number("superuser_reserved_connections") + e.number("reserved_connections")
+		free -= e.number("superuser_reserved_connections") + e.number("reserved_connections")
 	}
-	free, need := limit-used, s.Jobs+spareConnections
-	const headroom = 10 // others come and go
-	if free >= need {
-		return nil
+	if free < need {
+		lack("connections", "max_connections", limit, free, alterSystem("max_connections", strconv.Itoa(limit+need-free+headroom)))
 	}
-	e.add(Finding{Code: "connections", Severity: Blocker, Side: e.Side,
-		Text: fmt.Sprintf("max_connections = %d leaves %d free connections; %d jobs need %d", e.number("max_connections"), max(0, free), s.Jobs, need),
-		Remedy: alterSystem("max_connections", strconv.Itoa(e.number("max_connections")+need-free+headroom)) +
-			fmt.Sprintf("\n-- or use fewer --jobs: at most %d, or free connections", max(0, free-spareConnections))})
+	if free := roleLimit - ofRole; !e.role.super && roleLimit >= 0 && free < need {
+		lack("role-connections", "the connection limit of role "+e.user(), roleLimit, free,
+			statements(fmt.Sprintf("ALTER ROLE %s CONNECTION LIMIT %d", e.user(), roleLimit+need-free+headroom)))
+	}
+	if free := databaseLimit - inDatabase; !e.role.super && databaseLimit >= 0 && free < need {
+		lack("database-connections", "the connection limit of database "+e.database(), databaseLimit, free,
+			statements(fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT %d", e.database(), databaseLimit+need-free+headroom)))
+	}
 	return nil
+}
+
+// locksSQL counts what pg_dump locks until it is done: tables, and what views
+// read, which may be other views. $1 is left out.
+const locksSQL = `
+SELECT pg_catalog.count(*)::int
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm') AND c.relpersistence <> 't' AND c.oid <> ALL ($1) AND ` + userSchema
+
+// checkLocksOnSource looks whether the lock table holds what pg_dump locks in its
+// one transaction.
+func checkLocksOnSource(ctx context.Context, _ *survey, e *end) error {
+	var n int
+	if err := e.conn.QueryRow(ctx, locksSQL, e.relationsOut).Scan(&n); err != nil {
+		return err
+	}
+	e.judgeLocks(n, fmt.Sprintf("pg_dump locks %d tables and views at once", n))
+	return nil
+}
+
+// checkLocksOnTarget does so for the target. A restore locks little at a time:
+// every statement is a transaction. But one statement creates the subscription,
+// and one the publication of the way back, within the pause.
+func checkLocksOnTarget(_ context.Context, s *survey, e *end) error {
+	n := len(s.source.tables)
+	e.judgeLocks(n, fmt.Sprintf("a subscription and a publication lock all of their %d tables at once", n))
+	return nil
+}
+
+// judgeLocks warns when so many locks of one transaction come near what the lock
+// table is made for. It never blocks: the table has some room beyond that.
+func (e *end) judgeLocks(n int, why string) {
+	slots := e.number("max_connections") + e.number("max_prepared_transactions")
+	room := e.number("max_locks_per_transaction") * slots
+	if slots == 0 || n <= room*8/10 {
+		return
+	}
+	const step = 64                    // the setting's default
+	perSlot := (n*5/4 + slots) / slots // so that n is 80 % at most
+	e.add(Finding{Code: "lock-table", Severity: Warning, Side: e.Side,
+		Text: fmt.Sprintf("max_locks_per_transaction = %d makes room for %d locks, and %s: with those of others they may not fit, which fails with \"out of shared memory\"",
+			e.number("max_locks_per_transaction"), room, why),
+		Remedy: alterSystem("max_locks_per_transaction", strconv.Itoa((perSlot+step-1)/step*step))})
 }

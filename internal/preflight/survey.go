@@ -29,13 +29,17 @@ type survey struct {
 // end is one side as the checks see it.
 type end struct {
 	*postgres.Server
-	conn    *pgx.Conn // nil: out of reach
-	exists  bool      // false: the database is to be made, and conn is on the maintenance database
-	role    role
-	record  *journal.Record // of an active migration, nil for none
-	tables  []catalog.Table // of the source
-	setting map[string]string
-	add     func(Finding)
+	conn         *pgx.Conn // nil: out of reach
+	exists       bool      // false: the database is to be made, and conn is on the maintenance database
+	role         role
+	record       *journal.Record // of an active migration, nil for none
+	tables       []catalog.Table // of the source
+	setting      map[string]string
+	selection    catalog.Selection
+	excluded     catalog.Exclusion // what the selection leaves out of the source
+	schemasOut   []string
+	relationsOut []uint32 // all of them, also those in schemasOut
+	add          func(Finding)
 }
 
 // A check looks for one thing, or a few that belong together, on one side.
@@ -63,12 +67,14 @@ var (
 	onSource = []check{
 		{"publisher settings", checkPublisherOnSource},
 		{"subscriber settings", checkSubscriberOnSource},
+		{"filters", checkSelection},
 		{"ownership", checkOwnership},
 		{"row security", checkRowSecurity},
 		{"replica identity", checkIdentity},
 		{"triggers", checkTriggers},
 		{"rows that are not replicated", checkUnreplicated},
 		{"objects that need attention", checkSpecialObjects},
+		{"lock table", checkLocksOnSource},
 	}
 	onTarget = []check{
 		{"subscriber settings", checkSubscriberOnTarget},
@@ -82,6 +88,8 @@ var (
 		{"encoding and locale", checkLocale},
 		{"row security on the target", checkTargetRowSecurity},
 		{"generated columns and the way back", checkGeneratedOnTarget},
+		{"lock table of the target", checkLocksOnTarget},
+		{"settings for the load", checkLoadSettings},
 		{"reaching the source from the target", probeSource},
 		{"reaching the target from the source", probeTarget},
 	}
@@ -89,8 +97,8 @@ var (
 
 // run connects and makes every check that can be made.
 func (s *survey) run(ctx context.Context) error {
-	s.source = &end{Server: s.Source, add: s.add}
-	s.target = &end{Server: s.Target, add: s.add}
+	s.source = &end{Server: s.Source, selection: s.Selection, add: s.add}
+	s.target = &end{Server: s.Target, selection: s.Selection, add: s.add}
 	if err := each(ctx, s.source.connect, s.target.connect); err != nil {
 		return err
 	}
@@ -221,8 +229,11 @@ func (e *end) connect(ctx context.Context) error {
 		}
 	}
 	if e.exists && e.Side == postgres.Source {
-		if e.tables, err = catalog.Tables(ctx, conn, e.Version()); err != nil {
+		if e.tables, err = catalog.Tables(ctx, conn, e.Version(), e.selection); err != nil {
 			return postgres.Wrap(e.Side, "listing tables", err)
+		}
+		if err = e.readSelection(ctx); err != nil {
+			return postgres.Wrap(e.Side, "listing what is left out", err)
 		}
 	}
 	return nil

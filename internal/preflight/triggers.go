@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
@@ -12,8 +13,12 @@ import (
 // the source arrives as rows, and would be done a second time.
 func checkTriggers(ctx context.Context, _ *survey, e *end) error {
 	triggers, err := schema.ApplyTriggers(ctx, e.conn)
-	if err != nil || len(triggers) == 0 {
+	if err != nil {
 		return err
+	}
+	triggers = slices.DeleteFunc(triggers, func(t schema.Trigger) bool { return e.excluded.Has(t.Table) })
+	if len(triggers) == 0 {
+		return nil
 	}
 	var objects []string
 	for _, t := range triggers {

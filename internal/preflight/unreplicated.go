@@ -35,8 +35,8 @@ func checkUnreplicated(ctx context.Context, _ *survey, e *end) error {
 	foreign, err := texts(ctx, e.conn, fmt.Sprintf(`
 		SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind = 'f' AND %s AND %s
-		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, userSchema, notExtension("c.oid", "pg_class")))
+		WHERE c.relkind = 'f' AND c.oid <> ALL ($1) AND %s AND %s
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, userSchema, notExtension("c.oid", "pg_class")), e.relationsOut)
 	if err != nil {
 		return err
 	}

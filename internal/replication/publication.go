@@ -15,15 +15,24 @@ import (
 // ONLY: neither inheritance children nor a partition root come in by the back
 // door. truncates is false for a stream that must not carry TRUNCATE (rule 16).
 func PublicationSQL(name string, tables []postgres.Ident, truncates bool) string {
-	names := make([]string, len(tables))
-	for i, t := range tables {
-		names[i] = t.String()
-	}
-	sql := "CREATE PUBLICATION " + postgres.QuoteIdent(name) + " FOR TABLE ONLY " + strings.Join(names, ", ONLY ")
+	sql := "CREATE PUBLICATION " + postgres.QuoteIdent(name) + " FOR TABLE ONLY " + join(tables)
 	if !truncates {
 		sql += " WITH (publish = 'insert, update, delete')"
 	}
 	return sql
+}
+
+// SetTablesSQL makes a publication one of these tables.
+func SetTablesSQL(name string, tables []postgres.Ident) string {
+	return "ALTER PUBLICATION " + postgres.QuoteIdent(name) + " SET TABLE ONLY " + join(tables)
+}
+
+func join(tables []postgres.Ident) string {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = t.String()
+	}
+	return strings.Join(names, ", ONLY ")
 }
 
 // Publishable are the tables of a group that holds all that can be published:

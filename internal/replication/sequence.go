@@ -95,8 +95,8 @@ func SetSequences(ctx context.Context, db postgres.DB, values []SequenceValue) e
 // the case that their true values cannot be asked any more. It never sets one
 // back. It returns how many it raised, and those that no column owns, of which
 // nothing is known.
-func RaiseSequences(ctx context.Context, db postgres.DB) (raised int, unknown []postgres.Ident, err error) {
-	sequences, err := catalog.Sequences(ctx, db)
+func RaiseSequences(ctx context.Context, db postgres.DB, sel catalog.Selection) (raised int, unknown []postgres.Ident, err error) {
+	sequences, err := catalog.Sequences(ctx, db, sel)
 	if err != nil {
 		return 0, nil, err
 	}

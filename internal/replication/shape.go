@@ -14,15 +14,15 @@ import (
 // and columns of the publisher, the groups' publications, the tables the
 // subscriptions apply (all ready), and the subscriber's tables. It returns the
 // differences, as sentences; none means that every row of every table flows.
-func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv postgres.Version, groups []Group) ([]string, error) {
+func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv postgres.Version, groups []Group, sel catalog.Selection) ([]string, error) {
 	var here, there []catalog.Table
 	both, readCtx := errgroup.WithContext(ctx)
 	both.Go(func() (err error) {
-		here, err = catalog.Tables(readCtx, publisher, pv)
+		here, err = catalog.Tables(readCtx, publisher, pv, sel)
 		return err
 	})
 	both.Go(func() (err error) {
-		there, err = catalog.Tables(readCtx, subscriber, sv)
+		there, err = catalog.Tables(readCtx, subscriber, sv, sel)
 		return err
 	})
 	if err := both.Wait(); err != nil {
@@ -42,6 +42,9 @@ func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv post
 			published[t] = true
 		}
 		for _, t := range states {
+			if applied[t.Ident] != "" {
+				return []string{fmt.Sprintf("table %s is in two groups: its changes would be applied twice", t.Ident)}, nil
+			}
 			applied[t.Ident] = t.State
 		}
 		if !published[g.MarkerTable()] || applied[g.MarkerTable()] == "" {

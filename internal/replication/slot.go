@@ -31,6 +31,23 @@ func (s *Slot) Close(ctx context.Context) error {
 	return s.conn.Close(ctx)
 }
 
+// Alive says whether the slot's snapshot can still be imported.
+func (s *Slot) Alive(ctx context.Context, server *postgres.Server) (bool, error) {
+	if s == nil || s.conn == nil || s.conn.IsClosed() {
+		return false, nil
+	}
+	conn, err := server.Connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT "+postgres.QuoteLiteral(s.Snapshot))
+	if postgres.Code(err) != "" {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // CreateSlotCommand is the walsender command. This spelling is understood by
 // all of 10 to 18 (https://www.postgresql.org/docs/current/protocol-replication.html).
 func CreateSlotCommand(name string, export bool) string {

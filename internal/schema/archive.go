@@ -6,8 +6,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
+	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
 )
 
@@ -24,17 +26,42 @@ const (
 var never = []string{"--no-publications", "--no-subscriptions", "--exclude-schema=pgbaton"}
 
 // DumpSchema writes the definitions, as a snapshot shows them, into a file. An
-// empty snapshot takes one of pg_dump's own.
-func DumpSchema(source *postgres.Server, snapshot, file string) Command {
+// empty snapshot takes one of pg_dump's own. What a selection leaves out is left
+// out of the archive by name: unlike with --schema and --table of pg_dump, it
+// still has the extensions, types, functions and casts that the rest needs.
+func DumpSchema(source *postgres.Server, snapshot, file string, exclude ...catalog.Exclusion) Command {
 	args := append([]string{"--format=custom", "--schema-only"}, never...)
+	args = append(args, exclusions(exclude)...)
 	return dump(source, snapshot, file, args)
 }
 
 // DumpAll writes definitions and rows into a directory, jobs tables at a time.
 // Large objects are left out: they are not replicated (check says so).
-func DumpAll(source *postgres.Server, snapshot, directory string, jobs int) Command {
+func DumpAll(source *postgres.Server, snapshot, directory string, jobs int, exclude ...catalog.Exclusion) Command {
 	args := append([]string{"--format=directory", fmt.Sprintf("--jobs=%d", jobs), "--no-blobs"}, never...)
+	args = append(args, exclusions(exclude)...)
 	return dump(source, snapshot, directory, args)
+}
+
+// exclusions are pg_dump's options for what is left out. To pg_dump they are
+// patterns: a name in double quotes matches itself alone.
+func exclusions(exclude []catalog.Exclusion) []string {
+	var args []string
+	for _, x := range exclude {
+		for _, name := range x.Schemas {
+			args = append(args, "--exclude-schema="+postgres.QuoteIdent(name))
+		}
+		for _, r := range x.Relations {
+			args = append(args, "--exclude-table="+r.String())
+		}
+	}
+	// pg_dump takes its arguments to be in the database's encoding, unless told
+	// which; ours are in UTF-8.
+	beyondASCII := func(r rune) bool { return r >= 0x80 }
+	if slices.ContainsFunc(args, func(a string) bool { return strings.ContainsFunc(a, beyondASCII) }) {
+		args = append(args, "--encoding=UTF8")
+	}
+	return args
 }
 
 func dump(source *postgres.Server, snapshot, file string, args []string) Command {
@@ -61,8 +88,9 @@ func Dump(ctx context.Context, tools Tools, c Command) error {
 // RestoreOptions say what of the archive's ownership the target can have.
 type RestoreOptions struct {
 	Jobs    int
-	NoOwner bool // an owner role does not exist on the target
-	NoGrant bool // a grantee or grantor does not exist on the target
+	NoOwner bool   // an owner role does not exist on the target
+	NoGrant bool   // a grantee or grantor does not exist on the target
+	List    string // file with the entries to restore, "" for all
 }
 
 // Restore builds the pg_restore of a section. It does not stop at the first
@@ -75,13 +103,17 @@ func Restore(target *postgres.Server, archive, section string, o RestoreOptions)
 	if o.Jobs > 1 && section != PreData {
 		args = append(args, fmt.Sprintf("--jobs=%d", o.Jobs))
 	}
+	if o.List != "" {
+		args = append(args, "--use-list="+o.List)
+	}
 	if o.NoOwner {
 		args = append(args, "--no-owner")
 	}
 	if o.NoGrant {
 		args = append(args, "--no-privileges")
 	}
-	return Command{Program: "pg_restore", Args: append(args, archive), server: target}
+	// Thousands of small commits; the load as a whole is made durable at its end.
+	return Command{Program: "pg_restore", Args: append(args, archive), server: target, settings: []string{"synchronous_commit=off"}}
 }
 
 // RunRestore runs pg_restore and fails unless every error it met is harmless.

@@ -26,7 +26,7 @@ func RefreshSQL(v catalog.MatView, concurrently bool) string {
 // failures are returned.
 func Refresh(ctx context.Context, target *pgx.Conn, onSource []catalog.MatView) []error {
 	have := map[postgres.Ident]catalog.MatView{}
-	onTarget, err := catalog.MatViews(ctx, target)
+	onTarget, err := catalog.MatViews(ctx, target, catalog.Selection{})
 	if err != nil {
 		return []error{err}
 	}

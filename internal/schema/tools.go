@@ -94,9 +94,10 @@ func toolMajor(dir, name string) int {
 // Command is a client program's run: what plan prints and what is executed.
 // The password goes by the environment.
 type Command struct {
-	Program string
-	Args    []string
-	server  *postgres.Server
+	Program  string
+	Args     []string
+	server   *postgres.Server
+	settings []string // of its sessions, "name=value"
 }
 
 // String prints the command as one would type it.
@@ -140,7 +141,7 @@ func EndOrphans(ctx context.Context, conn *pgx.Conn) error {
 // whole process group ends with ctx, so that no pg_restore worker outlives us.
 func (c Command) run(ctx context.Context, tools Tools, onLine func(string)) (stderr string, err error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(tools.Dir, c.Program), c.Args...)
-	cmd.Env = c.server.ClientEnv(applicationPrefix + c.Program)
+	cmd.Env = c.server.ClientEnv(applicationPrefix+c.Program, c.settings...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	out := &lines{onLine: onLine}

@@ -1,6 +1,7 @@
-// Package tablecopy moves the rows of many tables from one server to another
-// under one snapshot, several tables at a time, while the source keeps working.
-// It changes nothing on the source.
+// Package tablecopy loads tables from one server into another while the source
+// keeps working: rows under an exported snapshot, several tables and parts of big
+// ones at a time, and behind them indexes, keys, foreign keys and statistics, as
+// soon as a table has its rows. It changes nothing on the source.
 package tablecopy
 
 import (
@@ -8,48 +9,96 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/postgres"
 )
 
-// Job says what to copy, and who wants to hear of it.
-type Job struct {
-	Source, Target *postgres.Server
-	// Snapshot is the exported snapshot that every row is read under. The
+// Table is a table as far as it is still to be loaded.
+type Table struct {
+	catalog.Table
+	// Snapshot is what its rows are read under; "" when they are there already. The
 	// session that exported it must stay as it is until Run returns.
 	Snapshot string
-	// Tables exist on both sides. On the target they are emptied first.
-	Tables []catalog.Table
-	// Jobs is the number of tables copied at a time; each takes one session on
-	// either side. At least 1.
-	Jobs int
+	Indexes  []Index
+	// AnalyzeLater leaves its statistics to the caller.
+	AnalyzeLater bool
 
+	parts *parts // while it is loaded in parts
+}
+
+// parts sums up what the parts of a table have moved.
+type parts struct{ rows, bytes atomic.Int64 }
+
+// Index is an index to build. Built: it is there, but not yet its constraint.
+type Index struct {
+	catalog.Index
+	Built bool
+}
+
+// ForeignKey is a foreign key to make. Added: it is there, but not validated.
+type ForeignKey struct {
+	catalog.ForeignKey
+	Added bool
+}
+
+// Stage is how far a table is.
+type Stage string
+
+// Stages of a table.
+const (
+	Copied   Stage = "copied"   // its rows are there
+	Finished Stage = "finished" // and its indexes, keys and statistics
+)
+
+// Loaded is a table that has reached a stage. Rows and Bytes, those of the COPY
+// stream, are of Copied.
+type Loaded struct {
+	Table postgres.Ident
+	Rows  int64
+	Bytes int64
+}
+
+// Job says what to load, and who wants to hear of it.
+type Job struct {
+	Source, Target *postgres.Server
+	Tables         []Table // they exist on both sides
+	ForeignKeys    []ForeignKey
+	// Jobs bounds the copies at a time, each with one session on either side;
+	// IndexJobs the index builds and what follows them, each with one session on the
+	// target. Together they are no more than the larger of both: what has the longest
+	// way to go comes first.
+	Jobs, IndexJobs int
+	MaxRate         int64 // bytes of the COPY streams a second, all together; 0 for no limit
+	SplitAbove      int64 // bytes of a table that is copied in parts; 0 for what Run finds best
+	Tries           int   // of a task that fails for a transient reason; 0 for some
+
+	// Before is what earlier runs have done, for the totals of what is reported.
+	Before event.Progress
 	// Observer gets event.TableCopied, and event.Progress up to four times a
 	// second and once at the end, also after a failure. May be nil.
 	Observer event.Observer
-	// OnDone is called when a table's rows have been stored, inside the
-	// transaction that stored them, so that what it writes with tx is committed
-	// together with the rows or not at all. It is called by several goroutines
-	// at once. May be nil.
-	OnDone func(ctx context.Context, tx *pgconn.PgConn, t catalog.Table, rows, bytes int64) error
+	// Record returns the SQL that notes what some tables have reached. It becomes
+	// part of the transaction that achieves it: both are there, or neither. It is
+	// called by several goroutines at once. May be nil.
+	Record func(Stage, []Loaded) string
 	// OnProgress is called every so often from a goroutine of its own, never by
-	// two at once, and a last time when all tables are copied. The states are
-	// those of the tables being copied right now. It may take its time: the copy
-	// does not wait for it. May be nil.
-	OnProgress func(ctx context.Context, p event.Progress, running []TableState)
+	// two at once, and a last time when all is loaded. It may take its time: the
+	// load does not wait for it. May be nil.
+	OnProgress func(context.Context, event.Progress)
 	// Every is the interval of OnProgress; a second if zero.
 	Every time.Duration
 }
 
-// Result is what a complete copy has moved.
+// Result is what a complete load has moved.
 type Result struct {
 	Tables  int
 	Rows    int64
@@ -61,81 +110,101 @@ type Result struct {
 // copied under another one do not go with the same replication slot.
 var ErrSnapshotGone = errors.New("the exported snapshot is gone")
 
-// Run copies the tables, the largest first, and returns when all rows are
-// committed on the target or at the first error; nothing of it runs on after
-// that. A table is on the target either in full or as it was before. A second
-// Run copies every table of its job again.
+// loader is one Run.
+type loader struct {
+	job      Job
+	schedule *schedule
+	meter    *meter
+	witness  *witness
+	limiter  *rate.Limiter // nil: no limit
+	target   targetFacts
+	memory   string // maintenance_work_mem of our sessions
+}
+
+// Run loads the tables and returns when everything is committed on the target or
+// at the first error that does not pass; nothing of it runs on after that. A
+// table's rows are on the target either in full or, unless it was being copied
+// in parts, as they were before.
 //
-// The commits are asynchronous: before anything relies on the copy, one
+// The commits are asynchronous: before anything relies on the load, one
 // synchronous commit on the target has to make it durable.
 func Run(ctx context.Context, job Job) (Result, error) {
 	began := time.Now()
-	job.Tables = slices.Clone(job.Tables)
-	// Largest first: a big table that starts last would keep one worker busy
-	// after all others are done.
-	slices.SortStableFunc(job.Tables, func(a, b catalog.Table) int { return cmp.Compare(b.Bytes, a.Bytes) })
-	c := &copier{job: job, queue: make(chan *tableCopy, len(job.Tables)), meter: newMeter(job.Tables, began)}
-	for _, t := range c.meter.tables {
-		c.queue <- t
-	}
-	close(c.queue)
-
-	err := c.run(ctx)
-	p, _ := c.meter.read(time.Now())
-	c.observe(p)
+	l := &loader{job: job, meter: newMeter(job.Before, began)}
+	err := l.run(ctx)
+	p := l.meter.read(time.Now())
+	l.observe(p)
 	if err == nil && job.OnProgress != nil {
-		job.OnProgress(ctx, p, nil)
+		job.OnProgress(ctx, p)
 	}
-	result := Result{Tables: p.TablesCopied, Rows: c.meter.rows.Load(), Bytes: p.BytesCopied, Elapsed: time.Since(began)}
+	result := Result{Tables: p.TablesCopied - job.Before.TablesCopied, Rows: l.meter.rows.Load(),
+		Bytes: p.BytesCopied - job.Before.BytesCopied, Elapsed: time.Since(began)}
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Cause(ctx))) {
-		err = fmt.Errorf("copying tables was interrupted: %w", context.Cause(ctx))
+		err = fmt.Errorf("loading tables was interrupted: %w", context.Cause(ctx))
 	}
 	return result, err
 }
 
-// copier is one Run.
-type copier struct {
-	job   Job
-	queue chan *tableCopy // filled and closed before the workers start
-	meter *meter
-}
-
 // run starts the workers and those who report on them, and waits for all.
-func (c *copier) run(ctx context.Context) error {
-	if len(c.job.Tables) == 0 {
+func (l *loader) run(ctx context.Context) error {
+	if len(l.job.Tables) == 0 && len(l.job.ForeignKeys) == 0 {
 		return nil
 	}
-	for _, s := range []*postgres.Server{c.job.Source, c.job.Target} {
+	l.job.Jobs = max(1, l.job.Jobs)
+	l.job.IndexJobs = cmp.Or(max(0, l.job.IndexJobs), l.job.Jobs)
+	if l.job.MaxRate > 0 {
+		// A burst of a tenth of a second, but of one buffer at least.
+		l.limiter = rate.NewLimiter(rate.Limit(l.job.MaxRate), int(max(bufferSize, l.job.MaxRate/10)))
+	}
+	for _, s := range []*postgres.Server{l.job.Source, l.job.Target} {
 		if err := learnVersion(ctx, s); err != nil {
 			return err
 		}
 	}
-	// A report in progress when the copy fails is cut short; one in progress when
+	conn, err := openTarget(ctx, l.job.Target, "")
+	if err != nil {
+		return err
+	}
+	defer func() { end(ctx, conn, ctx.Err() != nil) }()
+	l.witness = &witness{conn: conn}
+	if err := l.readTarget(ctx); err != nil {
+		return postgres.Wrap(postgres.Target, "looking at what is there", err)
+	}
+	splits, err := l.planSplits(ctx)
+	if err != nil {
+		return err
+	}
+	tasks := l.tasks(splits)
+	l.meter.expect(l.job.Tables)
+	l.meter.watch(tasks)
+	l.schedule = newSchedule(tasks, [classes]int{copying: l.job.Jobs, building: l.job.IndexJobs})
+	stop := context.AfterFunc(ctx, l.schedule.stop)
+	defer stop()
+
+	// A report in progress when the load fails is cut short; one in progress when
 	// it succeeds is waited for, or the caller's session would be lost with it.
 	reports, cutReports := context.WithCancel(ctx)
 	defer cutReports()
 	done := make(chan struct{})
 	var reporters sync.WaitGroup
-	reporters.Go(func() {
-		every(observeEvery, done, func() {
-			p, _ := c.meter.read(time.Now())
-			c.observe(p)
-		})
-	})
-	if c.job.OnProgress != nil {
+	reporters.Go(func() { every(observeEvery, done, func() { l.observe(l.meter.read(time.Now())) }) })
+	reporters.Go(func() { every(time.Second, done, func() { l.askServer(reports) }) })
+	if l.job.OnProgress != nil {
 		reporters.Go(func() {
-			every(cmp.Or(c.job.Every, time.Second), done, func() {
-				p, running := c.meter.read(time.Now())
-				c.job.OnProgress(reports, p, running)
-			})
+			every(cmp.Or(l.job.Every, time.Second), done, func() { l.job.OnProgress(reports, l.meter.read(time.Now())) })
 		})
 	}
 
 	workers, workCtx := errgroup.WithContext(ctx)
-	for range max(1, min(c.job.Jobs, len(c.job.Tables))) {
-		workers.Go(func() error { return c.work(workCtx) })
+	stopWorkers := context.AfterFunc(workCtx, l.schedule.stop)
+	defer stopWorkers()
+	for range min(max(l.job.Jobs, l.job.IndexJobs), len(tasks)) {
+		workers.Go(func() error { return l.work(workCtx) })
 	}
-	err := workers.Wait()
+	err = workers.Wait()
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		cutReports()
 	}
@@ -144,67 +213,69 @@ func (c *copier) run(ctx context.Context) error {
 	return err
 }
 
-// work copies tables from the queue, in one session on either side, until the
-// queue is empty or ctx ends.
-func (c *copier) work(ctx context.Context) (err error) {
-	source, err := openSource(ctx, c.job.Source, c.job.Snapshot)
-	if err != nil {
-		return err
-	}
-	defer func() { end(ctx, source, err != nil) }()
-	target, err := openTarget(ctx, c.job.Target)
-	if err != nil {
-		return err
-	}
-	defer func() { end(ctx, target, err != nil) }()
-	if err := checkEncodings(ctx, source, target); err != nil {
-		return err
-	}
+// targetFacts are what the target says before anything is loaded.
+type targetFacts struct {
+	holdsRows   map[postgres.Ident]bool // tables with a file that is not empty
+	tablespaces map[string]bool
+	parallel    bool // indexes can be built by several processes
+}
 
-	buf := make([]byte, bufferSize)
-	for t := range c.queue {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := c.copyTable(ctx, source, target, t, buf); err != nil {
-			return err
-		}
+// mostMemory bounds, in kB, the maintenance_work_mem that we give a session which
+// sorts a table for an index: before 18 more is hardly used.
+const mostMemory = 1 << 20
+
+// readTarget asks for targetFacts, and decides how much memory an index build may
+// take: as much as the server's own setting says, or, where that is more, its
+// part of as much as the server was given for shared buffers. What fills those,
+// the load, needs little of them.
+func (l *loader) readTarget(ctx context.Context) error {
+	l.target = targetFacts{holdsRows: map[postgres.Ident]bool{}, tablespaces: map[string]bool{},
+		parallel: l.job.Target.Version().Major() >= 11}
+	rows, err := l.witness.ask(ctx, `SELECT n.nspname, c.relname
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND pg_catalog.pg_relation_size(c.oid) > 0`)
+	if err != nil {
+		return err
 	}
+	for _, r := range rows {
+		l.target.holdsRows[postgres.Ident{Schema: string(r[0]), Name: string(r[1])}] = true
+	}
+	if rows, err = l.witness.ask(ctx, `SELECT spcname FROM pg_catalog.pg_tablespace`); err != nil {
+		return err
+	}
+	for _, r := range rows {
+		l.target.tablespaces[string(r[0])] = true
+	}
+	rows, err = l.witness.ask(ctx, `SELECT
+		(SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'), -- kB
+		(SELECT setting::bigint * pg_catalog.current_setting('block_size')::bigint / 1024 FROM pg_catalog.pg_settings WHERE name = 'shared_buffers')`)
+	if err != nil {
+		return err
+	}
+	own, err := strconv.ParseInt(string(rows[0][0]), 10, 64)
+	if err != nil {
+		return err
+	}
+	buffers, err := strconv.ParseInt(string(rows[0][1]), 10, 64)
+	if err != nil {
+		return err
+	}
+	l.memory = fmt.Sprintf("%dkB", max(own, min(mostMemory, buffers/int64(l.job.IndexJobs))))
 	return nil
 }
 
-// copyTable replaces the target's rows of one table, in one transaction:
-// emptying makes a second run safe, and it is what COPY FREEZE asks for.
-func (c *copier) copyTable(ctx context.Context, source, target *pgconn.PgConn, t *tableCopy, buf []byte) error {
-	began := time.Now()
-	c.meter.begin(t, began)
-	err := exec(ctx, target, "BEGIN; TRUNCATE ONLY "+t.Ident.String())
-	if err != nil {
-		return explain(postgres.Target, "emptying", t.Table, err)
+func (l *loader) observe(e event.Event) {
+	if l.job.Observer != nil {
+		l.job.Observer(e)
 	}
-	send, store := encodings(source, target)
-	copyOut, copyIn := Statements(t.Table)
-	rows, bytes, err := relay(ctx, source, target, inEncoding(send, copyOut), inEncoding(store, copyIn), buf, t.add)
-	if err != nil {
-		return explainRelay(t.Table, err)
-	}
-	if c.job.OnDone != nil {
-		if err := c.job.OnDone(ctx, target, t.Table, rows, bytes); err != nil {
-			return postgres.Wrap(postgres.Target, "recording that "+t.Ident.String()+" is copied", err)
-		}
-	}
-	if err := exec(ctx, target, "COMMIT"); err != nil {
-		return explain(postgres.Target, "committing", t.Table, err)
-	}
-	c.meter.end(t, rows)
-	c.observe(event.TableCopied{Table: t.Ident.String(), Rows: rows, Bytes: bytes, Seconds: event.Since(began)})
-	return nil
 }
 
-func (c *copier) observe(e event.Event) {
-	if c.job.Observer != nil {
-		c.job.Observer(e)
+// record is the SQL that notes a stage, "" for none.
+func (l *loader) record(s Stage, tables ...Loaded) string {
+	if l.job.Record == nil || len(tables) == 0 {
+		return ""
 	}
+	return l.job.Record(s, tables)
 }
 
 // every calls f at an interval until done is closed.

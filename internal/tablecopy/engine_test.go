@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
@@ -26,7 +25,7 @@ func TestRun(t *testing.T) {
 	t.Run("failures", func(t *testing.T) { t.Parallel(); testFailures(t, l) })
 	for name, test := range map[string]func(*testing.T, lab){
 		"snapshot": testSnapshot, "snapshot gone": testSnapshotGone,
-		"progress": testProgress, "on done": testOnDone, "plain roles": testPlainRoles, "relay twice": testRelayTwice,
+		"progress": testProgress, "record": testRecord, "plain roles": testPlainRoles, "relay twice": testRelayTwice,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, l) })
 	}
@@ -54,7 +53,7 @@ func testTypes(t *testing.T, l lab) {
 				m.compare(t, job.Tables)
 			}
 			for _, table := range job.Tables {
-				if got := FormatOf(table); (got == Text) != (table.Name == "text_types") {
+				if got := FormatOf(table.Table); (got == Text) != (table.Name == "text_types") {
 					t.Errorf("%s is copied as %s", table.Ident, got)
 				}
 				if table.Name != "text_types" {
@@ -199,7 +198,7 @@ func testSnapshotGone(t *testing.T, l lab) {
 				t.Fatal(err)
 			}
 			for _, snapshot := range []string{ended, "it's no snapshot"} {
-				job.Snapshot = snapshot
+				job.Tables[0].Snapshot = snapshot
 				o := <-start(t.Context(), job)
 				if !errors.Is(o.err, ErrSnapshotGone) || postgres.Hint(o.err) == "" || o.goroutines != 0 {
 					t.Errorf("%q: error %v with hint %q, %d goroutines", snapshot, o.err, postgres.Hint(o.err), o.goroutines)
@@ -229,25 +228,21 @@ func testProgress(t *testing.T, l lab) {
 			last = e
 		}
 	}
-	type report struct {
-		event.Progress
-		running []TableState
-	}
-	reports := make(chan report, 1)
+	reports := make(chan event.Progress, 1)
 	job.Every = time.Millisecond
-	job.OnProgress = func(_ context.Context, p event.Progress, running []TableState) {
+	job.OnProgress = func(_ context.Context, p event.Progress) {
 		select {
 		case <-reports:
 		default:
 		}
-		reports <- report{p, running}
+		reports <- p
 	}
 	run := start(t.Context(), job)
 	g.await(t)
 	for r := range reports {
-		if r.TablesCopied == 1 && len(r.running) == 1 && r.running[0].Bytes > 1e6 {
-			if state := r.running[0]; state.Table.Name != "gated" || state.Estimate < 50e6 || state.Seconds <= 0 ||
-				r.TablesTotal != 2 || r.BytesTotal < 50e6 || r.BytesCopied < state.Bytes || r.BytesPerSec <= 0 || r.ETASeconds <= 0 {
+		if r.TablesCopied == 1 && len(r.Running) == 1 && r.Running[0].Done > 1e6 {
+			if state := r.Running[0]; state.What != "copy" || state.Name != `"public"."gated"` || state.Total < 50e6 || state.Seconds <= 0 ||
+				r.TablesTotal != 2 || r.BytesTotal < 50e6 || r.BytesCopied < state.Done || r.BytesPerSec <= 0 || r.ETASeconds <= 0 {
 				t.Errorf("report %+v", r)
 			}
 			break
@@ -258,7 +253,7 @@ func testProgress(t *testing.T, l lab) {
 	if o.err != nil {
 		t.Fatal(o.err)
 	}
-	if r := <-reports; r.TablesCopied != 2 || r.BytesCopied != r.BytesTotal || len(r.running) != 0 || r.ETASeconds != 0 {
+	if r := <-reports; r.TablesCopied != 2 || r.BytesCopied != r.BytesTotal || len(r.Running) != 0 || r.ETASeconds != 0 {
 		t.Errorf("last report %+v", r)
 	}
 	if last.TablesCopied != 2 || last.BytesCopied != last.BytesTotal || last.BytesCopied != o.Bytes || o.Rows != 50010 {
@@ -280,37 +275,39 @@ func testProgress(t *testing.T, l lab) {
 	}
 }
 
-// testOnDone: what is recorded and the rows are committed together.
-func testOnDone(t *testing.T, l lab) {
-	m := l.move(t, 12, 18)
-	m.both(t, "CREATE TABLE good (id integer); CREATE TABLE bad (id integer)")
-	pgtest.Exec(t, m.sourceURI, "INSERT INTO good VALUES (1), (2); INSERT INTO bad VALUES (1)")
-	pgtest.Exec(t, m.targetURI, "CREATE TABLE done (name text, rows bigint)")
-	job := m.job(t, 1)
-	broken := errors.New("broken")
-	job.OnDone = func(ctx context.Context, tx *pgconn.PgConn, table catalog.Table, rows, bytes int64) error {
-		if err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO public.done VALUES (%s, %d)", postgres.QuoteLiteral(table.Name), rows)).Close(); err != nil {
-			return err
-		}
-		if tx.TxStatus() != 'T' || bytes == 0 {
-			t.Errorf("transaction status %c, %d bytes", tx.TxStatus(), bytes)
-		}
-		if table.Name == "bad" {
-			return broken
-		}
-		return nil
-	}
-	for _, table := range job.Tables { // one by one: which is first is not of interest
-		one := job
-		one.Tables = []catalog.Table{table}
-		o := <-start(t.Context(), one)
-		if (table.Name == "bad") != errors.Is(o.err, broken) {
-			t.Errorf("%s: %v", table.Ident, o.err)
-		}
-	}
-	m.awaitNoSessions(t)
-	if got := pgtest.QueryValue[string](t, m.targetConn, "SELECT (SELECT count(*) FROM good) || ' ' || (SELECT count(*) FROM bad) || ' ' || (SELECT string_agg(name || rows, ',') FROM done)"); got != "2 0 good2" {
-		t.Errorf("target has %s", got)
+// testRecord: what is recorded and the rows are committed together.
+func testRecord(t *testing.T, l lab) {
+	for _, rows := range []int{2, 40000} { // in a batch, and on its own
+		t.Run(fmt.Sprint(rows), func(t *testing.T) {
+			t.Parallel()
+			m := l.move(t, 12, 18)
+			m.both(t, "CREATE TABLE good (id integer); CREATE TABLE bad (id integer)")
+			pgtest.Exec(t, m.sourceURI, fmt.Sprintf("INSERT INTO good SELECT generate_series(1, %d); INSERT INTO bad SELECT id FROM good", rows))
+			pgtest.Exec(t, m.targetURI, "CREATE TABLE done (name text, rows bigint)")
+			job := m.job(t, 1)
+			job.Record = func(s Stage, tables []Loaded) string {
+				if s != Copied {
+					return ""
+				}
+				if tables[0].Table.Name == "bad" {
+					return "SELECT 1/0"
+				}
+				return fmt.Sprintf("INSERT INTO public.done VALUES (%s, %d)", postgres.QuoteLiteral(tables[0].Table.Name), tables[0].Rows)
+			}
+			for _, table := range job.Tables { // one by one: which is first is not of interest
+				one := job
+				one.Tables = []Table{table}
+				o := <-start(t.Context(), one)
+				if code := postgres.Code(o.err); (table.Name == "bad") != (code == "22012") {
+					t.Errorf("%s: %v", table.Ident, o.err)
+				}
+			}
+			m.awaitNoSessions(t)
+			want := fmt.Sprintf("%[1]d 0 good%[1]d", rows)
+			if got := pgtest.QueryValue[string](t, m.targetConn, "SELECT (SELECT count(*) FROM good) || ' ' || (SELECT count(*) FROM bad) || ' ' || (SELECT string_agg(name || rows, ',') FROM done)"); got != want {
+				t.Errorf("target has %s, want %s", got, want)
+			}
+		})
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"strings"
 
-	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
 )
 
@@ -23,26 +22,33 @@ const (
 	diskFull                     = "53100"
 	adminShutdown                = "57P01"
 	crashShutdown                = "57P02"
+	cannotConnectNow             = "57P03"
+	tooManyConnections           = "53300"
+	serializationFailure         = "40001"
+	deadlockDetected             = "40P01"
 	classIntegrity               = "23"
 	classConnection              = "08"
 )
 
 // explainRelay names the table in an error of relay, and adds the remedy.
-func explainRelay(t catalog.Table, err error) error {
+func explainRelay(t postgres.Ident, err error) error {
 	var e *postgres.Error
 	if !errors.As(err, &e) {
 		return err // ctx has ended
 	}
-	return postgres.WrapHint(e.Side, fmt.Sprintf("%s of %s", e.Doing, t.Ident), e.Err, hintOr(e.Hint, e.Side, t, e.Err))
+	return postgres.WrapHint(e.Side, fmt.Sprintf("%s of %s", e.Doing, t), e.Err, hintOr(e.Hint, e.Side, t, e.Err))
 }
 
 // explain makes an error of one side name the table, with the remedy.
-func explain(side postgres.Side, doing string, t catalog.Table, err error) error {
-	return postgres.WrapHint(side, fmt.Sprintf("%s %s", doing, t.Ident), err, hintOr(postgres.Hint(err), side, t, err))
+func explain(side postgres.Side, doing string, t postgres.Ident, err error) error {
+	if err == nil {
+		return nil
+	}
+	return postgres.WrapHint(side, fmt.Sprintf("%s %s", doing, t), err, hintOr(postgres.Hint(err), side, t, err))
 }
 
 // hintOr keeps a hint that is there and else finds one.
-func hintOr(known string, side postgres.Side, t catalog.Table, err error) string {
+func hintOr(known string, side postgres.Side, t postgres.Ident, err error) string {
 	if known != "" {
 		return known
 	}
@@ -58,15 +64,15 @@ func hintOr(known string, side postgres.Side, t catalog.Table, err error) string
 	case code == diskFull:
 		return fmt.Sprintf("give the %s's server more disk space, %s", side, again)
 	case code == postgres.InsufficientPrivilege && side == postgres.Source:
-		return fmt.Sprintf("GRANT SELECT ON %s to pgbaton's role, and ALTER ROLE … BYPASSRLS if the table has row security; %s", t.Ident, again)
+		return fmt.Sprintf("GRANT SELECT ON %s to pgbaton's role, and ALTER ROLE … BYPASSRLS if the table has row security; %s", t, again)
 	case code == postgres.InsufficientPrivilege:
-		return fmt.Sprintf("pgbaton's role must own %s or be a member of the role that does; %s", t.Ident, again)
+		return fmt.Sprintf("pgbaton's role must own %s or be a member of the role that does; %s", t, again)
 	case code == postgres.UndefinedTable, code == postgres.InvalidSchema, code == undefinedColumn, code == badCopyFormat, code == invalidBinary:
-		return fmt.Sprintf("%s is not the same on both sides: was it changed after start began? make them equal, %s", t.Ident, again)
+		return fmt.Sprintf("%s is not the same on both sides: was it changed after start began? make them equal, %s", t, again)
 	case code == untranslatableCharacter, code == characterNotInRepertoire:
-		return fmt.Sprintf("the target cannot store this text: create its database with the encoding of the source's, or repair the rows of %s on the source, %s", t.Ident, again)
+		return fmt.Sprintf("the target cannot store this text: create its database with the encoding of the source's, or repair the rows of %s on the source, %s", t, again)
 	case side == postgres.Target && strings.HasPrefix(code, classIntegrity):
-		return fmt.Sprintf("rows of the source do not satisfy a constraint of the target's %s: repair them on the source, or drop the constraint if it is the target's only, %s", t.Ident, again)
+		return fmt.Sprintf("rows of the source do not satisfy a constraint of the target's %s: repair them on the source, or drop the constraint if it is the target's only, %s", t, again)
 	}
 	return "remove the cause, " + again
 }

@@ -3,6 +3,7 @@ package tablecopy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/pgtest"
 	"pgbaton/internal/postgres"
@@ -107,6 +110,36 @@ func testFailures(t *testing.T, l lab) {
 				t.Errorf("target has %s", got)
 			}
 		})
+	}
+	// Each would have failed above; a later try succeeds, also of what was committed
+	// beside it in part.
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		for _, split := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s terminated, tried again, in parts: %t", side, split), func(t *testing.T) {
+				t.Parallel()
+				m := l.move(t, 15, 17)
+				g := m.gated(t)
+				job := m.job(t, 2)
+				job.Tries = 0
+				if split {
+					job.SplitAbove = 10 << 20
+				}
+				run := start(t.Context(), job)
+				g.await(t)
+				conn := map[postgres.Side]*pgx.Conn{postgres.Source: m.sourceConn, postgres.Target: m.targetConn}[side]
+				for _, sql := range []string{"COPY", "copy"} { // every copy of this moment
+					pgtest.QueryValue[int64](t, conn, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgbaton' AND datname = current_database() AND query LIKE $1", sql+"%")
+				}
+				g.open(t)
+				o := <-run
+				if o.err != nil || o.Rows != 50000 || o.goroutines != 0 {
+					t.Errorf("%d rows, %d goroutines, %v", o.Rows, o.goroutines, o.err)
+				}
+				if got := pgtest.QueryValue[string](t, m.targetConn, "SELECT count(*) || ' ' || count(DISTINCT id) FROM gated"); got != "50000 50000" {
+					t.Errorf("target has %s", got)
+				}
+			})
+		}
 	}
 	t.Run("no table", func(t *testing.T) {
 		t.Parallel()

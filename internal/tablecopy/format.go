@@ -98,15 +98,31 @@ func FormatOf(t catalog.Table) Format {
 // their order may differ between the sides; when none is left to copy there is
 // no list, and the rows still count. FREEZE spares the target a later rewrite
 // of every page; it needs the table truncated in the same transaction.
-func Statements(t catalog.Table) (source, target string) {
-	relation, format := t.Ident.String(), FormatOf(t)
-	if columns := t.CopyColumns(); len(columns) > 0 {
-		names := make([]string, len(columns))
-		for i, c := range columns {
-			names[i] = postgres.QuoteIdent(c.Name)
-		}
-		relation += " (" + strings.Join(names, ", ") + ")"
+func Statements(t catalog.Table, freeze bool) (source, target string) {
+	relation, list := t.Ident.String(), columnList(t)
+	options := "FORMAT " + string(FormatOf(t))
+	if list != "" {
+		relation += " (" + list + ")"
 	}
-	return "COPY " + relation + " TO STDOUT WITH (FORMAT " + string(format) + ")",
-		"COPY " + relation + " FROM STDIN WITH (FORMAT " + string(format) + ", FREEZE)"
+	source = "COPY " + relation + " TO STDOUT WITH (" + options + ")"
+	if freeze {
+		options += ", FREEZE"
+	}
+	return source, "COPY " + relation + " FROM STDIN WITH (" + options + ")"
+}
+
+// partStatements copy the rows for which a condition holds. Several sessions load
+// one table, none of which made it: there is no FREEZE.
+func partStatements(t catalog.Table, condition string) (source, target string) {
+	_, target = Statements(t, false)
+	return "COPY (SELECT " + columnList(t) + " FROM ONLY " + t.Ident.String() + " WHERE " + condition + ") TO STDOUT WITH (FORMAT " + string(FormatOf(t)) + ")", target
+}
+
+func columnList(t catalog.Table) string {
+	columns := t.CopyColumns()
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = postgres.QuoteIdent(c.Name)
+	}
+	return strings.Join(names, ", ")
 }

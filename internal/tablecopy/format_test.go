@@ -37,7 +37,7 @@ func TestStatements(t *testing.T) {
 			`COPY "s"."ta""ble" ("moods") FROM STDIN WITH (FORMAT text, FREEZE)`,
 		},
 	} {
-		source, target := Statements(catalog.Table{Ident: name, Columns: test.columns})
+		source, target := Statements(catalog.Table{Ident: name, Columns: test.columns}, true)
 		if source != test.source || target != test.target {
 			t.Errorf("%+v:\n%s\n%s", test.columns, source, target)
 		}

@@ -106,22 +106,31 @@ func (m *move) job(t *testing.T, jobs int) Job {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	tables, err := catalog.Tables(t.Context(), conn, m.source.Version())
+	tables, err := catalog.Tables(t.Context(), conn, m.source.Version(), catalog.Selection{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Job{Source: m.source, Target: m.target, Snapshot: m.snapshot(t), Tables: tables, Jobs: jobs}
+	return Job{Source: m.source, Target: m.target, Tables: under(m.snapshot(t), tables...), Jobs: jobs, Tries: 1}
+}
+
+// under are tables to copy under a snapshot.
+func under(snapshot string, tables ...catalog.Table) []Table {
+	all := make([]Table, len(tables))
+	for i, t := range tables {
+		all[i] = Table{Table: t, Snapshot: snapshot}
+	}
+	return all
 }
 
 // compare checks that every table of the job holds the same rows on both sides,
 // generated columns included.
-func (m *move) compare(t *testing.T, tables []catalog.Table) {
+func (m *move) compare(t *testing.T, tables []Table) {
 	t.Helper()
 	for _, table := range tables {
-		query := digest(table)
+		query := digest(table.Table)
 		want := pgtest.QueryValue[string](t, m.sourceConn, query)
 		if got := pgtest.QueryValue[string](t, m.targetConn, query); got != want {
-			t.Errorf("%s (%s): target has %s, source %s", table.Ident, FormatOf(table), got, want)
+			t.Errorf("%s (%s): target has %s, source %s", table.Ident, FormatOf(table.Table), got, want)
 		}
 	}
 }

@@ -15,7 +15,7 @@ type intake struct {
 	ended  chan struct{} // closed when the target has nothing more to say; then rows and err may be read
 	failed atomic.Bool   // set before onFailure is called
 
-	rows int64
+	rows []int64 // of each COPY that is complete
 	err  error
 }
 
@@ -30,7 +30,7 @@ func (in *intake) watch(f *pgproto3.Frontend, onFailure func()) {
 			onFailure()
 		}
 	}
-	begun, copied := false, false
+	begun := false
 	for {
 		msg, err := f.Receive()
 		if err != nil {
@@ -45,7 +45,7 @@ func (in *intake) watch(f *pgproto3.Frontend, onFailure func()) {
 			}
 		case *pgproto3.CommandComplete:
 			if n, ok := copyRows(m.CommandTag); ok {
-				in.rows, copied = n, true
+				in.rows = append(in.rows, n)
 			}
 		case *pgproto3.ErrorResponse:
 			fail(serverError(m))
@@ -53,7 +53,7 @@ func (in *intake) watch(f *pgproto3.Frontend, onFailure func()) {
 				return
 			}
 		case *pgproto3.ReadyForQuery:
-			if !copied {
+			if len(in.rows) == 0 {
 				fail(errors.New("the query ended without a COPY"))
 			}
 			return

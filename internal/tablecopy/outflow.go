@@ -23,13 +23,15 @@ const (
 type outflow struct {
 	from, to net.Conn
 	buf      []byte
-	onBytes  func(int)
+	onBytes  func(int) error
 
 	rest     int  // bytes of the current CopyData frame not yet read from the source
 	toBroken bool // pass failed because the target's socket did
 	ready    bool // the source has ended its query
+	halted   bool // pass failed because onBytes did
 
-	rows, bytes int64
+	bytes int64    // of the current COPY
+	done  []copied // those before it
 }
 
 // pass relays until the source has nothing more to say. An error is the
@@ -106,13 +108,16 @@ func (o *outflow) forward(b []byte, headers int) error {
 	if len(b) == 0 {
 		return nil
 	}
+	n := len(b) - headers*headerSize
+	if err := o.onBytes(n); err != nil {
+		o.halted = true
+		return err
+	}
 	if _, err := o.to.Write(b); err != nil {
 		o.toBroken = true
 		return err
 	}
-	n := len(b) - headers*headerSize
 	o.bytes += int64(n)
-	o.onBytes(n)
 	return nil
 }
 
@@ -139,7 +144,8 @@ func (o *outflow) control(kind byte, body []byte) error {
 			return err
 		}
 		if n, ok := copyRows(m.CommandTag); ok {
-			o.rows = n
+			o.done = append(o.done, copied{n, o.bytes})
+			o.bytes = 0
 		}
 	case 'E':
 		var m pgproto3.ErrorResponse
@@ -161,6 +167,8 @@ func (o *outflow) control(kind byte, body []byte) error {
 // frame only the end of the connection will tell it.
 func (o *outflow) giveUp(ctx context.Context) {
 	switch {
+	case o.halted: // what was read and not sent may have been the rest of a frame
+		o.to.SetReadDeadline(aLongTimeAgo)
 	case o.toBroken:
 		lastWord(ctx, o.to) // it may have said why it hung up
 	case o.rest == 0:

@@ -1,13 +1,17 @@
 package tablecopy
 
 import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
-	"pgbaton/internal/postgres"
 )
 
 const (
@@ -18,49 +22,16 @@ const (
 	rateWindow = 10 * time.Second
 )
 
-// TableState is a table being copied.
-type TableState struct {
-	Table    postgres.Ident `json:"table"`
-	Bytes    int64          `json:"bytes"`    // of the COPY stream, so far
-	Estimate int64          `json:"estimate"` // the table's size on disk, or Bytes once that is more
-	Seconds  float64        `json:"seconds"`  // since its copy began
-}
-
-// stage is how far a table is.
-type stage int32
-
-const (
-	waiting stage = iota
-	running
-	copied
-)
-
-// tableCopy is a table of the job with its counters. One worker writes them,
-// everybody reads.
-type tableCopy struct {
-	catalog.Table
-	stage atomic.Int32 // a stage
-	began atomic.Int64 // Unix nanoseconds; set before stage is running
-	bytes atomic.Int64
-}
-
-// add counts bytes passed on.
-func (t *tableCopy) add(n int) { t.bytes.Add(int64(n)) }
-
-// expected is the size that the stream will have had: the real one once the
-// table is copied, before that an estimate that what has been copied may exceed.
-func (t *tableCopy) expected() int64 {
-	bytes := t.bytes.Load()
-	if stage(t.stage.Load()) == copied {
-		return bytes
-	}
-	return max(t.Bytes, bytes)
-}
-
-// meter knows how far the whole copy is. Safe for concurrent use.
+// meter knows how far a load is. Safe for concurrent use.
 type meter struct {
-	tables []*tableCopy
-	rows   atomic.Int64 // of copied tables
+	before event.Progress
+	tasks  []*task // set once, before anyone reads
+	tables atomic.Int64
+	total  int64 // tables
+	rows   atomic.Int64
+
+	indexes      atomic.Int64
+	totalIndexes int
 
 	mu      sync.Mutex
 	samples []sample // of the last rateWindow, oldest first, at most one per sampleEvery
@@ -73,51 +44,146 @@ type sample struct {
 
 const sampleEvery = 200 * time.Millisecond
 
-func newMeter(tables []catalog.Table, now time.Time) *meter {
-	m := &meter{samples: []sample{{at: now}}}
-	for _, t := range tables {
-		m.tables = append(m.tables, &tableCopy{Table: t})
-	}
-	return m
+func newMeter(before event.Progress, now time.Time) *meter {
+	return &meter{before: before, samples: []sample{{at: now}}}
 }
 
-func (m *meter) begin(t *tableCopy, now time.Time) {
-	t.began.Store(now.UnixNano())
-	t.stage.Store(int32(running))
-}
-
-func (m *meter) end(t *tableCopy, rows int64) {
-	m.rows.Add(rows)
-	t.stage.Store(int32(copied))
-}
-
-// read returns the state of the whole and of the tables being copied.
-func (m *meter) read(now time.Time) (event.Progress, []TableState) {
-	p := event.Progress{TablesTotal: len(m.tables)}
-	var states []TableState
-	for _, t := range m.tables {
-		bytes, expected := t.bytes.Load(), t.expected()
-		p.BytesCopied += bytes
-		p.BytesTotal += max(bytes, expected)
-		switch stage(t.stage.Load()) {
-		case copied:
-			p.TablesCopied++
-		case running:
-			states = append(states, TableState{Table: t.Ident, Bytes: bytes, Estimate: max(bytes, expected),
-				Seconds: now.Sub(time.Unix(0, t.began.Load())).Seconds()})
+// expect says what there is to load.
+func (m *meter) expect(tables []Table) {
+	for i := range tables {
+		if tables[i].Snapshot != "" {
+			m.total++
+		}
+		for _, x := range tables[i].Indexes {
+			if !x.Built {
+				m.totalIndexes++
+			}
 		}
 	}
-	p.BytesPerSec = m.rate(now, p.BytesCopied)
-	if remaining := p.BytesTotal - p.BytesCopied; remaining > 0 && p.BytesPerSec > 0 {
-		p.ETASeconds = float64(remaining) / p.BytesPerSec
+}
+
+// watch says which tasks do it.
+func (m *meter) watch(tasks []*task) {
+	for _, t := range tasks {
+		if t.total.Load() == 0 && t.what == "copy" {
+			t.total.Store(int64(t.cost))
+		}
 	}
-	return p, states
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tasks = tasks
+}
+
+// expected is the size that a copy's stream will have had: the real one once it
+// is complete, before that an estimate, which it may exceed.
+func (t *task) expected() int64 {
+	if t.ended.Load() != 0 {
+		return t.bytes.Load()
+	}
+	return max(t.total.Load(), t.bytes.Load())
+}
+
+// read returns how far the load is.
+func (m *meter) read(now time.Time) event.Progress {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.before
+	p.TablesTotal += int(m.total)
+	p.TablesCopied += int(m.tables.Load())
+	p.IndexesTotal += m.totalIndexes
+	p.IndexesBuilt += int(m.indexes.Load())
+	p.Running = nil
+	var pace [classes]pace
+	for _, t := range m.tasks {
+		began, ended := t.began.Load(), t.ended.Load()
+		seconds := 0.0
+		if began != 0 {
+			seconds = time.Duration(cmp.Or(ended, now.UnixNano()) - began).Seconds()
+		}
+		if t.what == "copy" {
+			bytes, expected := t.bytes.Load(), t.expected()
+			p.BytesCopied += bytes
+			p.BytesTotal += expected
+			pace[copying].add(t, float64(bytes), float64(expected), seconds)
+		} else {
+			pace[building].add(t, t.fraction()*t.cost, t.cost, seconds)
+		}
+		if began != 0 && ended == 0 {
+			p.Running = append(p.Running, t.describe(seconds))
+		}
+	}
+	slices.SortStableFunc(p.Running, func(a, b event.Task) int { return cmp.Compare(b.Seconds, a.Seconds) })
+	p.BytesPerSec = m.rate(now, p.BytesCopied-m.before.BytesCopied)
+	p.ETASeconds = eta(pace)
+	return p
+}
+
+func (t *task) describe(seconds float64) event.Task {
+	e := event.Task{What: t.what, Name: t.name, Seconds: seconds}
+	if t.what == "copy" {
+		e.Done, e.Total = t.bytes.Load(), t.expected()
+		return e
+	}
+	e.Done, e.Total = t.done.Load(), t.total.Load()
+	e.Phase, _ = t.phase.Load().(string)
+	return e
+}
+
+// fraction is how much of a build is done, as far as the server says.
+func (t *task) fraction() float64 {
+	switch total := t.total.Load(); {
+	case t.ended.Load() != 0:
+		return 1
+	case total > 0:
+		// Reading the table is about half of it.
+		part := float64(t.done.Load()) / float64(total)
+		if phase, _ := t.phase.Load().(string); strings.Contains(phase, "scanning table") || phase == "" {
+			return part / 2
+		}
+		return 0.5 + part/2
+	}
+	return 0
+}
+
+// pace is how fast tasks of one class get on, in seconds of a worker.
+type pace struct {
+	done, left, seconds float64 // cost done and left, time spent
+	busy                int
+	longest             float64 // cost left of one task in progress
+}
+
+func (p *pace) add(t *task, done, total, seconds float64) {
+	p.done += done
+	p.left += max(0, total-done)
+	p.seconds += seconds
+	if t.began.Load() != 0 && t.ended.Load() == 0 {
+		p.busy++
+		p.longest = max(p.longest, total-done)
+	}
+}
+
+// eta is the time that is left: what is left of each class takes a worker as long
+// per cost as what is done has, and as many workers as now are at it. A class of
+// which nothing is done takes what the other does.
+func eta(pace [classes]pace) float64 {
+	var perCost [classes]float64
+	for c := range pace {
+		if pace[c].done > 0 {
+			perCost[c] = pace[c].seconds / pace[c].done
+		}
+	}
+	left, longest, busy := 0.0, 0.0, 0
+	for c := range pace {
+		each := cmp.Or(perCost[c], perCost[1-c])
+		left += pace[c].left * each
+		longest = max(longest, pace[c].longest*each)
+		busy += pace[c].busy
+	}
+	return max(longest, left/float64(max(1, busy)))
 }
 
 // rate is the moving average in bytes per second.
 func (m *meter) rate(now time.Time, bytes int64) float64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if now.Sub(m.samples[len(m.samples)-1].at) >= sampleEvery {
 		m.samples = append(m.samples, sample{at: now, bytes: bytes})
 	}
@@ -130,4 +196,59 @@ func (m *meter) rate(now time.Time, bytes int64) float64 {
 		return 0
 	}
 	return float64(bytes-oldest.bytes) / seconds
+}
+
+// askServer asks the target how far its copies and builds are: the views are
+// there since 14 and 12.
+func (l *loader) askServer(ctx context.Context) {
+	byPID := map[string]*task{}
+	var pids []string
+	for _, t := range l.meter.tasks {
+		if t.began.Load() != 0 && t.ended.Load() == 0 && t.pid.Load() != 0 {
+			pid := strconv.FormatInt(t.pid.Load(), 10)
+			byPID[pid] = t
+			pids = append(pids, pid)
+		}
+	}
+	v := l.job.Target.Version().Major()
+	if v < 12 || len(pids) == 0 {
+		return
+	}
+	list := strings.Join(pids, ", ")
+	rows, err := l.witness.ask(ctx, fmt.Sprintf(`SELECT pid, phase,
+			CASE WHEN blocks_total > 0 THEN blocks_done ELSE tuples_done END,
+			CASE WHEN blocks_total > 0 THEN blocks_total ELSE tuples_total END
+		FROM pg_catalog.pg_stat_progress_create_index WHERE pid IN (%s)`, list))
+	if err != nil {
+		return // shown to people only; a worker will notice
+	}
+	number := func(b []byte) int64 {
+		n, _ := strconv.ParseInt(string(b), 10, 64) // the server prints numbers
+		return n
+	}
+	for _, r := range rows {
+		t := byPID[string(r[0])]
+		t.phase.Store(string(r[1]))
+		t.done.Store(number(r[2]))
+		t.total.Store(number(r[3]))
+	}
+	if v < 14 {
+		return
+	}
+	rows, err = l.witness.ask(ctx, fmt.Sprintf(`SELECT pid, tuples_processed FROM pg_catalog.pg_stat_progress_copy WHERE pid IN (%s)`, list))
+	if err != nil {
+		return
+	}
+	for _, r := range rows {
+		byPID[string(r[0])].learn(number(r[1]))
+	}
+}
+
+// learn corrects the estimate of a copy's stream by the rows that have come and
+// the number that the source's statistics promise.
+func (t *task) learn(rows int64) {
+	bytes := t.bytes.Load()
+	if t.rows > 0 && rows > t.rows/100 && bytes > 0 {
+		t.total.Store(max(bytes, int64(float64(bytes)/float64(rows)*float64(t.rows))))
+	}
 }

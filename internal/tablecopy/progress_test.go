@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
 )
 
 // TestMeter follows a copy on a clock of its own: 100 bytes per second at first,
@@ -13,35 +13,38 @@ import (
 func TestMeter(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1e9, 0)
-	m := newMeter([]catalog.Table{{Bytes: 10000}, {Bytes: 10}}, now)
-	big, small := m.tables[0], m.tables[1]
-	m.begin(big, now)
+	m := newMeter(event.Progress{}, now)
+	m.expect([]Table{{Snapshot: "s"}, {Snapshot: "s"}})
+	big, small := &task{what: "copy", name: "big", cost: 10000}, &task{what: "copy", name: "small", cost: 10}
+	m.watch([]*task{big, small})
+	big.began.Store(now.UnixNano())
 	for range 80 { // 20 seconds
 		now = now.Add(250 * time.Millisecond)
-		big.add(25)
+		big.bytes.Add(25)
 		m.read(now)
 	}
-	p, running := m.read(now)
+	p := m.read(now)
 	if p.TablesTotal != 2 || p.TablesCopied != 0 || p.BytesCopied != 2000 || p.BytesTotal != 10010 || !near(p.BytesPerSec, 100) || !near(p.ETASeconds, 80.1) {
 		t.Errorf("%+v", p)
 	}
-	if len(running) != 1 || running[0].Bytes != 2000 || running[0].Estimate != 10000 || running[0].Seconds != 20 {
-		t.Errorf("%+v", running)
+	if len(p.Running) != 1 || p.Running[0].Done != 2000 || p.Running[0].Total != 10000 || p.Running[0].Seconds != 20 {
+		t.Errorf("%+v", p.Running)
 	}
-	m.begin(small, now)
+	small.began.Store(now.UnixNano())
 	for range 40 { // 10 seconds: the slow ones are forgotten
 		now = now.Add(250 * time.Millisecond)
-		small.add(250)
+		small.bytes.Add(250)
 		m.read(now)
 	}
-	if p, _ := m.read(now); p.BytesTotal != 20000 || p.BytesCopied != 12000 || !near(p.BytesPerSec, 1000) || !near(p.ETASeconds, 8) {
+	if p := m.read(now); p.BytesTotal != 20000 || p.BytesCopied != 12000 || !near(p.BytesPerSec, 1000) {
 		t.Errorf("%+v", p)
 	}
-	m.end(big, 5) // it was smaller than it was thought to be
-	m.end(small, 7)
-	p, running = m.read(now)
-	if p.TablesCopied != 2 || p.BytesTotal != 12000 || p.ETASeconds != 0 || len(running) != 0 || m.rows.Load() != 12 {
-		t.Errorf("%+v, %+v", p, running)
+	for _, t := range m.tasks {
+		t.ended.Store(now.UnixNano())
+		m.tables.Add(1)
+	}
+	if p = m.read(now); p.TablesCopied != 2 || p.BytesTotal != 12000 || p.ETASeconds != 0 || len(p.Running) != 0 {
+		t.Errorf("%+v", p)
 	}
 }
 

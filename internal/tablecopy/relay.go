@@ -31,19 +31,24 @@ var aLongTimeAgo = time.Unix(1, 0)
 // messages are looked at; a frame may be passed on in pieces. The target's
 // blocking socket is the back-pressure.
 //
-// buf is the only memory used. onBytes hears of every piece passed on, in bytes
-// of the COPY stream (protocol overhead excluded). Both statements may be
-// strings of several, one of which is the COPY.
+// Both strings may hold several statements and several COPYs, as many on either
+// side and of the same tables in the same order: one table's rows follow the
+// other's without a round trip between them.
+//
+// buf is the only memory used. onBytes hears of every piece before it is passed
+// on, in bytes of the COPY stream (protocol overhead excluded); it may take its
+// time, and ends the relay with its error.
 //
 // After success both sessions are as after any other query. After an error they
 // may be in the middle of a message and must be closed. The error names the side
-// that failed first; when ctx ended, it is ctx's cause.
-func relay(ctx context.Context, source, target *pgconn.PgConn, copyOut, copyIn string, buf []byte, onBytes func(int)) (rows, bytes int64, err error) {
+// that failed first, and done has those COPYs that were complete there; when ctx
+// ended, the error is ctx's cause.
+func relay(ctx context.Context, source, target *pgconn.PgConn, copyOut, copyIn string, buf []byte, onBytes func(int) error) (done []copied, err error) {
 	if err := source.SyncConn(ctx); err != nil {
-		return 0, 0, postgres.Wrap(postgres.Source, doingSend, err)
+		return nil, postgres.Wrap(postgres.Source, doingSend, err)
 	}
 	if err := target.SyncConn(ctx); err != nil {
-		return 0, 0, postgres.Wrap(postgres.Target, doingReceive, err)
+		return nil, postgres.Wrap(postgres.Target, doingReceive, err)
 	}
 	from, to := source.Conn(), target.Conn()
 
@@ -62,10 +67,10 @@ func relay(ctx context.Context, source, target *pgconn.PgConn, copyOut, copyIn s
 
 	// Both servers plan and open at the same time.
 	if err := send(from, &pgproto3.Query{String: copyOut}); err != nil {
-		return 0, 0, postgres.Wrap(postgres.Source, doingSend, err)
+		return nil, postgres.Wrap(postgres.Source, doingSend, err)
 	}
 	if err := send(to, &pgproto3.Query{String: copyIn}); err != nil {
-		return 0, 0, postgres.Wrap(postgres.Target, doingReceive, err)
+		return nil, postgres.Wrap(postgres.Target, doingReceive, err)
 	}
 
 	in := &intake{began: make(chan struct{}), ended: make(chan struct{})}
@@ -92,18 +97,28 @@ func relay(ctx context.Context, source, target *pgconn.PgConn, copyOut, copyIn s
 
 	switch {
 	case err != nil && !targetFirst && !out.toBroken:
-		return out.rows, out.bytes, postgres.Wrap(postgres.Source, doingSend, err)
+		return out.done, postgres.Wrap(postgres.Source, doingSend, err)
 	case out.toBroken && !targetFirst && !isServerError(in.err):
-		return out.rows, out.bytes, postgres.Wrap(postgres.Target, doingReceive, err)
+		return out.done[:min(len(in.rows), len(out.done))], postgres.Wrap(postgres.Target, doingReceive, err)
 	case in.err != nil:
-		return out.rows, out.bytes, postgres.Wrap(postgres.Target, doingReceive, in.err)
-	case in.rows != out.rows:
-		return out.rows, out.bytes, postgres.WrapHint(postgres.Target, doingReceive,
-			fmt.Errorf("the source sent %d rows and the target stored %d", out.rows, in.rows),
-			"look for a trigger on the target's table that drops rows and disable it, then run start again")
+		return out.done[:min(len(in.rows), len(out.done))], postgres.Wrap(postgres.Target, doingReceive, in.err)
 	}
-	return out.rows, out.bytes, nil
+	for i, c := range out.done {
+		if i >= len(in.rows) || in.rows[i] != c.rows {
+			stored := int64(0)
+			if i < len(in.rows) {
+				stored = in.rows[i]
+			}
+			return out.done[:i], postgres.WrapHint(postgres.Target, doingReceive,
+				fmt.Errorf("the source sent %d rows and the target stored %d", c.rows, stored),
+				"look for a trigger on the target's table that drops rows and disable it, then run start again")
+		}
+	}
+	return out.done, nil
 }
+
+// copied is one COPY that went through.
+type copied struct{ rows, bytes int64 }
 
 // What a failed relay was doing, on either side.
 const (

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,10 +45,10 @@ func testRelayTwice(t *testing.T, l lab) {
 	buf := make([]byte, bufferSize)
 	for i := range 5 {
 		var heard int64
-		rows, bytes, err := relay(t.Context(), source, target, "COPY public.a TO STDOUT", "COPY public.a FROM STDIN", buf,
-			func(n int) { heard += int64(n) })
-		if err != nil || rows != 10000 || bytes != heard {
-			t.Fatalf("relay %d: %d rows, %d bytes, heard of %d, %v", i, rows, bytes, heard, err)
+		done, err := relay(t.Context(), source, target, "COPY public.a TO STDOUT", "COPY public.a FROM STDIN", buf,
+			func(n int) error { heard += int64(n); return nil })
+		if err != nil || !slices.Equal(done, []copied{{10000, heard}}) {
+			t.Fatalf("relay %d: %+v, heard of %d, %v", i, done, heard, err)
 		}
 		for _, conn := range []*pgconn.PgConn{source, target} {
 			result := conn.ExecParams(t.Context(), "SELECT $1::text", [][]byte{[]byte("works")}, nil, nil, nil).Read()
@@ -71,15 +72,15 @@ func TestWalk(t *testing.T) {
 	rows := message('d', "") + message('d', "one") + message('d', strings.Repeat("long", 50))
 	stream := message('S', "name\x00value\x00") + message('H', "\x00\x00\x00") + rows +
 		message('N', "SNOTICE\x00C00000\x00Mhello\x00\x00") + rows + message('c', "") +
-		message('C', "COPY 6\x00") + message('Z', "T") + message('S', "a\x00b\x00")
-	want := rows + rows + message('c', "")
+		message('C', "COPY 6\x00") + message('H', "\x00\x00\x00") + rows + message('c', "") + message('C', "COPY 3\x00") + message('Z', "T") + message('S', "a\x00b\x00")
+	want := rows + rows + message('c', "") + rows + message('c', "")
 	for _, size := range []int{5, 6, 7, 13, 64, 100, len(stream), 4096} {
 		for piece := 1; piece <= len(stream); piece++ {
 			var got strings.Builder
 			heard := 0
-			o := &outflow{from: &scripted{text: stream, piece: piece}, to: &scripted{written: &got}, buf: make([]byte, size), onBytes: func(n int) { heard += n }}
-			if err := o.pass(); err != nil || o.rows != 6 || got.String() != want || heard != 2*203 || o.bytes != 2*203 {
-				t.Fatalf("buffer %d, pieces %d: %d rows, %d bytes, %v", size, piece, o.rows, o.bytes, err)
+			o := &outflow{from: &scripted{text: stream, piece: piece}, to: &scripted{written: &got}, buf: make([]byte, size), onBytes: func(n int) error { heard += n; return nil }}
+			if err := o.pass(); err != nil || !slices.Equal(o.done, []copied{{6, 2 * 203}, {3, 203}}) || got.String() != want || heard != 3*203 {
+				t.Fatalf("buffer %d, pieces %d: %+v, %v", size, piece, o.done, err)
 			}
 		}
 	}
@@ -90,7 +91,7 @@ func TestWalk(t *testing.T) {
 		"unknown":        message('?', "what"),
 		"error":          message('E', "SERROR\x00C22000\x00Mno\x00\x00"),
 	} {
-		o := &outflow{from: &scripted{text: bad, piece: 3}, to: &scripted{written: new(strings.Builder)}, buf: make([]byte, 64), onBytes: func(int) {}}
+		o := &outflow{from: &scripted{text: bad, piece: 3}, to: &scripted{written: new(strings.Builder)}, buf: make([]byte, 64), onBytes: func(int) error { return nil }}
 		if err := o.pass(); err == nil || isServerError(err) != (name == "error") {
 			t.Errorf("%s: %v", name, err)
 		}

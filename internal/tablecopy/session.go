@@ -32,6 +32,7 @@ var sourceSettings = merged(copySettings, map[string]string{
 // for the disk at each table would buy nothing.
 var targetSettings = merged(copySettings, map[string]string{
 	"synchronous_commit": "off",
+	"default_tablespace": "",
 })
 
 func merged(a, b map[string]string) map[string]string {
@@ -53,30 +54,39 @@ func learnVersion(ctx context.Context, s *postgres.Server) error {
 	return conn.Close(ctx)
 }
 
-// openSource opens a session that reads under the snapshot.
-func openSource(ctx context.Context, s *postgres.Server, snapshot string) (*pgconn.PgConn, error) {
-	conn, err := s.ConnectRaw(ctx, sourceSettings)
-	if err != nil {
-		return nil, err
-	}
-	err = exec(ctx, conn, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT "+postgres.QuoteLiteral(snapshot))
-	if err != nil {
-		end(ctx, conn, true)
-		hint := ""
-		switch postgres.Code(err) {
-		case invalidParameterValue, postgres.UndefinedObject, objectNotInPrerequisiteState:
-			// What servers from 10 to 18 say of it differs.
-			err = fmt.Errorf("%w: %w", ErrSnapshotGone, err)
-			hint = "the session that exported the snapshot has ended: run start again, it copies under a new one"
-		}
-		return nil, postgres.WrapHint(postgres.Source, fmt.Sprintf("reading under snapshot %q", snapshot), err, hint)
-	}
-	return conn, nil
+// openSource opens a session to read rows in.
+func openSource(ctx context.Context, s *postgres.Server) (*pgconn.PgConn, error) {
+	return s.ConnectRaw(ctx, sourceSettings)
 }
 
-// openTarget opens a session that loads tables.
-func openTarget(ctx context.Context, s *postgres.Server) (*pgconn.PgConn, error) {
-	conn, err := s.ConnectRaw(ctx, targetSettings)
+// importSnapshot makes a session read under a snapshot.
+func importSnapshot(ctx context.Context, conn *pgconn.PgConn, snapshot string) error {
+	sql := "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT " + postgres.QuoteLiteral(snapshot)
+	if conn.TxStatus() != 'I' { // under another one so far
+		sql = "ROLLBACK; " + sql
+	}
+	err := exec(ctx, conn, sql)
+	if err == nil {
+		return nil
+	}
+	hint := ""
+	switch postgres.Code(err) {
+	case invalidParameterValue, postgres.UndefinedObject, objectNotInPrerequisiteState:
+		// What servers from 10 to 18 say of it differs.
+		err = fmt.Errorf("%w: %w", ErrSnapshotGone, err)
+		hint = "the session that exported the snapshot has ended: run start again, it copies what is left under a new one"
+	}
+	return postgres.WrapHint(postgres.Source, fmt.Sprintf("reading under snapshot %q", snapshot), err, hint)
+}
+
+// openTarget opens a session that loads tables and builds indexes. memory is its
+// maintenance_work_mem, "" for the server's own setting.
+func openTarget(ctx context.Context, s *postgres.Server, memory string) (*pgconn.PgConn, error) {
+	settings := targetSettings
+	if memory != "" {
+		settings = merged(settings, map[string]string{"maintenance_work_mem": memory})
+	}
+	conn, err := s.ConnectRaw(ctx, settings)
 	if err != nil {
 		return nil, err
 	}

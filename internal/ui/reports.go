@@ -76,8 +76,10 @@ func Status(w io.Writer, s *migrate.Status) {
 		}
 		line("copied", "%s", copied)
 	}
-	for _, t := range s.Copying {
-		line("", "copying %s", t)
+	if s.Phase == migrate.PhaseCopying {
+		for _, t := range s.Running {
+			line("", "%s %s", t.What, t.Name)
+		}
 	}
 	if s.LagBytes != nil || s.LagSeconds != nil {
 		line("lag", "%s", lagLine(s))

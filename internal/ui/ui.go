@@ -5,8 +5,9 @@
 //     standard output, one object per line, each with a type, the result last.
 //   - A line says one thing. An error says what failed, on which side, then a
 //     line that begins with "hint:".
-//   - A terminal gets a line that is redrawn while rows are copied; anything else
-//     gets a plain line every few seconds.
+//   - A terminal gets lines that are redrawn in place while a database is loaded;
+//     anything else gets a plain line every few seconds.
+//   - Names are other people's: no control character of theirs reaches a terminal.
 package ui
 
 import (
@@ -14,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,25 +23,29 @@ import (
 	"pgbaton/internal/event"
 )
 
-// plainEvery is how often a progress line is printed where there is no terminal.
-const plainEvery = 5 * time.Second
-
 // Printer renders events as they come. Safe for concurrent use.
 type Printer struct {
 	out, err io.Writer
 	json     bool
-	terminal bool
+	size     func() (width, height int) // of the terminal; nil: there is none
 
-	mu      sync.Mutex
-	drawn   bool // a progress line stands on the terminal
-	printed time.Time
+	mu    sync.Mutex
+	load  load  // that goes on
+	block block // how the terminal shows it
+	said  said  // of it, where there is no terminal
 }
 
 // NewPrinter makes a printer; asJSON sends events to out as JSON lines.
 func NewPrinter(out, err io.Writer, asJSON bool) *Printer {
 	p := &Printer{out: out, err: err, json: asJSON}
-	if f, ok := err.(*os.File); ok {
-		p.terminal = term.IsTerminal(int(f.Fd()))
+	if f, ok := err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+		p.size = func() (int, int) {
+			width, height, err := term.GetSize(int(f.Fd()))
+			if err != nil || width <= 0 || height <= 0 { // a serial line may not know
+				return 80, 24
+			}
+			return width, height
+		}
 	}
 	return p
 }
@@ -57,12 +61,23 @@ func (p *Printer) Observe(e event.Event) {
 		p.object(e.Type(), e)
 		return
 	}
-	if progress, ok := e.(event.Progress); ok {
-		p.progress(progress)
+	switch e := e.(type) {
+	case event.Progress:
+		p.load.progress = &e
+		p.showProgress()
 		return
+	case event.RetainedWAL:
+		p.load.wal = &e
+		p.showWAL()
+		return
+	case event.StepBegan, event.StepEnded:
+		p.load = load{} // what went on is over
 	}
-	if line := describe(e); line != "" {
-		p.erase()
+	switch line := clean(describe(e), true); {
+	case line == "" && p.load.progress != nil: // nothing to show, nothing to take away
+	case p.size != nil:
+		p.redraw(line)
+	case line != "":
 		fmt.Fprintln(p.err, line)
 	}
 }
@@ -97,40 +112,10 @@ func (p *Printer) object(typ string, v any) {
 func (p *Printer) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.erase()
-}
-
-func (p *Printer) erase() {
-	if p.drawn {
-		fmt.Fprint(p.err, "\r\x1b[K")
-		p.drawn = false
+	p.load = load{}
+	if p.size != nil {
+		p.redraw("")
 	}
-}
-
-func (p *Printer) progress(e event.Progress) {
-	line := fmt.Sprintf("  copied %s of %s in %d of %d tables, %s/s", Bytes(e.BytesCopied), Bytes(e.BytesTotal),
-		e.TablesCopied, e.TablesTotal, Bytes(int64(e.BytesPerSec)))
-	if e.ETASeconds > 0 {
-		line += ", about " + Seconds(e.ETASeconds) + " left"
-	}
-	if p.terminal {
-		fmt.Fprintf(p.err, "\r\x1b[K%s%s", bar(e.BytesCopied, e.BytesTotal), line)
-		p.drawn = true
-		return
-	}
-	if time.Since(p.printed) >= plainEvery {
-		p.printed = time.Now()
-		fmt.Fprintln(p.err, line)
-	}
-}
-
-func bar(done, total int64) string {
-	const width = 24
-	n := width
-	if total > 0 {
-		n = int(min(done, total) * width / total)
-	}
-	return "  [" + strings.Repeat("#", n) + strings.Repeat(".", width-n) + "]"
 }
 
 // describe is an event as a line for people, "" for none.

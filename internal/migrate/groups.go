@@ -1,0 +1,584 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+)
+
+// This file has the groups of method stream (rule 13): a group's rows belong to
+// its slot's snapshot, which dies with the process that exported it. What an
+// interrupted run has copied in full stays: its group is closed at these tables,
+// and the rest goes into a group of its own. Never two snapshots under one slot.
+
+// group is a group of tables as start sees it.
+type group struct {
+	replication.Group
+	// members are its tables; those that are not logged are copied with them, but
+	// not published.
+	members []postgres.Ident
+	closed  bool              // their rows are there
+	slot    *replication.Slot // made by this run; nil when closed
+}
+
+// copiedTable is what the target's journal says of a table whose rows are there:
+// it was committed with them.
+type copiedTable struct {
+	Group string `json:"group"`
+	Point string `json:"consistent_point"` // of the group's slot: another slot may come to have the same name
+	Rows  int64  `json:"rows"`
+	Bytes int64  `json:"bytes"`
+}
+
+// Journal kinds of groups.
+const (
+	kindGroup    = "group"      // source: a group's slot; value: its consistent point
+	kindCopied   = "copied"     // target: by table, copiedTable
+	kindBuilt    = "finished"   // target: by table, indexes, keys and statistics are there too
+	keyDefined   = "defined"    // kind "copy", target: tables and all else before the rows are restored
+	keyRestBegan = "rest began" // kind "copy", target: the restore of what comes after the rows has begun
+)
+
+// forward is the forward group of a number.
+func (c Config) forward(number int) replication.Group {
+	return replication.Group{Migration: c.Name, Direction: replication.Forward, Number: number}
+}
+
+// doneGroups: every run without a live snapshot arranges anew.
+func (st *start) doneGroups(ctx context.Context) (bool, error) {
+	if loaded, err := st.isLoaded(ctx); err != nil || loaded {
+		return loaded, err
+	}
+	return st.arranged(ctx)
+}
+
+// arranged says whether this run's groups are as it made them, their snapshots
+// alive: after a failure on the target's side, for instance.
+func (st *start) arranged(ctx context.Context) (bool, error) {
+	if len(st.groups) == 0 {
+		return false, nil
+	}
+	defined, err := st.isDefined(ctx)
+	if err != nil || !defined && st.archive != "" {
+		return false, err // a half-restored schema is taken down with all else
+	}
+	for _, g := range st.groups {
+		if g.slot == nil {
+			continue
+		}
+		if alive, err := g.slot.Alive(ctx, st.Source); err != nil || !alive {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (st *start) isDefined(ctx context.Context) (bool, error) {
+	var at string
+	ok, err := journal.Get(ctx, st.TargetConn, kindCopy, keyDefined, &at)
+	return ok, postgres.Wrap(postgres.Target, "reading the journal", err)
+}
+
+func (st *start) planGroups(ctx context.Context) ([]Action, error) {
+	divided, err := st.divide(ctx, st.world.tables)
+	if err != nil {
+		return nil, err
+	}
+	var actions []Action
+	for i, members := range divided {
+		g := st.forward(i + 1)
+		if i > 0 {
+			actions = append(actions, on(postgres.Source, replication.MarkerTableSQL(g.MarkerTable()))...)
+			actions = append(actions, on(postgres.Target, replication.MarkerTableSQL(g.MarkerTable()))...)
+		}
+		actions = append(actions, on(postgres.Source, replication.PublicationSQL(g.Name(), replication.Publishable(members, g), st.streamsTruncate()))...)
+	}
+	return actions, nil
+}
+
+// runGroups makes the publications: before their slots, since a change decoded
+// from before its publication existed is an error.
+func (st *start) runGroups(ctx context.Context) error {
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if err := schema.EndOrphans(ctx, st.conn(side)); err != nil {
+			return postgres.Wrap(side, "ending what an earlier run left running", err)
+		}
+	}
+	st.forget(ctx)
+	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version(), st.Selection)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "listing tables", err)
+	}
+	closed, err := st.closeGroups(ctx, tables)
+	if err != nil {
+		return err
+	}
+	st.groups = closed
+	if len(closed) == 0 {
+		if err := st.clearAll(ctx); err != nil {
+			return err
+		}
+	}
+	return st.openGroups(ctx, tables)
+}
+
+// forget ends the sessions that hold snapshots of groups that are arranged anew.
+func (st *start) forget(ctx context.Context) {
+	for _, g := range st.groups {
+		g.slot.Close(ctx)
+	}
+	st.groups, st.archive = nil, ""
+}
+
+// openGroups makes publications for the tables that are in no group yet: as many
+// groups as were asked for on a first run, one for what an interrupted run left.
+func (st *start) openGroups(ctx context.Context, tables []catalog.Table) error {
+	member := map[postgres.Ident]bool{}
+	number := 0
+	for _, g := range st.groups {
+		number = max(number, g.Number)
+		for _, t := range g.members {
+			member[t] = true
+		}
+	}
+	rest := slices.DeleteFunc(slices.Clone(tables), func(t catalog.Table) bool { return member[t.Ident] })
+	divided := [][]catalog.Table{rest}
+	switch {
+	case len(st.groups) == 0:
+		var err error
+		if divided, err = st.divide(ctx, rest); err != nil {
+			return err
+		}
+	case len(rest) == 0:
+		return nil
+	}
+	for _, members := range divided {
+		number++
+		g := &group{Group: st.forward(number)}
+		if err := st.publish(ctx, g, members); err != nil {
+			return err
+		}
+		st.groups = append(st.groups, g)
+	}
+	return nil
+}
+
+// publish makes a group's marker tables and its publication. One of the same name
+// that an earlier run left goes first, with the slot that knows it.
+func (st *start) publish(ctx context.Context, g *group, members []catalog.Table) error {
+	name := g.Name()
+	if err := st.dropSlot(ctx, name); err != nil {
+		return err
+	}
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if _, err := st.conn(side).Exec(ctx, replication.MarkerTableSQL(g.MarkerTable())); err != nil {
+			return postgres.Wrap(side, "creating the marker table", err)
+		}
+	}
+	g.members = nil
+	for _, t := range members {
+		g.members = append(g.members, t.Ident)
+	}
+	err := execAll(ctx, postgres.Source, st.SourceConn, replication.DropPublicationSQL(name),
+		replication.PublicationSQL(name, replication.Publishable(members, g.Group), st.streamsTruncate()))
+	if postgres.Code(err) == postgres.InsufficientPrivilege {
+		err = postgres.WrapHint(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
+	}
+	return err
+}
+
+// dropSlot drops a group's slot, and first of all what rests on it: rows that were
+// copied under it count no more.
+func (st *start) dropSlot(ctx context.Context, name string) error {
+	err := postgres.Durably(ctx, st.TargetConn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `DELETE FROM pgbaton.journal WHERE kind = $1 AND value ->> 'group' = $2`, kindCopied, name)
+		return err
+	})
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "writing the journal", err)
+	}
+	if err := journal.Delete(ctx, st.SourceConn, kindGroup, name); err != nil {
+		return postgres.Wrap(postgres.Source, "writing the journal", err)
+	}
+	_, err = replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name))
+	return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
+}
+
+// clearAll takes back everything that earlier runs have copied.
+func (st *start) clearAll(ctx context.Context) error {
+	numbers, err := replication.GroupNumbers(ctx, st.SourceConn, st.TargetConn, st.forward(1))
+	if err != nil {
+		return err
+	}
+	for _, n := range numbers {
+		name := st.forward(n).Name()
+		if _, err := replication.DropSubscription(ctx, st.TargetConn, name); err != nil {
+			return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription "+name, err)
+		}
+		if err := st.dropSlot(ctx, name); err != nil {
+			return err
+		}
+		if _, err := st.SourceConn.Exec(ctx, replication.DropPublicationSQL(name)); err != nil {
+			return postgres.Wrap(postgres.Source, "dropping an earlier run's publication "+name, err)
+		}
+	}
+	return st.clearTarget(ctx)
+}
+
+// closeGroups closes the groups of interrupted runs at the tables that are
+// complete. None: what there is is not worth keeping, or cannot be kept.
+func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*group, error) {
+	kept, err := st.keepable(ctx, tables)
+	if err != nil || len(kept) == 0 {
+		return nil, err
+	}
+	numbers, err := replication.GroupNumbers(ctx, st.SourceConn, st.TargetConn, st.forward(1))
+	if err != nil {
+		return nil, err
+	}
+	rest := len(tables)
+	for _, members := range kept {
+		rest -= len(members)
+	}
+	groups := len(kept)
+	if rest > 0 {
+		groups++
+	}
+	if lacks, err := replication.RoomFor(ctx, st.SourceConn, st.TargetConn, st.Target.Version(), st.Name, groups); err != nil {
+		return nil, err
+	} else if lacks != "" {
+		st.Observe(event.Warning{Text: "the tables that an interrupted run has copied cannot be kept: " + lacks + "; they are copied again"})
+		return nil, nil
+	}
+	var closed []*group
+	bytes, count := int64(0), 0
+	for _, n := range numbers {
+		g := &group{Group: st.forward(n)}
+		members := kept[g.Name()]
+		if len(members) == 0 {
+			if _, err := replication.DropSubscription(ctx, st.TargetConn, g.Name()); err != nil {
+				return nil, postgres.Wrap(postgres.Target, "dropping an earlier run's subscription "+g.Name(), err)
+			}
+			if err := st.dropSlot(ctx, g.Name()); err != nil {
+				return nil, err
+			}
+			if _, err := st.SourceConn.Exec(ctx, replication.DropPublicationSQL(g.Name())); err != nil {
+				return nil, postgres.Wrap(postgres.Source, "dropping an earlier run's publication "+g.Name(), err)
+			}
+			continue
+		}
+		if err := st.closeGroup(ctx, g, members); err != nil {
+			return nil, err
+		}
+		for _, t := range members {
+			bytes, count = bytes+t.Bytes, count+1
+		}
+		closed = append(closed, g)
+	}
+	if rest > 0 {
+		st.Observe(event.Warning{Text: fmt.Sprintf("an earlier run was interrupted: the %d tables that it has copied are kept, the other %d go into a group of their own", count, rest)})
+	}
+	return closed, nil
+}
+
+// closeGroup makes a group one of finished tables: its publication lists them and
+// no others, then its subscription is made, which applies what its publication
+// lists. The slot still decodes the others; nobody applies them.
+func (st *start) closeGroup(ctx context.Context, g *group, members []catalog.Table) error {
+	g.closed = true
+	for _, t := range members {
+		g.members = append(g.members, t.Ident)
+	}
+	want := replication.Publishable(members, g.Group)
+	have, err := replication.PublicationTables(ctx, st.SourceConn, g.Name())
+	if err == nil && !slices.Equal(want, have) {
+		_, err = st.SourceConn.Exec(ctx, replication.SetTablesSQL(g.Name(), want))
+	}
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "closing group "+g.Name(), err)
+	}
+	sub, err := replication.ReadSubscription(ctx, st.TargetConn, g.Name())
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "reading subscription "+g.Name(), err)
+	}
+	if sub != nil && replication.VerifySubscription(ctx, st.SourceConn, st.TargetConn, g.Name(), "r") != nil {
+		// Made for more tables than are kept: it never was enabled.
+		if _, err := replication.DropSubscription(ctx, st.TargetConn, g.Name()); err != nil {
+			return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription "+g.Name(), err)
+		}
+		sub = nil
+	}
+	if sub == nil {
+		return st.subscribe(ctx, g.Group)
+	}
+	return nil
+}
+
+// keepable finds the tables whose rows are complete, by the name of their group:
+// copied under a slot that is still there, and the same on both sides by now.
+func (st *start) keepable(ctx context.Context, tables []catalog.Table) (map[string][]catalog.Table, error) {
+	if defined, err := st.isDefined(ctx); err != nil || !defined {
+		return nil, err
+	}
+	copied, err := journal.List[copiedTable](ctx, st.TargetConn, kindCopied)
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Target, "reading the journal", err)
+	}
+	points, err := journal.List[string](ctx, st.SourceConn, kindGroup)
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "reading the journal", err)
+	}
+	for name := range points {
+		slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), name)
+		if err != nil {
+			return nil, postgres.Wrap(postgres.Source, "reading the slot", err)
+		}
+		exists, err := replication.PublicationExists(ctx, st.SourceConn, name)
+		if err != nil {
+			return nil, postgres.Wrap(postgres.Source, "reading the publication", err)
+		}
+		if slot == nil || slot.Lost || !exists {
+			delete(points, name)
+		}
+	}
+	onTarget, err := catalog.Tables(ctx, st.TargetConn, st.Target.Version(), st.Selection)
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Target, "listing tables", err)
+	}
+	shapes := map[postgres.Ident]string{}
+	for i := range onTarget {
+		shapes[onTarget[i].Ident] = onTarget[i].Shape()
+	}
+	kept := map[string][]catalog.Table{}
+	groupOf := map[uint32]string{}
+	var bytes, total int64
+	for _, t := range tables {
+		if shapes[t.Ident] != t.Shape() {
+			if len(copied) > 0 {
+				st.Observe(event.Warning{Text: fmt.Sprintf("table %s was created or changed on the source since an interrupted run: all tables are copied again", t.Ident)})
+			}
+			return nil, nil
+		}
+		delete(shapes, t.Ident)
+		total += t.Bytes
+		if c, ok := copied[t.Ident.String()]; ok && points[c.Group] != "" && points[c.Group] == c.Point {
+			groupOf[t.OID] = c.Group
+		}
+	}
+	if len(shapes) > 0 { // dropped on the source
+		return nil, nil
+	}
+	for _, t := range tables {
+		if name := groupOf[t.OID]; name != "" {
+			kept[name] = append(kept[name], t)
+			bytes += t.Bytes
+		}
+	}
+	// A group costs a slot, a WAL sender that decodes everything, and a worker.
+	if bytes < total/100 && len(groupOf) < len(tables) {
+		return nil, nil
+	}
+	return kept, nil
+}
+
+// slotAttempts bounds how often groups are made anew because tables were created
+// between publication and slot.
+const slotAttempts = 5
+
+func (st *start) planSlots(ctx context.Context) ([]Action, error) {
+	divided, err := st.divide(ctx, st.world.tables)
+	var actions []Action
+	for i := range divided {
+		actions = append(actions, on(postgres.Source, replication.CreateSlotCommand(st.forward(i+1).Name(), true))...)
+	}
+	return actions, err
+}
+
+func (st *start) doneSlots(ctx context.Context) (bool, error) {
+	if loaded, err := st.isLoaded(ctx); err != nil || loaded {
+		return loaded, err
+	}
+	return !slices.ContainsFunc(st.groups, lacksSlot) && st.world.read, nil
+}
+
+func lacksSlot(g *group) bool { return g.slot == nil && !g.closed }
+
+// runSlots makes the open groups' slots, with a snapshot each, and reads what is
+// to be loaded as the last of them shows it.
+func (st *start) runSlots(ctx context.Context) error {
+	for attempt := 1; ; attempt++ {
+		same := true
+		for _, g := range st.groups {
+			if !lacksSlot(g) {
+				continue
+			}
+			var err error
+			if same, err = st.makeSlot(ctx, g); err != nil {
+				return err
+			}
+			if !same {
+				break
+			}
+		}
+		if same {
+			return st.readWorld(ctx)
+		}
+		if attempt == slotAttempts {
+			return refusal.New("start", "tables keep being created and dropped on the source", "stop DDL while start runs")
+		}
+		if err := st.runGroups(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// makeSlot makes a group's slot. same says that under its snapshot the tables are
+// those of the publications: one created between publication and slot would be
+// copied but never streamed.
+func (st *start) makeSlot(ctx context.Context, g *group) (same bool, err error) {
+	name := g.Name()
+	if err := st.dropSlot(ctx, name); err != nil {
+		return false, err
+	}
+	if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Source.Version(), st.Target.Version(), g.Group); err != nil {
+		return false, postgres.Wrap(postgres.Source, "remembering the tables' files", err)
+	}
+	if g.slot, err = replication.CreateSlot(ctx, st.Source, st.SourceConn, name, true, st.Observe); err != nil {
+		return false, err
+	}
+	if err := journal.Put(ctx, st.SourceConn, kindGroup, name, g.slot.ConsistentPoint.String()); err != nil {
+		return false, postgres.Wrap(postgres.Source, "writing the journal", err)
+	}
+	st.result.Snapshot = g.slot.ConsistentPoint.String()
+	tables, err := snapshotTables(ctx, st.Config, st.SourceConn, g.slot.Snapshot)
+	if err != nil {
+		return false, err
+	}
+	var want, have []postgres.Ident
+	for _, t := range tables {
+		want = append(want, t.Ident)
+	}
+	for _, other := range st.groups {
+		have = append(have, other.members...)
+	}
+	slices.SortFunc(have, compareIdents)
+	slices.SortFunc(want, compareIdents)
+	if !slices.Equal(want, have) {
+		return false, nil
+	}
+	published, err := replication.PublicationTables(ctx, st.SourceConn, name)
+	if err != nil {
+		return false, postgres.Wrap(postgres.Source, "reading the publication", err)
+	}
+	var members []catalog.Table
+	for _, t := range tables {
+		if slices.Contains(g.members, t.Ident) {
+			members = append(members, t)
+		}
+	}
+	return slices.Equal(published, replication.Publishable(members, g.Group)), nil
+}
+
+func compareIdents(a, b postgres.Ident) int {
+	switch {
+	case a == b:
+		return 0
+	case a.Less(b):
+		return -1
+	}
+	return 1
+}
+
+// openSlot is one of this run's slots, nil when all groups are closed.
+func (st *start) openSlot() *replication.Slot {
+	for _, g := range slices.Backward(st.groups) {
+		if g.slot != nil {
+			return g.slot
+		}
+	}
+	return nil
+}
+
+// world is everything that a load makes on the target, as the source has it.
+type world struct {
+	read        bool
+	tables      []catalog.Table
+	indexes     []catalog.Index
+	foreignKeys []catalog.ForeignKey
+	partitioned []catalog.PartitionedKey
+	lost        map[uint32]bool // foreign keys that refer to rows which are not moved
+}
+
+// readWorld reads it under the last slot's snapshot; when all groups are closed,
+// as it is.
+func (st *start) readWorld(ctx context.Context) error {
+	read := func(q catalog.Querier) (err error) {
+		w := world{read: true}
+		if w.tables, err = catalog.Tables(ctx, q, st.Source.Version(), st.Selection); err != nil {
+			return err
+		}
+		if w.indexes, err = catalog.Indexes(ctx, q); err != nil {
+			return err
+		}
+		if w.foreignKeys, err = catalog.ForeignKeys(ctx, q); err != nil {
+			return err
+		}
+		if w.partitioned, err = catalog.PartitionedKeys(ctx, q); err != nil {
+			return err
+		}
+		if st.exclusion, err = catalog.Excluded(ctx, q, st.Source.Version(), st.Selection); err != nil {
+			return err
+		}
+		lost, err := catalog.LostForeignKeys(ctx, q, st.Source.Version(), st.exclusion)
+		w.lost = map[uint32]bool{}
+		for _, f := range lost {
+			w.lost[f.OID] = true
+		}
+		st.world = w
+		return err
+	}
+	var err error
+	if slot := st.openSlot(); slot != nil {
+		err = underSnapshot(ctx, st.SourceConn, slot.Snapshot, func(tx pgx.Tx) error { return read(tx) })
+	} else {
+		err = read(st.SourceConn)
+	}
+	st.groupOf = map[postgres.Ident]*group{}
+	for _, g := range st.groups {
+		for _, t := range g.members {
+			st.groupOf[t] = g
+		}
+	}
+	return postgres.Wrap(postgres.Source, "listing tables, indexes and foreign keys", err)
+}
+
+// underSnapshot reads under an exported snapshot.
+func underSnapshot(ctx context.Context, conn *pgx.Conn, snapshot string, read func(pgx.Tx) error) error {
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	return pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+postgres.QuoteLiteral(snapshot)); err != nil {
+			return err
+		}
+		return read(tx)
+	})
+}
+
+// closeSlots ends the sessions that hold snapshots; the source can vacuum again.
+func (st *start) closeSlots(ctx context.Context) error {
+	var errs []error
+	for _, g := range st.groups {
+		errs = append(errs, g.slot.Close(ctx))
+	}
+	return postgres.Wrap(postgres.Source, "releasing the snapshots", errors.Join(errs...))
+}

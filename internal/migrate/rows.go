@@ -1,0 +1,389 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
+	"pgbaton/internal/schema"
+	"pgbaton/internal/tablecopy"
+)
+
+// This file has the load of method stream: rows, indexes, keys, foreign keys and
+// statistics, and after that the definitions which nothing of it needs.
+
+func (st *start) planRows(ctx context.Context) ([]Action, error) {
+	if err := st.readWorld(ctx); err != nil {
+		return nil, err
+	}
+	job, err := st.job(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var actions []Action
+	statements, err := tablecopy.Plan(ctx, job)
+	for _, s := range statements {
+		actions = append(actions, on(s.Side, s.SQL)...)
+	}
+	return actions, err
+}
+
+// job is what is still to be loaded.
+func (st *start) job(ctx context.Context) (tablecopy.Job, error) {
+	job := tablecopy.Job{Source: st.Source, Target: st.Target, Jobs: st.Jobs, IndexJobs: st.IndexJobs, MaxRate: st.MaxRate,
+		SplitAbove: st.SplitAbove, Observer: st.Observe}
+	there, err := st.readTarget(ctx)
+	if err != nil {
+		return job, err
+	}
+	indexes := map[uint32][]catalog.Index{}
+	for _, x := range st.world.indexes {
+		indexes[x.Table] = append(indexes[x.Table], x)
+	}
+	moved := map[uint32]bool{}
+	for _, t := range st.world.tables {
+		moved[t.OID] = true
+		copied, isCopied := there.copied[t.Ident.String()]
+		load := tablecopy.Table{Table: t, AnalyzeLater: there.later[t.Ident]}
+		g := st.groupOf[t.Ident]
+		switch {
+		case isCopied && (g == nil || copied.Group == g.Name()):
+			job.Before.TablesCopied++
+			job.Before.TablesTotal++
+			job.Before.BytesCopied += copied.Bytes
+			job.Before.BytesTotal += copied.Bytes
+		case g != nil && g.slot != nil:
+			load.Snapshot = g.slot.Snapshot
+		case g == nil: // a plan
+			load.Snapshot = "<the slot's snapshot>"
+		default:
+			return job, fmt.Errorf("table %s belongs to a closed group and has no rows", t.Ident)
+		}
+		for _, x := range indexes[t.OID] {
+			have, built := there.indexes[x.Ident]
+			if built {
+				job.Before.IndexesTotal++
+				job.Before.IndexesBuilt++
+			}
+			if built && (x.Constraint == "" || have.Constraint == x.Constraint) && there.built[t.Ident.String()] {
+				continue
+			}
+			if built && have.Constraint == x.Constraint { // its settings may not be there
+				x.Constraint = ""
+			}
+			load.Indexes = append(load.Indexes, tablecopy.Index{Index: x, Built: built})
+		}
+		if load.Snapshot == "" && len(load.Indexes) == 0 && there.built[t.Ident.String()] {
+			continue
+		}
+		job.Tables = append(job.Tables, load)
+	}
+	for _, f := range st.world.foreignKeys {
+		if st.world.lost[f.OID] || !moved[f.TableOID] || st.groupOf[f.Table] != st.groupOf[f.References] {
+			continue
+		}
+		valid, added := there.foreignKeys[f.Table.String()+" "+f.Name]
+		if !added || f.Valid && !valid {
+			job.ForeignKeys = append(job.ForeignKeys, tablecopy.ForeignKey{ForeignKey: f, Added: added})
+		}
+	}
+	return job, nil
+}
+
+// thereState is what the target has of a load.
+type thereState struct {
+	copied      map[string]copiedTable
+	built       map[string]bool
+	indexes     map[postgres.Ident]catalog.Index
+	foreignKeys map[string]bool // by table and name: whether valid
+	later       map[postgres.Ident]bool
+}
+
+func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
+	t = thereState{indexes: map[postgres.Ident]catalog.Index{}, foreignKeys: map[string]bool{}, later: map[postgres.Ident]bool{}}
+	// What waits for others is the same on both sides, and known before it is restored.
+	later, err := catalog.AnalyzeLater(ctx, st.SourceConn)
+	if err != nil {
+		return t, postgres.Wrap(postgres.Source, "listing extended statistics", err)
+	}
+	for _, name := range later {
+		t.later[name] = true
+	}
+	if st.targetRecord == nil { // a plan
+		return t, nil
+	}
+	conn := st.TargetConn
+	if t.copied, err = journal.List[copiedTable](ctx, conn, kindCopied); err == nil {
+		t.built, err = journal.List[bool](ctx, conn, kindBuilt)
+	}
+	if err != nil {
+		return t, postgres.Wrap(postgres.Target, "reading the journal", err)
+	}
+	indexes, err := catalog.Indexes(ctx, conn)
+	if err != nil {
+		return t, postgres.Wrap(postgres.Target, "listing indexes", err)
+	}
+	for _, x := range indexes {
+		t.indexes[x.Ident] = x
+	}
+	keys, err := catalog.ForeignKeys(ctx, conn)
+	if err != nil {
+		return t, postgres.Wrap(postgres.Target, "listing foreign keys", err)
+	}
+	for _, f := range keys {
+		t.foreignKeys[f.Table.String()+" "+f.Name] = f.Valid
+	}
+	return t, nil
+}
+
+// runRows loads what is still to be loaded.
+func (st *start) runRows(ctx context.Context) error {
+	job, err := st.job(ctx)
+	if err != nil {
+		return err
+	}
+	if err := st.dropInTheWay(ctx, job); err != nil {
+		return err
+	}
+	note, err := st.Target.Connect(ctx) // a session of its own for the progress that status shows
+	if err != nil {
+		return err
+	}
+	defer note.Close(context.WithoutCancel(ctx))
+	job.OnProgress = func(ctx context.Context, p event.Progress) {
+		// Shown to people only: a failure is no reason to stop the copy.
+		_ = st.noteProgress(ctx, note, p)
+	}
+	job.Record = st.record
+	watched, stop, err := st.watchWAL(ctx)
+	if err != nil {
+		return err
+	}
+	result, err := tablecopy.Run(watched, job)
+	stop()
+	if cause := context.Cause(watched); cause != nil && ctx.Err() == nil {
+		return st.giveUp(ctx, cause)
+	}
+	st.result.TablesCopied = job.Before.TablesCopied + result.Tables
+	st.result.BytesCopied = job.Before.BytesCopied + result.Bytes
+	if err != nil {
+		return err
+	}
+	if s := result.Elapsed.Seconds(); s > 0 {
+		st.result.BytesPerSec = float64(result.Bytes) / s
+	}
+	if err := st.closeSlots(ctx); err != nil {
+		return err
+	}
+	return st.compareIndexes(ctx)
+}
+
+// record notes what tables have reached, with the slot that their rows go with.
+func (st *start) record(stage tablecopy.Stage, tables []tablecopy.Loaded) string {
+	keys, values := make([]string, len(tables)), make([]any, len(tables))
+	kind := kindBuilt
+	for i, t := range tables {
+		keys[i], values[i] = t.Table.String(), true
+		if stage == tablecopy.Copied {
+			g := st.groupOf[t.Table]
+			kind = kindCopied
+			values[i] = copiedTable{Group: g.Name(), Point: g.slot.ConsistentPoint.String(), Rows: t.Rows, Bytes: t.Bytes}
+		}
+	}
+	sql, err := journal.PutSQL(kind, keys, values)
+	if err != nil {
+		panic(err) // plain structs
+	}
+	return sql
+}
+
+// dropInTheWay drops foreign keys of tables that are emptied again: their group
+// was given up after they had been made.
+func (st *start) dropInTheWay(ctx context.Context, job tablecopy.Job) error {
+	again := map[postgres.Ident]bool{}
+	for _, t := range job.Tables {
+		if t.Snapshot != "" {
+			again[t.Ident] = true
+		}
+	}
+	keys, err := catalog.ForeignKeys(ctx, st.TargetConn)
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "listing foreign keys", err)
+	}
+	for _, f := range keys {
+		if again[f.Table] || again[f.References] {
+			sql := fmt.Sprintf("ALTER TABLE ONLY %s DROP CONSTRAINT %s", f.Table, postgres.QuoteIdent(f.Name))
+			if _, err := st.TargetConn.Exec(ctx, sql); err != nil {
+				return postgres.Wrap(postgres.Target, sql, err)
+			}
+		}
+	}
+	return nil
+}
+
+// compareIndexes makes sure that no index is missing: a name that was taken by
+// something else would go unnoticed.
+func (st *start) compareIndexes(ctx context.Context) error {
+	there, err := st.readTarget(ctx)
+	if err != nil {
+		return err
+	}
+	moved := map[uint32]bool{}
+	for _, t := range st.world.tables {
+		moved[t.OID] = true
+	}
+	for _, x := range st.world.indexes {
+		if have, ok := there.indexes[x.Ident]; moved[x.Table] && (!ok || have.Constraint != x.Constraint) {
+			return postgres.WrapHint(postgres.Target, "comparing indexes", fmt.Errorf("index %s is not there as on the source", x.Ident),
+				"something else may have its name: pgbaton reset, and start again into an empty database")
+		}
+	}
+	return nil
+}
+
+// errRetained is the cause with which a copy ends that makes the source keep too
+// much WAL.
+var errRetained = errors.New("--max-slot-wal is reached")
+
+// giveUp drops the slots for which the source keeps too much WAL. Rows that were
+// copied under them are worth nothing without.
+func (st *start) giveUp(ctx context.Context, cause error) error {
+	for _, g := range st.groups {
+		g.slot.Close(ctx)
+		if err := st.dropSlot(ctx, g.Name()); err != nil {
+			return errors.Join(cause, err)
+		}
+	}
+	st.groups = nil
+	return postgres.WrapHint(postgres.Source, "copying rows", cause,
+		"the slots were dropped, so that the source can remove its WAL; the copy begins anew with the next start: allow more with --max-slot-wal, "+
+			"or copy faster (--jobs, no --max-rate) or when less is written")
+}
+
+func (st *start) planRest(context.Context) ([]Action, error) {
+	c := schema.Restore(st.Target, st.archiveFile(), schema.PostData, schema.RestoreOptions{Jobs: st.Jobs, List: st.listFile()})
+	return []Action{{"operator", "-- what is left of the archive: triggers, rules, policies, partitioned indexes, comments, grants"}, {"operator", c.String()}}, nil
+}
+
+func (st *start) listFile() string { return filepath.Join(st.workDir, "rest.list") }
+
+// runRest restores what comes after the rows and was not made with them, and
+// keeps back the foreign keys between groups.
+func (st *start) runRest(ctx context.Context) error {
+	withheld, skip := st.withheld()
+	entries, err := schema.Entries(ctx, st.tools, st.archive, schema.PostData)
+	if err != nil {
+		return err
+	}
+	for _, x := range st.world.indexes {
+		skip[schema.Object{Class: schema.ClassRelation, OID: x.OID}] = true
+		if x.Constraint != "" {
+			skip[schema.Object{Class: schema.ClassConstraint, OID: x.ConstraintOID}] = true
+		}
+	}
+	entries = slices.DeleteFunc(entries, func(e schema.Entry) bool { return skip[e.Object] })
+	var began string
+	interrupted, err := journal.Get(ctx, st.TargetConn, kindCopy, keyRestBegan, &began)
+	if err == nil && interrupted {
+		entries, err = schema.Missing(ctx, st.SourceConn, st.TargetConn, entries)
+	}
+	if err == nil {
+		err = journal.Put(ctx, st.TargetConn, kindCopy, keyRestBegan, "")
+	}
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "looking at what is restored already", err)
+	}
+	if len(entries) > 0 {
+		o, err := st.restoreOptions(ctx)
+		if err != nil {
+			return err
+		}
+		o.List = st.listFile()
+		if err := schema.WriteList(o.List, entries); err != nil {
+			return err
+		}
+		if err := schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, schema.PostData, o), nil); err != nil {
+			return err
+		}
+	}
+	if err := pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error { return replication.Withhold(ctx, tx, withheld) }); err != nil {
+		return postgres.Wrap(postgres.Target, "noting foreign keys between groups", err)
+	}
+	l := loaded{}
+	for _, g := range st.groups {
+		l.Slots = append(l.Slots, g.Name())
+		if g.slot != nil {
+			l.ConsistentPoint = g.slot.ConsistentPoint.String()
+		}
+	}
+	return st.markLoaded(ctx, l)
+}
+
+func withheldKey(f catalog.ForeignKey) replication.WithheldKey {
+	k := replication.WithheldKey{Table: f.Table, Name: f.Name, Add: f.AddSQL()}
+	if f.Valid {
+		k.Validate = f.ValidateSQL()
+	}
+	return k
+}
+
+// apart says whether tables are in different groups.
+func (st *start) apart(oids []uint32) bool {
+	var first *group
+	for _, t := range st.world.tables {
+		if !slices.Contains(oids, t.OID) {
+			continue
+		}
+		g := st.groupOf[t.Ident]
+		if first == nil {
+			first = g
+		}
+		if g != first {
+			return true
+		}
+	}
+	return false
+}
+
+// withheld are the foreign keys between groups, and what the restore leaves out:
+// these, those made with the rows, and those to tables that are not moved.
+func (st *start) withheld() (keys []replication.WithheldKey, skip map[schema.Object]bool) {
+	skip = map[schema.Object]bool{}
+	moved := map[uint32]bool{}
+	for _, t := range st.world.tables {
+		moved[t.OID] = true
+	}
+	for _, f := range st.world.foreignKeys {
+		skip[schema.Object{Class: schema.ClassConstraint, OID: f.OID}] = true
+		if st.world.lost[f.OID] || !moved[f.TableOID] || st.groupOf[f.Table] == st.groupOf[f.References] {
+			continue
+		}
+		keys = append(keys, withheldKey(f))
+	}
+	for _, k := range st.world.partitioned {
+		if st.world.lost[k.OID] || !st.apart(k.Tables) {
+			continue
+		}
+		skip[schema.Object{Class: schema.ClassConstraint, OID: k.OID}] = true
+		leaves, whole := k.Withheld()
+		for _, f := range leaves {
+			keys = append(keys, withheldKey(f))
+		}
+		if whole != "" {
+			keys = append(keys, replication.WithheldKey{Table: k.Table, Name: k.Name, Whole: whole})
+		}
+	}
+	for oid := range st.world.lost {
+		skip[schema.Object{Class: schema.ClassConstraint, OID: oid}] = true
+	}
+	return keys, skip
+}

@@ -1,0 +1,129 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+)
+
+// Object is an object of a database by catalog and OID.
+type Object struct{ Class, OID uint32 }
+
+// Catalogs of objects that an archive's entries name.
+const (
+	ClassRelation   = 1259 // pg_class: tables, indexes, sequences, views
+	ClassConstraint = 2606 // pg_constraint
+)
+
+// Entry is a line of an archive's list. Those that make no object of their own,
+// such as comments and grants, have the zero Object.
+type Entry struct {
+	Object
+	Line string
+}
+
+// entryLine matches "3456; 2606 16412 CONSTRAINT public t_pkey owner".
+var entryLine = regexp.MustCompile(`^\d+; (\d+) (\d+) `)
+
+// Entries lists what a section of an archive holds.
+func Entries(ctx context.Context, tools Tools, archive, section string) ([]Entry, error) {
+	out, err := exec.CommandContext(ctx, filepath.Join(tools.Dir, "pg_restore"), "--list", "--section="+section, archive).Output()
+	if err != nil {
+		return nil, fmt.Errorf("pg_restore --list: %w", err)
+	}
+	var entries []Entry
+	for line := range strings.Lines(string(out)) {
+		m := entryLine.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		class, _ := strconv.ParseUint(m[1], 10, 32) // they match \d+, and are OIDs
+		oid, _ := strconv.ParseUint(m[2], 10, 32)
+		entries = append(entries, Entry{Object{uint32(class), uint32(oid)}, line})
+	}
+	return entries, nil
+}
+
+// WriteList writes a list for RestoreOptions.List.
+func WriteList(file string, entries []Entry) error {
+	var b strings.Builder
+	for _, e := range entries {
+		b.WriteString(e.Line)
+	}
+	return os.WriteFile(file, []byte(b.String()), 0o600)
+}
+
+// identitiesSQL spells objects in a way that does not depend on OIDs.
+const identitiesSQL = `
+SELECT o.class, o.oid, i.type || ' ' || i.identity
+FROM ROWS FROM (pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::oid[])) AS o (class, oid)
+CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.class, o.oid, 0) AS i
+WHERE i.identity IS NOT NULL`
+
+// thereSQL spells everything on the target that comes after the rows. The OIDs are
+// those of the catalogs.
+const thereSQL = `
+SELECT i.type || ' ' || i.identity
+FROM (
+	SELECT 2620::oid, oid FROM pg_catalog.pg_trigger WHERE NOT tgisinternal
+	UNION ALL SELECT 2618, oid FROM pg_catalog.pg_rewrite WHERE rulename <> '_RETURN' AND ev_class >= 16384
+	UNION ALL SELECT 3256, oid FROM pg_catalog.pg_policy
+	UNION ALL SELECT 2606, oid FROM pg_catalog.pg_constraint WHERE oid >= 16384
+	UNION ALL SELECT 3381, oid FROM pg_catalog.pg_statistic_ext
+	UNION ALL SELECT 3466, oid FROM pg_catalog.pg_event_trigger
+	UNION ALL SELECT 1259, oid FROM pg_catalog.pg_class WHERE relkind IN ('i', 'I') AND oid >= 16384
+) AS o (class, oid)
+CROSS JOIN LATERAL pg_catalog.pg_identify_object(o.class, o.oid, 0) AS i`
+
+// Missing takes those entries out whose object the target has already, from a
+// restore that was interrupted. Entries without an object are kept: comments,
+// grants and the like can be given again.
+func Missing(ctx context.Context, source, target catalog.Querier, entries []Entry) ([]Entry, error) {
+	rows, err := target.Query(ctx, thereSQL)
+	if err != nil {
+		return nil, err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	there := map[string]bool{}
+	for _, n := range names {
+		there[n] = true
+	}
+	var classes, oids []uint32
+	for _, e := range entries {
+		if e.OID != 0 {
+			classes, oids = append(classes, e.Class), append(oids, e.OID)
+		}
+	}
+	if rows, err = source.Query(ctx, identitiesSQL, classes, oids); err != nil {
+		return nil, err
+	}
+	done := map[Object]bool{}
+	var o Object
+	var name string
+	if _, err := pgx.ForEachRow(rows, []any{&o.Class, &o.OID, &name}, func() error {
+		// A row security entry names its table, which is there anyway.
+		done[o] = there[name]
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	var missing []Entry
+	for _, e := range entries {
+		if e.OID == 0 || !done[e.Object] {
+			missing = append(missing, e)
+		}
+	}
+	return missing, nil
+}

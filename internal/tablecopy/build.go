@@ -1,0 +1,187 @@
+package tablecopy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"pgbaton/internal/postgres"
+)
+
+// This file has the tasks on the target alone: indexes, keys, statistics.
+
+// buildSQL builds an index. An earlier try may have done so.
+func (l *loader) buildSQL(x Index) []string {
+	create := strings.Replace(x.Definition, " INDEX ", " INDEX IF NOT EXISTS ", 1)
+	if x.Tablespace == "" || !l.target.tablespaces[x.Tablespace] {
+		return []string{create}
+	}
+	// Its place in the definition is before a WHERE.
+	return []string{"SET default_tablespace TO " + postgres.QuoteIdent(x.Tablespace), create, "SET default_tablespace TO ''"}
+}
+
+// buildIndex builds one index, with the help of processes that nobody else needs.
+func (l *loader) buildIndex(table *Table, x Index) *task {
+	t := &task{class: building, what: "index", name: x.Ident.String(), cost: indexCost(table, x)}
+	t.run = func(ctx context.Context, w *worker, _ int) error {
+		sql := l.buildSQL(x)
+		if l.target.parallel {
+			helpers := min(2, l.schedule.idle())
+			sql = append([]string{fmt.Sprintf("SET max_parallel_maintenance_workers TO %d", helpers)}, sql...)
+		}
+		if err := exec(ctx, w.target, strings.Join(sql, "; ")); err != nil {
+			return explain(postgres.Target, fmt.Sprintf("building index %s of", postgres.QuoteIdent(x.Name)), table.Ident, err)
+		}
+		l.meter.indexes.Add(1)
+		return nil
+	}
+	return t
+}
+
+// keySQL makes the constraint of an index that is there, or makes both.
+func keySQL(table postgres.Ident, x Index) string {
+	sql := fmt.Sprintf("ALTER TABLE ONLY %s ADD CONSTRAINT %s ", table, postgres.QuoteIdent(x.Constraint))
+	if x.whole() {
+		return sql + x.ConstraintDefinition
+	}
+	return sql + strings.TrimSpace(x.Key+" USING INDEX "+postgres.QuoteIdent(x.Name)+" "+x.Deferral)
+}
+
+// buildKey makes a constraint that brings its index.
+func (l *loader) buildKey(table *Table, x Index) *task {
+	t := &task{class: building, what: "key", name: x.Ident.String(), cost: indexCost(table, x)}
+	t.run = func(ctx context.Context, w *worker, try int) error {
+		have, err := w.constraints(ctx, try > 1, table)
+		if err == nil && !have[x.Constraint] {
+			err = exec(ctx, w.target, keySQL(table.Ident, x))
+		}
+		if err != nil {
+			return explain(postgres.Target, fmt.Sprintf("adding constraint %s to", postgres.QuoteIdent(x.Constraint)), table.Ident, err)
+		}
+		l.meter.indexes.Add(1)
+		return nil
+	}
+	return t
+}
+
+// constraints lists those that a table has by now, if an earlier try may have
+// made some.
+func (w *worker) constraints(ctx context.Context, ask bool, tables ...*Table) (map[string]bool, error) {
+	have := map[string]bool{}
+	if !ask {
+		return have, nil
+	}
+	for _, t := range tables {
+		results, err := w.target.Exec(ctx, `SELECT conname FROM pg_catalog.pg_constraint WHERE conrelid = `+
+			postgres.QuoteLiteral(t.Ident.String())+`::pg_catalog.regclass`).ReadAll()
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range results[0].Rows {
+			have[string(row[0])] = true
+		}
+	}
+	return have, nil
+}
+
+// finishSQL is what a table needs when its indexes are built.
+func finishSQL(t *Table, have map[string]bool) (sql []string) {
+	for _, x := range t.Indexes {
+		if x.Constraint != "" && !x.whole() && !have[x.Constraint] {
+			sql = append(sql, keySQL(t.Ident, x))
+		}
+		sql = append(sql, x.Settings...)
+	}
+	if !t.AnalyzeLater {
+		sql = append(sql, "ANALYZE "+t.Ident.String())
+	}
+	return sql
+}
+
+// finishTable makes keys of a table's indexes, and gathers its statistics.
+func (l *loader) finishTable(table *Table) *task {
+	t := &task{class: building, what: "statistics", name: table.Ident.String(), cost: analyzeCost(table)}
+	t.run = func(ctx context.Context, w *worker, try int) error {
+		have, err := w.constraints(ctx, try > 1, table)
+		if err == nil {
+			sql := append(finishSQL(table, have), l.record(Finished, Loaded{Table: table.Ident}))
+			err = exec(ctx, w.target, strings.Join(sql, "; "))
+		}
+		return explain(postgres.Target, "adding keys and gathering statistics of", table.Ident, err)
+	}
+	return t
+}
+
+// finishBatch builds all indexes and keys of small tables in one transaction.
+func (w *worker) finishBatch(ctx context.Context, batch []*Table, try int) error {
+	var sql []string
+	if w.loader.target.parallel {
+		sql = append(sql, "SET max_parallel_maintenance_workers TO 0")
+	}
+	indexes := int64(0)
+	all := make([]Loaded, len(batch))
+	for i, table := range batch {
+		have, err := w.constraints(ctx, try > 1, table)
+		if err != nil {
+			return explain(postgres.Target, "reading the constraints of", table.Ident, err)
+		}
+		for _, x := range table.Indexes {
+			switch {
+			case x.Built:
+				continue
+			case !x.whole():
+				sql = append(sql, w.buildSQL(x)...)
+			case !have[x.Constraint]:
+				sql = append(sql, keySQL(table.Ident, x))
+			}
+			indexes++
+		}
+		sql = append(sql, finishSQL(table, have)...)
+		all[i] = Loaded{Table: table.Ident}
+	}
+	if note := w.record(Finished, all...); note != "" {
+		sql = append(sql, note)
+	}
+	if err := exec(ctx, w.target, strings.Join(sql, "; ")); err != nil {
+		return postgres.WrapHint(postgres.Target, fmt.Sprintf("building the indexes and keys of %s", names(batch)), err,
+			hintOr(postgres.Hint(err), postgres.Target, batch[0].Ident, err))
+	}
+	w.meter.indexes.Add(indexes)
+	return nil
+}
+
+// addForeignKeys adds those of one table, without looking at its rows or, where
+// that takes no time, validated.
+func (l *loader) addForeignKeys(keys []ForeignKey, validate bool) *task {
+	table := keys[0].Table
+	t := &task{class: building, what: "foreign key", name: "of " + table.String()}
+	t.run = func(ctx context.Context, w *worker, try int) error {
+		asTable := &Table{}
+		asTable.Ident = table
+		have, err := w.constraints(ctx, try > 1, asTable)
+		if err != nil {
+			return explain(postgres.Target, "reading the constraints of", table, err)
+		}
+		var sql []string
+		for _, f := range keys {
+			if !f.Added && !have[f.Name] {
+				sql = append(sql, f.AddSQL())
+			}
+			if validate && f.Valid {
+				sql = append(sql, f.ValidateSQL())
+			}
+		}
+		return explain(postgres.Target, "adding the foreign keys of", table, exec(ctx, w.target, strings.Join(sql, "; ")))
+	}
+	return t
+}
+
+// validate looks whether the rows satisfy a foreign key.
+func (l *loader) validate(f ForeignKey) *task {
+	t := &task{class: building, what: "foreign key", name: fmt.Sprintf("%s of %s", postgres.QuoteIdent(f.Name), f.Table)}
+	t.run = func(ctx context.Context, w *worker, _ int) error {
+		return explain(postgres.Target, fmt.Sprintf("validating foreign key %s of", postgres.QuoteIdent(f.Name)), f.Table,
+			exec(ctx, w.target, f.ValidateSQL()))
+	}
+	return t
+}

@@ -1,0 +1,207 @@
+package tablecopy
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// This file makes the tasks of a load from its tables. What each takes is an
+// estimate in bytes of a COPY stream; only the order depends on it.
+
+const (
+	// smallTable is the size up to which tables are loaded in batches: what they
+	// cost is round trips and commits, not bytes.
+	smallTable = 1 << 20
+	// A batch holds at most so many tables and bytes. Each table takes some locks,
+	// and a crash or a kill takes a whole batch back.
+	batchTables = 50
+	batchBytes  = 8 << 20
+)
+
+// What building costs in bytes of a COPY stream.
+func indexCost(t *Table, x Index) float64 { return 2*float64(x.Bytes) + 0.1*float64(t.Bytes) }
+func checkCost(t *Table) float64          { return 0.15 * float64(t.Bytes) }
+func analyzeCost(t *Table) float64        { return min(0.1*float64(t.Bytes), 20<<20) }
+
+// tasks returns all tasks, those that come first before those that wait for them.
+func (l *loader) tasks(splits map[uint32][]string) (all []*task) {
+	add := func(t *task, others ...*task) *task {
+		t.after(others...)
+		all = append(all, t)
+		return t
+	}
+	tables := make([]*Table, len(l.job.Tables))
+	for i := range l.job.Tables {
+		tables[i] = &l.job.Tables[i]
+	}
+	slices.SortStableFunc(tables, func(a, b *Table) int { return cmp.Compare(b.Bytes, a.Bytes) })
+
+	finished := map[uint32]*task{} // by table
+	var copies []*task
+	var small []*Table
+	type rest struct {
+		table *Table
+		rows  *task // after which its rows are there; nil: they are
+	}
+	var large []rest
+	for _, t := range tables {
+		switch parts := splits[t.OID]; {
+		case t.Bytes <= smallTable && !t.runsUserCode():
+			small = append(small, t)
+		case t.Snapshot == "":
+			large = append(large, rest{t, nil})
+		case len(parts) > 0:
+			last := add(l.splitDone(t))
+			begun := add(l.splitBegin(t))
+			for i, condition := range parts {
+				part := add(l.copyPart(t, condition, i, len(parts)), begun)
+				last.after(part)
+				copies = append(copies, part)
+			}
+			large = append(large, rest{t, last})
+			copies = append(copies, last)
+		default:
+			rows := add(l.copyTable(t))
+			large = append(large, rest{t, rows})
+			copies = append(copies, rows)
+		}
+	}
+	for _, batch := range l.batches(small) {
+		task := add(l.loadBatch(batch))
+		copies = append(copies, task)
+		for _, t := range batch {
+			finished[t.OID] = task
+		}
+	}
+	// An expression that calls what the user wrote may read any table.
+	var everything *task
+	for _, r := range large {
+		if r.table.runsUserCode() {
+			everything = add(&task{class: building, what: "rows", name: "of all tables", run: nothing}, copies...)
+			break
+		}
+	}
+	for _, r := range large {
+		t := r.table
+		var plain, keys []*task
+		for _, x := range t.Indexes {
+			if x.Built || x.whole() {
+				continue
+			}
+			build := add(l.buildIndex(t, x), r.rows)
+			if x.UserCode {
+				build.after(everything)
+			}
+			plain = append(plain, build)
+		}
+		last := plain
+		for _, x := range t.Indexes {
+			if !x.Built && x.whole() { // takes a lock that nobody else may have
+				key := add(l.buildKey(t, x), append(slices.Clone(last), r.rows)...)
+				if x.UserCode {
+					key.after(everything)
+				}
+				keys, last = append(keys, key), []*task{key}
+			}
+		}
+		finished[t.OID] = add(l.finishTable(t), append(append(plain, keys...), r.rows)...)
+	}
+	l.foreignKeyTasks(add, finished)
+	return all
+}
+
+// foreignKeyTasks adds the keys of a table together, when it and those that it
+// refers to are finished, and validates each on its own. Adding takes a lock on
+// both tables for a moment and must not wait for a validation that has one of
+// them for long.
+func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, finished map[uint32]*task) {
+	byTable := map[uint32][]ForeignKey{}
+	var order []uint32
+	for _, f := range l.job.ForeignKeys {
+		if byTable[f.TableOID] == nil {
+			order = append(order, f.TableOID)
+		}
+		byTable[f.TableOID] = append(byTable[f.TableOID], f)
+	}
+	sizes := map[uint32]*Table{}
+	for i := range l.job.Tables {
+		sizes[l.job.Tables[i].OID] = &l.job.Tables[i]
+	}
+	for _, oid := range order {
+		keys := byTable[oid]
+		locks := []uint32{oid}
+		before := []*task{finished[oid]}
+		for _, f := range keys {
+			locks, before = append(locks, f.ReferencesOID), append(before, finished[f.ReferencesOID])
+		}
+		t := sizes[oid]
+		atOnce := t == nil || t.Bytes <= smallTable // looking at its rows takes no time
+		added := add(l.addForeignKeys(keys, atOnce), before...)
+		slices.Sort(locks)
+		added.locks = slices.Compact(locks)
+		if atOnce && t != nil {
+			continue
+		}
+		last := added
+		for _, f := range keys {
+			if f.Valid { // two of one table would wait for each other
+				check := l.validate(f)
+				check.locks = []uint32{oid}
+				if t != nil {
+					check.cost = checkCost(t)
+				}
+				last = add(check, last)
+			}
+		}
+	}
+}
+
+// batches divides small tables, so that each worker gets some. Tables with rows
+// to copy and those without do not mix, nor do snapshots.
+func (l *loader) batches(small []*Table) (all [][]*Table) {
+	bySnapshot := map[string][]*Table{}
+	var snapshots []string
+	for _, t := range small {
+		if bySnapshot[t.Snapshot] == nil {
+			snapshots = append(snapshots, t.Snapshot)
+		}
+		bySnapshot[t.Snapshot] = append(bySnapshot[t.Snapshot], t)
+	}
+	for _, s := range snapshots {
+		tables := bySnapshot[s]
+		most := min(batchTables, max(1, len(tables)/(4*l.job.Jobs)))
+		var batch []*Table
+		var bytes int64
+		for _, t := range tables {
+			if len(batch) > 0 && (len(batch) == most || bytes+t.Bytes > batchBytes) {
+				all, batch, bytes = append(all, batch), nil, 0
+			}
+			batch, bytes = append(batch, t), bytes+t.Bytes
+		}
+		all = append(all, batch)
+	}
+	return all
+}
+
+func (t *Table) runsUserCode() bool {
+	return slices.ContainsFunc(t.Indexes, func(x Index) bool { return x.UserCode })
+}
+
+// whole says that only ADD CONSTRAINT makes the index.
+func (x Index) whole() bool { return x.Constraint != "" && x.Key == "" }
+
+func names(tables []*Table) string {
+	var b strings.Builder
+	for i, t := range tables {
+		if i == 3 {
+			b.WriteString(" …")
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(t.Ident.String())
+	}
+	return b.String()
+}
