@@ -421,3 +421,64 @@ func TestInterrupted(t *testing.T) {
 	m.run(0, "switchover", "--yes")
 	m.same()
 }
+
+// TestFilters moves a part of a database by each method, there and back, and
+// leaves the other part alone.
+func TestFilters(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"stream", "native", "dump"} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
+			m := newMove(t, 13, 17)
+			m.load(pgtest.WriterSchema, loadSQL, `CREATE SCHEMA other; CREATE TABLE other.t AS SELECT 1 AS a; CREATE SEQUENCE other.s`,
+				`CREATE MATERIALIZED VIEW other.mv AS SELECT count(*) FROM load.a`, `ALTER TABLE load.c DROP CONSTRAINT late`)
+			filters := []string{"--method", method, "--exclude-schema", "other", "--exclude-table", "load.small*", "--exclude-table", "p", "--exclude-table", "load.(a|A)"}
+			w := pgtest.StartWriters(ctx, t, m.sourceURI(), 2, pgtest.WritersOptions{Rate: 40})
+			if r := m.run(0, append([]string{"check"}, filters...)...); !strings.Contains(r.Stdout, "selection-foreign-keys") {
+				t.Errorf("%s", r)
+			}
+			if r := m.run(2, "start", "--table", `a"b`); !strings.Contains(r.Stderr, "--table") {
+				t.Errorf("%s", r)
+			}
+			m.run(0, append([]string{"start"}, filters...)...)
+			m.run(3, "start", "--method", method, "--exclude-schema", "load")
+			m.run(0, "start", "--method", method) // it remembers
+			source, target := pgtest.Connect(t, m.sourceURI()), pgtest.Connect(t, m.targetURI())
+			const there = `SELECT coalesce(string_agg(c.oid::regclass::text, ' ' ORDER BY c.oid::regclass::text COLLATE "C"), '') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+				WHERE c.relkind IN ('r', 'p', 'S', 'm') AND n.nspname IN ('load', 'other')`
+			if got, want := pgtest.QueryValue[string](t, target, there), "load.b load.bare load.c load.child load.d load.parent load.q load.q_id_seq"; got != want {
+				t.Errorf("the target has %s, want %s", got, want)
+			}
+			mustExec(t, source, `INSERT INTO load.b SELECT i, 1, 'late' FROM generate_series(200000, 200100) i; INSERT INTO other.t VALUES (2); SELECT nextval('other.s')`)
+			if s := m.result(0, "status"); s["phase"] != "streaming" {
+				t.Errorf("status: %v", s)
+			}
+			m.run(0, "switchover", "--yes")
+			target = pgtest.Connect(t, m.targetURI())
+			if n := pgtest.QueryValue[int](t, target, `SELECT count(*)::int FROM load.b`); n != 30101 {
+				t.Errorf("%d rows", n)
+			}
+			mustExec(t, target, `TRUNCATE load.d; DELETE FROM load.c; DELETE FROM load.b WHERE id < 200000`)
+			w.Switch(m.targetURI())
+			if err := w.Await(ctx, 10); err != nil {
+				t.Fatal(err)
+			}
+			m.run(0, "rollback", "--yes")
+			source = pgtest.Connect(t, m.sourceURI())
+			if got := pgtest.QueryValue[string](t, source, `SELECT (SELECT count(*) FROM load.b) || ' ' || (SELECT count(*) FROM load.c) || ' ' || (SELECT count(*) FROM load.a) || ' ' || (SELECT count(*) FROM other.t)`); got != "101 0 30000 2" {
+				t.Errorf("the source has %s", got)
+			}
+			w.Switch(m.sourceURI())
+			if err := w.Await(ctx, 10); err != nil {
+				t.Fatal(err)
+			}
+			w.Stop()
+			if problems := w.Check(ctx, pgtest.Connect(t, m.sourceURI())); len(problems) > 0 {
+				t.Fatalf("writes:\n%s", strings.Join(problems, "\n"))
+			}
+			m.run(0, "finish", "--yes", "--unfence")
+		})
+	}
+}

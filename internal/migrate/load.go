@@ -207,10 +207,33 @@ func (st *start) planSection(ctx context.Context, archive, section string) ([]Ac
 
 func (st *start) restoreSection(ctx context.Context, section string) error {
 	o, err := st.restoreOptions(ctx)
+	if err == nil && section == schema.Everything {
+		o.List, err = st.withoutLost(ctx)
+	}
 	if err != nil {
 		return err
 	}
 	return schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, section, o), nil)
+}
+
+// withoutLost writes a list of the archive's entries without the foreign keys that
+// refer to tables which are not moved; "" when there are none.
+func (st *start) withoutLost(ctx context.Context) (file string, err error) {
+	lost, err := catalog.LostForeignKeys(ctx, st.SourceConn, st.Source.Version(), st.exclusion)
+	if err != nil {
+		return "", postgres.Wrap(postgres.Source, "listing foreign keys", err)
+	}
+	if len(lost) == 0 {
+		return "", nil
+	}
+	entries, err := schema.Entries(ctx, st.tools, st.archive, schema.Everything)
+	if err != nil {
+		return "", err
+	}
+	entries = slices.DeleteFunc(entries, func(e schema.Entry) bool {
+		return e.Class == schema.ClassConstraint && slices.ContainsFunc(lost, func(f catalog.LostForeignKey) bool { return f.OID == e.OID })
+	})
+	return st.listFile(), schema.WriteList(st.listFile(), entries)
 }
 
 func (st *start) planPreData(ctx context.Context) ([]Action, error) {
@@ -333,6 +356,9 @@ func (st *start) runRestore(ctx context.Context) error {
 	}
 	items, err := schema.Items(ctx, st.tools, st.archive)
 	if err != nil {
+		return err
+	}
+	if o.List, err = st.withoutLost(ctx); err != nil {
 		return err
 	}
 	// Only a parallel restore reports its items.

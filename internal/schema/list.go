@@ -36,7 +36,11 @@ var entryLine = regexp.MustCompile(`^\d+; (\d+) (\d+) `)
 
 // Entries lists what a section of an archive holds.
 func Entries(ctx context.Context, tools Tools, archive, section string) ([]Entry, error) {
-	out, err := exec.CommandContext(ctx, filepath.Join(tools.Dir, "pg_restore"), "--list", "--section="+section, archive).Output()
+	args := []string{"--list", archive}
+	if section != Everything {
+		args = append(args, "--section="+section)
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(tools.Dir, "pg_restore"), args...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("pg_restore --list: %w", err)
 	}
