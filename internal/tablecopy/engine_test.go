@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func TestRun(t *testing.T) {
 	t.Run("failures", func(t *testing.T) { t.Parallel(); testFailures(t, l) })
 	for name, test := range map[string]func(*testing.T, lab){
 		"snapshot": testSnapshot, "snapshot gone": testSnapshotGone,
-		"progress": testProgress, "record": testRecord, "plain roles": testPlainRoles, "relay twice": testRelayTwice,
+		"progress": testProgress, "record": testRecord, "eta": testETA, "split": testSplit, "batches": testBatches, "plain roles": testPlainRoles, "relay twice": testRelayTwice,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, l) })
 	}
@@ -272,6 +273,52 @@ func testProgress(t *testing.T, l lab) {
 	}
 	if len(copied) != 2 {
 		t.Errorf("%d tables were announced", len(copied))
+	}
+}
+
+// testETA: in the second half of a uniform copy the time that is left is known,
+// although the table takes more on disk than in the stream.
+func testETA(t *testing.T, l lab) {
+	m := l.move(t, 13, 17)
+	m.both(t, "CREATE TABLE a (id integer, n numeric, t text)")
+	pgtest.Exec(t, m.sourceURI, "INSERT INTO a SELECT i, i, repeat('x', 100) FROM generate_series(1, 300000) i", "ANALYZE a")
+	job := m.job(t, 1)
+	job.MaxRate = 8 << 20 // about 5 seconds
+	type look struct {
+		at   time.Time
+		left float64
+	}
+	var mu sync.Mutex
+	var looks []look
+	job.Observer = func(e event.Event) {
+		if p, ok := e.(event.Progress); ok {
+			mu.Lock()
+			defer mu.Unlock()
+			looks = append(looks, look{time.Now(), p.ETASeconds})
+		}
+	}
+	began := time.Now()
+	o := <-start(t.Context(), job)
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	end := time.Now()
+	if rate := float64(o.Bytes) / end.Sub(began).Seconds(); rate > 1.15*float64(job.MaxRate) {
+		t.Errorf("%.0f bytes a second, the limit is %d", rate, job.MaxRate)
+	}
+	compared := 0
+	for _, look := range looks {
+		truth := end.Sub(look.at).Seconds()
+		if done := look.at.Sub(began).Seconds() / end.Sub(began).Seconds(); done < 0.5 || done > 0.9 {
+			continue
+		}
+		compared++
+		if math.Abs(look.left-truth) > 0.2*truth+0.25 { // a report is a quarter of a second old
+			t.Errorf("%.2f s before the end %.2f s were said to be left", truth, look.left)
+		}
+	}
+	if compared < 4 {
+		t.Errorf("only %d reports were compared", compared)
 	}
 }
 

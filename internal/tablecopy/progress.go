@@ -162,9 +162,13 @@ func (p *pace) add(t *task, done, total, seconds float64) {
 	}
 }
 
+// usualPerCost is 50 MB a second.
+const usualPerCost = 1.0 / (50 << 20)
+
 // eta is the time that is left: what is left of each class takes a worker as long
-// per cost as what is done has, and as many workers as now are at it. A class of
-// which nothing is done takes what the other does.
+// per cost as what is done has, and as many workers as now are at it. Builds of
+// which none is done take what copies take, or what is usual where those are slower:
+// they may be limited, or wait for a network.
 func eta(pace [classes]pace) float64 {
 	var perCost [classes]float64
 	for c := range pace {
@@ -172,9 +176,12 @@ func eta(pace [classes]pace) float64 {
 			perCost[c] = pace[c].seconds / pace[c].done
 		}
 	}
+	if perCost[building] == 0 {
+		perCost[building] = min(perCost[copying], usualPerCost)
+	}
 	left, longest, busy := 0.0, 0.0, 0
 	for c := range pace {
-		each := cmp.Or(perCost[c], perCost[1-c])
+		each := perCost[c]
 		left += pace[c].left * each
 		longest = max(longest, pace[c].longest*each)
 		busy += pace[c].busy
@@ -235,20 +242,21 @@ func (l *loader) askServer(ctx context.Context) {
 	if v < 14 {
 		return
 	}
-	rows, err = l.witness.ask(ctx, fmt.Sprintf(`SELECT pid, tuples_processed FROM pg_catalog.pg_stat_progress_copy WHERE pid IN (%s)`, list))
+	rows, err = l.witness.ask(ctx, fmt.Sprintf(`SELECT pid, tuples_processed, bytes_processed FROM pg_catalog.pg_stat_progress_copy WHERE pid IN (%s)`, list))
 	if err != nil {
 		return
 	}
 	for _, r := range rows {
-		byPID[string(r[0])].learn(number(r[1]))
+		byPID[string(r[0])].learn(number(r[1]), number(r[2]))
 	}
 }
 
 // learn corrects the estimate of a copy's stream by the rows that have come and
 // the number that the source's statistics promise.
-func (t *task) learn(rows int64) {
-	bytes := t.bytes.Load()
+//
+// What was sent is ahead of what was stored by all that the buffers between hold.
+func (t *task) learn(rows, bytes int64) {
 	if t.rows > 0 && rows > t.rows/100 && bytes > 0 {
-		t.total.Store(max(bytes, int64(float64(bytes)/float64(rows)*float64(t.rows))))
+		t.total.Store(max(t.bytes.Load(), int64(float64(bytes)/float64(rows)*float64(t.rows))))
 	}
 }
