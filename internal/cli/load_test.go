@@ -482,3 +482,30 @@ func TestFilters(t *testing.T) {
 		})
 	}
 }
+
+// TestKilledWhileBuilding: a server goes on building an index when pgbaton was
+// killed, and would make it although the next run does so too.
+func TestKilledWhileBuilding(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 15, 17)
+	m.load(`CREATE TABLE t AS SELECT i, repeat('x', 50) AS x FROM generate_series(1, 200000) i`,
+		// The build stops when its lock is taken.
+		`CREATE FUNCTION slow(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN IF i = 1000 THEN PERFORM pg_advisory_xact_lock_shared(1); END IF; RETURN i; END'`,
+		`CREATE INDEX slow ON t (slow(i))`, `CREATE INDEX quick ON t (x)`)
+	p := pgtest.Spawn(t, m.options("start", "--max-rate", "5MB", "--json"))
+	p.AwaitStdout(t, `"step_began","step":"rows, indexes, keys"`)
+	held := pgtest.Hold(t, m.targetURI(), `SELECT pg_advisory_xact_lock(1)`)
+	const building = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%CREATE INDEX%slow%' AND pid <> pg_backend_pid() AND wait_event_type = 'Lock')`
+	pgtest.UntilTrue(t, m.targetURI(), time.Minute, "the index is being built", building)
+	p.Signal(t, syscall.SIGKILL)
+	p.Wait(t)
+	pgtest.UntilTrue(t, m.targetURI(), time.Minute, "the build goes on", building)
+	again := pgtest.Spawn(t, m.options("start", "--json"))
+	again.AwaitStdout(t, `"step_began","step":"rows, indexes, keys"`)
+	held.Release()
+	if r := again.Wait(t); r.Code != 0 {
+		t.Fatalf("%s", r)
+	}
+	m.run(0, "switchover", "--yes")
+	m.same()
+}

@@ -69,15 +69,15 @@ func (st *start) job(ctx context.Context) (tablecopy.Job, error) {
 			return job, fmt.Errorf("table %s belongs to a closed group and has no rows", t.Ident)
 		}
 		for _, x := range indexes[t.OID] {
-			have, built := there.indexes[x.Ident]
+			constraint, built := there.indexes[x.Ident]
 			if built {
 				job.Before.IndexesTotal++
 				job.Before.IndexesBuilt++
 			}
-			if built && (x.Constraint == "" || have.Constraint == x.Constraint) && there.built[t.Ident.String()] {
+			if built && (x.Constraint == "" || constraint == x.Constraint) && there.built[t.Ident.String()] {
 				continue
 			}
-			if built && have.Constraint == x.Constraint { // its settings may not be there
+			if built && constraint == x.Constraint { // its settings may not be there
 				x.Constraint = ""
 			}
 			load.Indexes = append(load.Indexes, tablecopy.Index{Index: x, Built: built})
@@ -103,13 +103,13 @@ func (st *start) job(ctx context.Context) (tablecopy.Job, error) {
 type thereState struct {
 	copied      map[string]copiedTable
 	built       map[string]bool
-	indexes     map[postgres.Ident]catalog.Index
-	foreignKeys map[string]bool // by table and name: whether valid
+	indexes     map[postgres.Ident]string // the name of the constraint that each serves, "" for none
+	foreignKeys map[string]bool           // by table and name: whether valid
 	later       map[postgres.Ident]bool
 }
 
 func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
-	t = thereState{indexes: map[postgres.Ident]catalog.Index{}, foreignKeys: map[string]bool{}, later: map[postgres.Ident]bool{}}
+	t = thereState{indexes: map[postgres.Ident]string{}, foreignKeys: map[string]bool{}, later: map[postgres.Ident]bool{}}
 	// What waits for others is the same on both sides, and known before it is restored.
 	later, err := catalog.AnalyzeLater(ctx, st.SourceConn)
 	if err != nil {
@@ -133,7 +133,7 @@ func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
 		return t, postgres.Wrap(postgres.Target, "listing indexes", err)
 	}
 	for _, x := range indexes {
-		t.indexes[x.Ident] = x
+		t.indexes[x.Ident] = x.Constraint
 	}
 	keys, err := catalog.ForeignKeys(ctx, conn)
 	if err != nil {
@@ -147,6 +147,9 @@ func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
 
 // runRows loads what is still to be loaded.
 func (st *start) runRows(ctx context.Context) error {
+	if err := schema.EndOrphans(ctx, st.TargetConn); err != nil {
+		return postgres.Wrap(postgres.Target, "ending what an earlier try left running", err)
+	}
 	job, err := st.job(ctx)
 	if err != nil {
 		return err
@@ -242,7 +245,7 @@ func (st *start) compareIndexes(ctx context.Context) error {
 		moved[t.OID] = true
 	}
 	for _, x := range st.world.indexes {
-		if have, ok := there.indexes[x.Ident]; moved[x.Table] && (!ok || have.Constraint != x.Constraint) {
+		if constraint, ok := there.indexes[x.Ident]; moved[x.Table] && (!ok || constraint != x.Constraint) {
 			return postgres.WrapHint(postgres.Target, "comparing indexes", fmt.Errorf("index %s is not there as on the source", x.Ident),
 				"something else may have its name: pgbaton reset, and start again into an empty database")
 		}

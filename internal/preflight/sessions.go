@@ -28,7 +28,7 @@ SELECT CASE
 FROM pg_catalog.pg_stat_activity a
 LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
 WHERE a.datname = pg_catalog.current_database()
-	AND a.application_name <> 'pgbaton'
+	AND a.application_name NOT LIKE 'pgbaton%'
 	AND a.backend_type NOT IN ('autovacuum worker', 'parallel worker', 'walsender',
 		'logical replication worker', 'logical replication apply worker',
 		'logical replication parallel worker', 'logical replication tablesync worker')

@@ -236,7 +236,7 @@ FROM (
 	SELECT coalesce(backend_type, 'client backend') = 'client backend' AS client, usename, datname
 	FROM pg_catalog.pg_stat_activity
 	WHERE datname IS NOT NULL AND coalesce(application_name, '') NOT LIKE $2
-		AND coalesce(application_name, '') <> 'pgbaton'
+		AND coalesce(application_name, '') NOT LIKE 'pgbaton%'
 		AND coalesce(backend_type, 'client backend') IN ('client backend', 'walsender')
 ) AS a`
 

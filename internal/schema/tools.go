@@ -112,27 +112,28 @@ func (c Command) String() string {
 	return strings.Join(words, " ")
 }
 
-// applicationPrefix begins the application names of client programs' sessions.
+// applicationPrefix begins the application names of the sessions of client programs
+// and of loads (tablecopy).
 const applicationPrefix = "pgbaton "
 
-// EndOrphans ends the sessions, in this database, of client programs that
-// outlived the pgbaton that started them: they would go on dumping or restoring.
-// The caller holds the operator's lock, so they are nobody else's.
+// EndOrphans ends the sessions, in this database, of client programs and loads that
+// outlived the pgbaton that started them: a server builds an index to its end, and
+// commits it, although nobody listens any more. The caller holds the operator's
+// lock and has none of these itself, so they are nobody else's.
 func EndOrphans(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
 		tag, err := conn.Exec(ctx, `
 			SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-			WHERE datname = pg_catalog.current_database() AND application_name IN ($1, $2)`,
-			applicationPrefix+"pg_dump", applicationPrefix+"pg_restore")
+			WHERE datname = pg_catalog.current_database() AND pg_catalog.strpos(application_name, $1) = 1`, applicationPrefix)
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("a pg_dump or pg_restore of an earlier run does not end: %w", ctx.Err())
+			return fmt.Errorf("a session of an earlier run does not end: %w", ctx.Err())
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (w *worker) pass(ctx context.Context, t *task, copyOut, copyIn string) ([]c
 // copyTable replaces the target's rows of one table, in one transaction:
 // emptying makes a second try safe, and it is what COPY FREEZE asks for.
 func (l *loader) copyTable(table *Table) *task {
-	t := &task{class: copying, what: "copy", name: table.Ident.String(), cost: float64(table.Bytes), rows: table.Rows}
+	t := &task{class: copying, what: "copy", name: table.Ident.String(), cost: float64(table.Bytes), size: table.Bytes, rows: table.Rows}
 	t.run = func(ctx context.Context, w *worker, _ int) error {
 		began := time.Now()
 		if err := w.read(ctx, table.Snapshot); err != nil {
@@ -78,7 +78,7 @@ func (l *loader) splitBegin(table *Table) *task {
 // server is asked whether it has.
 func (l *loader) copyPart(table *Table, condition string, i, n int) *task {
 	t := &task{class: copying, what: "copy", name: fmt.Sprintf("%s, part %d of %d", table.Ident, i+1, n), cost: float64(table.Bytes) / float64(n),
-		rows: table.Rows / int64(n)}
+		size: table.Bytes / int64(n), rows: table.Rows / int64(n)}
 	copyOut, copyIn := partStatements(table.Table, condition)
 	var transaction string // whose commit was sent
 	var moved copied
@@ -172,6 +172,7 @@ func (l *loader) splitDone(table *Table) *task {
 func (l *loader) loadBatch(batch []*Table) *task {
 	t := &task{class: copying, what: "copy", name: names(batch)}
 	for _, table := range batch {
+		t.size += table.Bytes
 		t.cost += float64(table.Bytes) + 32<<10 // what a table costs beside its rows
 		for _, x := range table.Indexes {
 			t.cost += indexCost(table, x) + 16<<10

@@ -128,7 +128,7 @@ func testFailures(t *testing.T, l lab) {
 				g.await(t)
 				conn := map[postgres.Side]*pgx.Conn{postgres.Source: m.sourceConn, postgres.Target: m.targetConn}[side]
 				for _, sql := range []string{"COPY", "copy"} { // every copy of this moment
-					pgtest.QueryValue[int64](t, conn, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgbaton' AND datname = current_database() AND query LIKE $1", sql+"%")
+					pgtest.QueryValue[int64](t, conn, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgbaton load' AND datname = current_database() AND query LIKE $1", sql+"%")
 				}
 				g.open(t)
 				o := <-run

@@ -166,7 +166,7 @@ func await(t *testing.T, conn *pgx.Conn, query string, args ...any) {
 func (m *move) awaitNoSessions(t *testing.T) {
 	t.Helper()
 	for _, conn := range []*pgx.Conn{m.sourceConn, m.targetConn} {
-		await(t, conn, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbaton' AND datname = current_database()")
+		await(t, conn, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbaton load' AND datname = current_database()")
 	}
 }
 
@@ -265,7 +265,7 @@ func (g gate) open(t *testing.T) {
 // copyPID is the backend that runs COPY in this database.
 func copyPID(t *testing.T, conn *pgx.Conn) int32 {
 	t.Helper()
-	return pgtest.QueryValue[int32](t, conn, "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbaton' AND datname = current_database() AND query LIKE 'COPY%'")
+	return pgtest.QueryValue[int32](t, conn, "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbaton load' AND datname = current_database() AND query LIKE 'COPY%'")
 }
 
 var (

@@ -65,8 +65,8 @@ func (m *meter) expect(tables []Table) {
 // watch says which tasks do it.
 func (m *meter) watch(tasks []*task) {
 	for _, t := range tasks {
-		if t.total.Load() == 0 && t.what == "copy" {
-			t.total.Store(int64(t.cost))
+		if t.what == "copy" {
+			t.total.Store(t.size)
 		}
 	}
 	m.mu.Lock()
@@ -104,7 +104,8 @@ func (m *meter) read(now time.Time) event.Progress {
 			bytes, expected := t.bytes.Load(), t.expected()
 			p.BytesCopied += bytes
 			p.BytesTotal += expected
-			pace[copying].add(t, float64(bytes), float64(expected), seconds)
+			more := t.cost - float64(t.size) // what small tables take beside their rows
+			pace[copying].add(t, float64(bytes)+more*float64(bytes)/float64(max(1, expected)), float64(expected)+more, seconds)
 		} else {
 			pace[building].add(t, t.fraction()*t.cost, t.cost, seconds)
 		}

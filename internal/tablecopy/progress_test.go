@@ -15,7 +15,7 @@ func TestMeter(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	m := newMeter(event.Progress{}, now)
 	m.expect([]Table{{Snapshot: "s"}, {Snapshot: "s"}})
-	big, small := &task{what: "copy", name: "big", cost: 10000}, &task{what: "copy", name: "small", cost: 10}
+	big, small := &task{what: "copy", name: "big", cost: 10000, size: 10000}, &task{what: "copy", name: "small", cost: 10, size: 10}
 	m.watch([]*task{big, small})
 	big.began.Store(now.UnixNano())
 	for range 80 { // 20 seconds

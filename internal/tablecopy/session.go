@@ -16,9 +16,10 @@ import (
 // that of xml on xmloption, and array_nulls decides whether NULL in an array is
 // one.
 var copySettings = map[string]string{
-	"lc_monetary": "C",
-	"xmloption":   "content",
-	"array_nulls": "on",
+	"application_name": "pgbaton load", // by which schema.EndOrphans knows those of a run that died
+	"lc_monetary":      "C",
+	"xmloption":        "content",
+	"array_nulls":      "on",
 }
 
 // sourceSettings: rows arrive in the order in which they lie on disk, so that a

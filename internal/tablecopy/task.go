@@ -26,6 +26,7 @@ type task struct {
 	// locks are the tables of which the task takes a lock that another one's may
 	// wait for: a worker that waits for a lock is a worker less.
 	locks []uint32
+	size  int64 // of a copy, as the source's disk has it
 	rows  int64 // that a copy will move, by the source's statistics; 0 when not known
 	// run does it. try counts from 1: what an earlier one has done is not known.
 	run func(ctx context.Context, w *worker, try int) error
