@@ -21,7 +21,7 @@ const (
 
 // What building costs in bytes of a COPY stream.
 func indexCost(t *Table, x Index) float64 { return 2*float64(x.Bytes) + 0.1*float64(t.Bytes) }
-func checkCost(t *Table) float64          { return 0.15 * float64(t.Bytes) }
+func checkCost(t *Table) float64          { return 0.15 * float64(t.size()) }
 func analyzeCost(t *Table) float64        { return min(0.1*float64(t.Bytes), 20<<20) }
 
 // tasks returns all tasks, those that come first before those that wait for them.
@@ -38,6 +38,8 @@ func (l *loader) tasks(splits map[uint32][]string) (all []*task) {
 	slices.SortStableFunc(tables, func(a, b *Table) int { return cmp.Compare(b.Bytes, a.Bytes) })
 
 	finished := map[uint32]*task{} // by table
+	begun := map[uint32][]*task{}  // by table: what follows its rows
+	loaded := map[uint32]*task{}   // by table: after which its rows are there, unless they are
 	var copies []*task
 	var small []*Table
 	type rest struct {
@@ -53,9 +55,9 @@ func (l *loader) tasks(splits map[uint32][]string) (all []*task) {
 			large = append(large, rest{t, nil})
 		case len(parts) > 0:
 			last := add(l.splitDone(t))
-			begun := add(l.splitBegin(t))
+			empty := add(l.splitBegin(t))
 			for i, condition := range parts {
-				part := add(l.copyPart(t, condition, i, len(parts)), begun)
+				part := add(l.copyPart(t, condition, i, len(parts)), empty)
 				last.after(part)
 				copies = append(copies, part)
 			}
@@ -106,16 +108,20 @@ func (l *loader) tasks(splits map[uint32][]string) (all []*task) {
 			}
 		}
 		finished[t.OID] = add(l.finishTable(t), append(append(plain, keys...), r.rows)...)
+		begun[t.OID], loaded[t.OID] = append(append(plain, keys...), finished[t.OID]), r.rows
 	}
-	l.foreignKeyTasks(add, finished)
+	l.foreignKeyTasks(add, loaded, begun, finished)
 	return all
 }
 
-// foreignKeyTasks adds the keys of a table together, when it and those that it
-// refers to are finished, and validates each on its own. Adding takes a lock on
-// both tables for a moment and must not wait for a validation that has one of
-// them for long.
-func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, finished map[uint32]*task) {
+// foreignKeyTasks adds the keys of a table together, and validates each on its own.
+// Adding takes a lock on both tables for a moment and must not wait for a validation
+// that has one of them for long.
+//
+// A key comes before the table's indexes, which are many and can be built at the same
+// time, where the tables that it refers to can be expected to be finished by then:
+// else one process would be at it when all others are done.
+func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, loaded map[uint32]*task, begun map[uint32][]*task, finished map[uint32]*task) {
 	byTable := map[uint32][]ForeignKey{}
 	var order []uint32
 	for _, f := range l.job.ForeignKeys {
@@ -124,37 +130,52 @@ func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, finished map[u
 		}
 		byTable[f.TableOID] = append(byTable[f.TableOID], f)
 	}
-	sizes := map[uint32]*Table{}
+	tables := map[uint32]*Table{}
 	for i := range l.job.Tables {
-		sizes[l.job.Tables[i].OID] = &l.job.Tables[i]
+		tables[l.job.Tables[i].OID] = &l.job.Tables[i]
 	}
 	for _, oid := range order {
+		t := tables[oid] // nil: finished before
 		keys := byTable[oid]
 		locks := []uint32{oid}
-		before := []*task{finished[oid]}
+		var before []*task
+		first := len(begun[oid]) > 0
 		for _, f := range keys {
 			locks, before = append(locks, f.ReferencesOID), append(before, finished[f.ReferencesOID])
+			// Half as large, and so on: no two tables wait for each other.
+			if r := tables[f.ReferencesOID]; r != nil && (f.ReferencesOID == oid || r.Bytes > t.size()/2) {
+				first = false
+			}
 		}
-		t := sizes[oid]
-		atOnce := t == nil || t.Bytes <= smallTable // looking at its rows takes no time
-		added := add(l.addForeignKeys(keys, atOnce), before...)
+		if first {
+			before = append(before, loaded[oid])
+		} else {
+			before = append(before, finished[oid])
+		}
 		slices.Sort(locks)
-		added.locks = slices.Compact(locks)
-		if atOnce && t != nil {
-			continue
-		}
-		last := added
+		atOnce := t.size() <= smallTable // looking at its rows takes no time
+		last := add(l.addForeignKeys(keys, atOnce), before...)
+		last.locks = slices.Compact(locks)
 		for _, f := range keys {
-			if f.Valid { // two of one table would wait for each other
+			if f.Valid && !atOnce { // two of one table would wait for each other
 				check := l.validate(f)
-				check.locks = []uint32{oid}
-				if t != nil {
-					check.cost = checkCost(t)
-				}
+				check.locks, check.cost = []uint32{oid}, checkCost(t)
 				last = add(check, last)
 			}
 		}
+		if first {
+			for _, b := range begun[oid] {
+				b.after(last)
+			}
+		}
 	}
+}
+
+func (t *Table) size() int64 {
+	if t == nil {
+		return smallTable + 1 // not known
+	}
+	return t.Bytes
 }
 
 // batches divides small tables, so that each worker gets some. Tables with rows
