@@ -13,10 +13,10 @@ TESTFLAGS ?= -count=1 -timeout 40m -p 2 -parallel 4
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench lint fmt clean fetch
+.PHONY: help build demo test bench bench-copy lint fmt clean fetch fetch-bench
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' Makefile | expand -t 20
 
 build: ## bin/pgbaton
 	go build -o bin/pgbaton ./cmd/pgbaton
@@ -31,8 +31,15 @@ test: fetch ## all tests, on real servers
 bench: fetch build ## measurements; the results go to bench-out/
 	go run ./internal/bench
 
+# `make bench-copy BENCHFLAGS='--scale 0.1 --runs 3 --databases mixed'` is one to try out.
+bench-copy: fetch fetch-bench build ## the initial copy beside other tools; takes hours
+	go run ./internal/bench $(BENCHFLAGS) copy
+
 fetch: ## the servers and PgBouncer that tests need, into POSTGRES_DIR
 	scripts/fetch-postgres $(SERVERS) pgbouncer
+
+fetch-bench: ## the tools that bench-copy compares with
+	scripts/fetch-postgres pgcopydb
 
 lint: ## gofmt, go vet, staticcheck
 	@files=$$(gofmt -l $$(find . -name .postgres -prune -o -name '*.go' -print)); \

@@ -1,6 +1,7 @@
 // Command bench measures pgbaton on throw-away servers that write to disk as
 // real ones do: how long a start takes by each method, what it costs, and how
-// long a handover makes an application wait. `make bench` runs it.
+// long a handover makes an application wait. `make bench` runs it. `make
+// bench-copy` compares the copying with other tools, which takes hours.
 //
 // Runs of different methods alternate, so that whatever else the machine does
 // meets all of them alike. Read ratios rather than seconds.
@@ -34,6 +35,8 @@ type options struct {
 	rate       float64
 	statements bool
 	limit      time.Duration
+	copy       copyOptions
+	showFloor  bool
 	parts      []string
 }
 
@@ -47,6 +50,10 @@ func run(args []string) int {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 2
+	}
+	if o.showFloor {
+		fmt.Print(floorScript)
+		return 0
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -66,13 +73,13 @@ func run(args []string) int {
 func parse(args []string) (o options, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&o.pgbaton, "pgbaton", "bin/pgbaton", "the program to measure")
-	flags.StringVar(&o.out, "out", "bench-out", "directory for the results: start.md, start.json, handover.md, handover.json")
+	flags.StringVar(&o.out, "out", "bench-out", "directory for the results: start.md, start.json, handover.md, and so on")
 	flags.IntVar(&o.from, "from", 12, "major version of the source of start")
 	flags.IntVar(&o.to, "to", 15, "major version of the target of start")
 	flags.IntVar(&o.orders, "orders", 400_000, "orders in the shop that start copies")
-	flags.IntVar(&o.runs, "runs", 3, "starts by each method")
+	flags.IntVar(&o.runs, "runs", 0, "starts by each method (0 stands for 3), copies by each contestant (5)")
 	methods := flags.String("methods", "stream,native,dump", "methods to measure")
-	flags.IntVar(&o.jobs, "jobs", 4, "--jobs of start")
+	flags.IntVar(&o.jobs, "jobs", 4, "--jobs of start, and of other contestants")
 	flags.IntVar(&o.handovers, "handovers", 10, "handovers each way in each series")
 	var names []string
 	for _, s := range allSeries {
@@ -82,16 +89,23 @@ func parse(args []string) (o options, err error) {
 	flags.IntVar(&o.clients, "clients", 10, "clients during handovers")
 	flags.Float64Var(&o.rate, "rate", 300, "transactions a second of all clients together")
 	flags.BoolVar(&o.statements, "statements", false, "log all statements of handovers and show what each phase consists of; this slows them down")
-	flags.DurationVar(&o.limit, "limit", 25*time.Minute, "give up after this time")
+	databases := flags.String("databases", strings.Join(allDatabases, ","), "databases to copy")
+	pairs := flags.String("pairs", "12-15,13-17,15-18", "source and target to copy between")
+	rivals := flags.String("contestants", strings.Join(contestantNames(), ","), "who copies; not everybody copies every database")
+	flags.StringVar(&o.copy.pgcopydb, "pgcopydb", "", "the pgcopydb to measure (default the newest that scripts/fetch-postgres brought)")
+	flags.Float64Var(&o.copy.scale, "scale", 1, "size of the databases to copy; 1 is about 3, 3 GB and 10,000 tables")
+	flags.BoolVar(&o.copy.kill, "kill", false, "also kill copies by pgbaton and go on with them")
+	flags.BoolVar(&o.showFloor, "show-floor", false, "print the script that is the floor of copy, and do nothing else")
+	flags.DurationVar(&o.limit, "limit", 0, "give up after this time (default 25m, 24h with copy)")
 	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "Usage: bench [flags] [%s]\n", strings.Join(allParts, "] ["))
+		fmt.Fprintf(flags.Output(), "Usage: bench [flags] [%s]\n\nWithout a part: %s.\n", strings.Join(allParts, "] ["), strings.Join(usualParts, " and "))
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if o.parts = flags.Args(); len(o.parts) == 0 {
-		o.parts = allParts
+		o.parts = usualParts
 	}
 	for _, part := range o.parts {
 		if !slices.Contains(allParts, part) {
@@ -111,22 +125,44 @@ func parse(args []string) (o options, err error) {
 			return o, fmt.Errorf("--methods: there is no method %q", m)
 		}
 	}
-	if o.runs < 1 || o.orders < 0 || o.handovers < 1 || o.clients < 1 || o.rate <= 0 {
+	if o.limit == 0 {
+		o.limit = 25 * time.Minute
+		if slices.Contains(o.parts, "copy") {
+			o.limit = 24 * time.Hour
+		}
+	}
+	if err := o.copy.parse(*databases, *pairs, *rivals); err != nil {
+		return o, err
+	}
+	if o.runs < 0 || o.jobs < 1 || o.copy.scale <= 0 || o.orders < 0 || o.handovers < 1 || o.clients < 1 || o.rate <= 0 {
 		return o, errors.New("wrong usage; --help shows the flags")
 	}
 	return o, nil
 }
 
-// allParts can be measured one by one.
-var allParts = []string{"start", "handover"}
+// allParts can be measured one by one; usualParts are those that do not take
+// hours.
+var (
+	allParts   = []string{"start", "handover", "copy"}
+	usualParts = allParts[:2]
+)
 
 // measure makes the measurements and writes a report of each part.
 func measure(ctx context.Context, o options) error {
 	for _, part := range o.parts {
+		o := o
+		if o.runs == 0 {
+			if o.runs = 3; part == "copy" {
+				o.runs = 5
+			}
+		}
 		r := report{Machine: describeMachine(), Options: describeOptions(o), At: time.Now().UTC()}
 		do := measureStarts
-		if part == "handover" {
+		switch part {
+		case "handover":
 			do = measureHandovers
+		case "copy":
+			do, r.Options = measureCopies, describeCopyOptions(o)
 		}
 		if err := do(ctx, o, &r); err != nil {
 			return err

@@ -23,6 +23,7 @@ type report struct {
 	DatabaseBytes int64       `json:"database_bytes,omitempty"` // of the shop that start copied
 	Starts        []startRun  `json:"starts,omitempty"`
 	Series        []seriesRun `json:"series,omitempty"` // of handovers
+	Copies        []copySet   `json:"copies,omitempty"`
 }
 
 // write prints the report and keeps it in two files, which are named by what was
@@ -71,6 +72,7 @@ func (r *report) markdown() string {
 	if len(r.Series) > 0 {
 		r.handoverTables(&b)
 	}
+	r.copyTables(&b)
 	return b.String()
 }
 

@@ -42,8 +42,8 @@ type pair struct {
 }
 
 // startPair starts both servers and fills the source.
-func startPair(ctx context.Context, o pairOptions) (p *pair, err error) {
-	p = &pair{pairOptions: o}
+func startPair(ctx context.Context, o pairOptions) (_ *pair, err error) {
+	p := &pair{pairOptions: o}
 	if p.pgBin, err = cluster.FindBinDir("", max(o.from, o.to)); err != nil {
 		return nil, err
 	}

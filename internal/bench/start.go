@@ -59,12 +59,12 @@ func (p *pair) measureStart(ctx context.Context, method string, jobs int) (s sta
 	s.Method, s.Steps = method, map[string]float64{}
 	sourceBefore, _ := serverCPU(p.source.PID())
 	targetBefore, _ := serverCPU(p.target.PID())
-	s.usage, err = p.run(ctx, &s, func(kind string, line []byte) {
+	s.usage, err = p.run(ctx, &s, func(o occurrence) {
 		var step struct {
 			Step    string  `json:"step"`
 			Seconds float64 `json:"seconds"`
 		}
-		if kind == "step_ended" && json.Unmarshal(line, &step) == nil {
+		if o.kind == "step_ended" && json.Unmarshal(o.line, &step) == nil {
 			s.Steps[step.Step] = step.Seconds
 		}
 	}, "start", "--method", method, "--jobs", strconv.Itoa(jobs), "--pg-bin", p.pgBin)
