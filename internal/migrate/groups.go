@@ -138,7 +138,7 @@ func (st *start) forget(ctx context.Context) {
 	for _, g := range st.groups {
 		g.slot.Close(ctx)
 	}
-	st.groups, st.archive = nil, ""
+	st.groups, st.archive, st.world = nil, "", world{}
 }
 
 // openGroups makes publications for the tables that are in no group yet: as many

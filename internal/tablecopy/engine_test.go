@@ -26,7 +26,7 @@ func TestRun(t *testing.T) {
 	t.Run("failures", func(t *testing.T) { t.Parallel(); testFailures(t, l) })
 	for name, test := range map[string]func(*testing.T, lab){
 		"snapshot": testSnapshot, "snapshot gone": testSnapshotGone,
-		"progress": testProgress, "record": testRecord, "eta": testETA, "split": testSplit, "batches": testBatches, "plain roles": testPlainRoles, "relay twice": testRelayTwice,
+		"progress": testProgress, "record": testRecord, "estimate": testEstimate, "split": testSplit, "batches": testBatches, "plain roles": testPlainRoles, "relay twice": testRelayTwice,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, l) })
 	}
@@ -276,25 +276,21 @@ func testProgress(t *testing.T, l lab) {
 	}
 }
 
-// testETA: in the second half of a uniform copy the time that is left is known,
-// although the table takes more on disk than in the stream.
-func testETA(t *testing.T, l lab) {
+// testEstimate: in the second half of a copy the size of its stream is known,
+// although the table takes more on disk; and the limit of bytes a second holds.
+func testEstimate(t *testing.T, l lab) {
 	m := l.move(t, 13, 17)
 	m.both(t, "CREATE TABLE a (id integer, n numeric, t text)")
 	pgtest.Exec(t, m.sourceURI, "INSERT INTO a SELECT i, i, repeat('x', 100) FROM generate_series(1, 300000) i", "ANALYZE a")
 	job := m.job(t, 1)
 	job.MaxRate = 8 << 20 // about 5 seconds
-	type look struct {
-		at   time.Time
-		left float64
-	}
 	var mu sync.Mutex
-	var looks []look
+	var looks []event.Progress
 	job.Observer = func(e event.Event) {
 		if p, ok := e.(event.Progress); ok {
 			mu.Lock()
 			defer mu.Unlock()
-			looks = append(looks, look{time.Now(), p.ETASeconds})
+			looks = append(looks, p)
 		}
 	}
 	began := time.Now()
@@ -302,19 +298,17 @@ func testETA(t *testing.T, l lab) {
 	if o.err != nil {
 		t.Fatal(o.err)
 	}
-	end := time.Now()
-	if rate := float64(o.Bytes) / end.Sub(began).Seconds(); rate > 1.15*float64(job.MaxRate) {
+	if rate := float64(o.Bytes) / time.Since(began).Seconds(); rate > 1.15*float64(job.MaxRate) {
 		t.Errorf("%.0f bytes a second, the limit is %d", rate, job.MaxRate)
 	}
 	compared := 0
-	for _, look := range looks {
-		truth := end.Sub(look.at).Seconds()
-		if done := look.at.Sub(began).Seconds() / end.Sub(began).Seconds(); done < 0.5 || done > 0.9 {
+	for _, p := range looks {
+		if p.BytesCopied < o.Bytes/2 {
 			continue
 		}
 		compared++
-		if math.Abs(look.left-truth) > 0.2*truth+0.25 { // a report is a quarter of a second old
-			t.Errorf("%.2f s before the end %.2f s were said to be left", truth, look.left)
+		if math.Abs(float64(p.BytesTotal-o.Bytes)) > 0.03*float64(o.Bytes) {
+			t.Errorf("%d of %d bytes copied, %d were expected", p.BytesCopied, o.Bytes, p.BytesTotal)
 		}
 	}
 	if compared < 4 {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 )
 
@@ -45,6 +46,48 @@ func TestMeter(t *testing.T) {
 	}
 	if p = m.read(now); p.TablesCopied != 2 || p.BytesTotal != 12000 || p.ETASeconds != 0 || len(p.Running) != 0 {
 		t.Errorf("%+v", p)
+	}
+}
+
+// TestETA follows uniform copies, alone and several at a time, on a clock of its own:
+// in the second half the time that is left is known to a fifth, although statistics are
+// gathered at the end, tables take more on disk than in the stream, and the server says
+// only once a second how many rows it has.
+func TestETA(t *testing.T) {
+	t.Parallel()
+	for _, jobs := range []int{1, 4} {
+		const rows, bytes, onDisk, seconds = 1_000_000, 100 << 20, 160 << 20, 100
+		began := time.Unix(1e9, 0)
+		m := newMeter(event.Progress{}, began)
+		var tasks []*task
+		for range jobs {
+			table := &Table{Table: catalog.Table{Bytes: onDisk, Rows: rows}, Snapshot: "s"}
+			l := &loader{}
+			tasks = append(tasks, l.copyTable(table), l.finishTable(table))
+		}
+		m.watch(tasks)
+		const last = seconds + 1 // a second for statistics
+		for tenth := range last * 10 {
+			now := began.Add(time.Duration(tenth) * 100 * time.Millisecond)
+			done := min(1, float64(tenth)/(seconds*10))
+			for i := 0; i < len(tasks); i += 2 {
+				c, statistics := tasks[i], tasks[i+1]
+				c.began.CompareAndSwap(0, now.UnixNano())
+				c.bytes.Store(int64(done * bytes))
+				if tenth%10 == 0 {
+					c.learn(int64(done*rows), int64(done*bytes))
+				}
+				if done == 1 {
+					c.ended.CompareAndSwap(0, now.UnixNano())
+					statistics.began.CompareAndSwap(0, now.UnixNano())
+				}
+			}
+			p := m.read(now)
+			truth := last - float64(tenth)/10
+			if done > 0.5 && truth > 5 && math.Abs(p.ETASeconds-truth) > 0.2*truth {
+				t.Errorf("%d jobs: %.1f s before the end %.1f s were said to be left", jobs, truth, p.ETASeconds)
+			}
+		}
 	}
 }
 
