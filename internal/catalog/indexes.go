@@ -95,6 +95,7 @@ type ForeignKey struct {
 	TableOID, ReferencesOID uint32
 	Definition              string // as pg_get_constraintdef prints it, NOT VALID included when it is not
 	Valid                   bool
+	Comment                 string
 }
 
 // AddSQL adds it without looking at the rows that are there.
@@ -111,11 +112,19 @@ func (f ForeignKey) ValidateSQL() string {
 	return fmt.Sprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", f.Table, postgres.QuoteIdent(f.Name))
 }
 
+// CommentSQL comments on it, "" without a comment.
+func (f ForeignKey) CommentSQL() string {
+	if f.Comment == "" {
+		return ""
+	}
+	return fmt.Sprintf("COMMENT ON CONSTRAINT %s ON %s IS %s", postgres.QuoteIdent(f.Name), f.Table, postgres.QuoteLiteral(f.Comment))
+}
+
 // ForeignKeys lists them, by table and name.
 func ForeignKeys(ctx context.Context, q Querier) ([]ForeignKey, error) {
 	rows, err := q.Query(ctx, `
 		SELECT k.conname, k.oid, n.nspname, c.relname, c.oid, rn.nspname, r.relname, r.oid,
-			pg_catalog.pg_get_constraintdef(k.oid), k.convalidated
+			pg_catalog.pg_get_constraintdef(k.oid), k.convalidated, coalesce(pg_catalog.obj_description(k.oid, 'pg_constraint'), '')
 		FROM pg_catalog.pg_constraint k
 		JOIN pg_catalog.pg_class c ON c.oid = k.conrelid AND c.relkind = 'r'
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -129,7 +138,7 @@ func ForeignKeys(ctx context.Context, q Querier) ([]ForeignKey, error) {
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f ForeignKey, err error) {
 		err = row.Scan(&f.Name, &f.OID, &f.Table.Schema, &f.Table.Name, &f.TableOID,
-			&f.References.Schema, &f.References.Name, &f.ReferencesOID, &f.Definition, &f.Valid)
+			&f.References.Schema, &f.References.Name, &f.ReferencesOID, &f.Definition, &f.Valid, &f.Comment)
 		return f, err
 	})
 }
@@ -189,7 +198,7 @@ func PartitionedKeys(ctx context.Context, q Querier) ([]PartitionedKey, error) {
 			FROM tree JOIN pg_catalog.pg_class x ON x.oid = tree.oid AND x.relkind = 'r' JOIN pg_catalog.pg_namespace ns ON ns.oid = x.relnamespace
 		)
 		SELECT k.conname, k.oid, n.nspname, c.relname, c.oid, rn.nspname, r.relname, r.oid,
-			pg_catalog.pg_get_constraintdef(k.oid), k.convalidated, c.relkind = 'p',
+			pg_catalog.pg_get_constraintdef(k.oid), k.convalidated, coalesce(pg_catalog.obj_description(k.oid, 'pg_constraint'), ''), c.relkind = 'p',
 			ARRAY(SELECT l.nspname::text FROM leaf l WHERE l.root = c.oid ORDER BY l.oid),
 			ARRAY(SELECT l.relname::text FROM leaf l WHERE l.root = c.oid ORDER BY l.oid),
 			ARRAY(SELECT DISTINCT l.oid FROM leaf l WHERE l.root IN (c.oid, r.oid))
@@ -206,7 +215,7 @@ func PartitionedKeys(ctx context.Context, q Querier) ([]PartitionedKey, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (k PartitionedKey, err error) {
 		var schemas, names []string
 		err = row.Scan(&k.Name, &k.OID, &k.Table.Schema, &k.Table.Name, &k.TableOID,
-			&k.References.Schema, &k.References.Name, &k.ReferencesOID, &k.Definition, &k.Valid, &k.Partitioned, &schemas, &names, &k.Tables)
+			&k.References.Schema, &k.References.Name, &k.ReferencesOID, &k.Definition, &k.Valid, &k.Comment, &k.Partitioned, &schemas, &names, &k.Tables)
 		for i := range names {
 			k.Leaves = append(k.Leaves, postgres.Ident{Schema: schemas[i], Name: names[i]})
 		}

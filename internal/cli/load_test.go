@@ -200,6 +200,7 @@ func TestResume(t *testing.T) {
 		groups   []int    // what there may be after that
 	}{
 		{"early", 12, 15, []string{`"table_copied","table":"\"load\".\"a\""`}, []int{2}},
+		{"apart from what it refers to", 15, 17, []string{`"table_copied","table":"\"load\".\"c\""`}, []int{2}},
 		{"late", 15, 18, []string{`"table_copied","table":"\"load\".\"small`}, []int{1, 2}},
 		{"often", 13, 17, []string{`"table_copied","table":"\"load\".\"a\""`, `"table_copied"`, `"table_copied"`}, []int{2, 3, 4}},
 		{"in the rest", 12, 15, []string{`"step_began","step":"other definitions"`}, []int{1}},
@@ -255,7 +256,7 @@ func TestResume(t *testing.T) {
 			target := pgtest.Connect(t, m.targetURI())
 			source = pgtest.Connect(t, m.sourceURI()) // the fence ended the one before
 			equal(t, "what is not valid", pgtest.QueryValue[string](t, source, unchecked), pgtest.QueryValue[string](t, target, unchecked))
-			const keys = `SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid), E'\n' ORDER BY conrelid::regclass::text COLLATE "C", conname)
+			const keys = `SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) || coalesce(obj_description(oid), ''), E'\n' ORDER BY conrelid::regclass::text COLLATE "C", conname)
 				FROM pg_constraint WHERE contype = 'f' AND conislocal AND coninhcount = 0`
 			equal(t, "foreign keys", pgtest.QueryValue[string](t, source, keys), pgtest.QueryValue[string](t, target, keys))
 			stop = keepWriting(t, m.targetURI(), 1000000)

@@ -293,7 +293,9 @@ func (st *start) runRest(ctx context.Context) error {
 			skip[schema.Object{Class: schema.ClassConstraint, OID: x.ConstraintOID}] = true
 		}
 	}
-	entries = slices.DeleteFunc(entries, func(e schema.Entry) bool { return skip[e.Object] })
+	entries = slices.DeleteFunc(entries, func(e schema.Entry) bool {
+		return skip[e.Object] || slices.ContainsFunc(withheld, func(k replication.WithheldKey) bool { return k.Comment != "" && e.CommentsOn(k.Table, k.Name) })
+	})
 	var began string
 	interrupted, err := journal.Get(ctx, st.TargetConn, kindCopy, keyRestBegan, &began)
 	if err == nil && interrupted {
@@ -332,7 +334,7 @@ func (st *start) runRest(ctx context.Context) error {
 }
 
 func withheldKey(f catalog.ForeignKey) replication.WithheldKey {
-	k := replication.WithheldKey{Table: f.Table, Name: f.Name, Add: f.AddSQL()}
+	k := replication.WithheldKey{Table: f.Table, Name: f.Name, Add: f.AddSQL(), Comment: f.CommentSQL()}
 	if f.Valid {
 		k.Validate = f.ValidateSQL()
 	}
@@ -379,10 +381,13 @@ func (st *start) withheld() (keys []replication.WithheldKey, skip map[schema.Obj
 		skip[schema.Object{Class: schema.ClassConstraint, OID: k.OID}] = true
 		leaves, whole := k.Withheld()
 		for _, f := range leaves {
+			if whole != "" {
+				f.Comment = "" // it is the whole key's
+			}
 			keys = append(keys, withheldKey(f))
 		}
 		if whole != "" {
-			keys = append(keys, replication.WithheldKey{Table: k.Table, Name: k.Name, Whole: whole})
+			keys = append(keys, replication.WithheldKey{Table: k.Table, Name: k.Name, Whole: whole, Comment: k.CommentSQL()})
 		}
 	}
 	for oid := range st.world.lost {

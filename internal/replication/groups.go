@@ -123,6 +123,7 @@ type WithheldKey struct {
 	Name     string         `json:"name"`
 	Add      string         `json:"add,omitempty"`      // NOT VALID, in no time
 	Validate string         `json:"validate,omitempty"` // "" for one that is not valid on the source either
+	Comment  string         `json:"comment,omitempty"`  // once it is there
 	Whole    string         `json:"whole,omitempty"`    // of a partitioned table: takes over those of its leaves, when they are validated
 }
 
@@ -178,6 +179,9 @@ func eachWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey, there
 			exists, err := foreignKeyExists(ctx, tx, k)
 			if err == nil && exists == there {
 				_, err = tx.Exec(ctx, sql(k))
+				if err == nil && !there && k.Comment != "" {
+					_, err = tx.Exec(ctx, k.Comment)
+				}
 			}
 			if err != nil {
 				return fmt.Errorf("foreign key %s of %s: %w", postgres.QuoteIdent(k.Name), k.Table, err)
@@ -204,7 +208,7 @@ func ValidateWithheld(ctx context.Context, conn *pgx.Conn) error {
 	}
 	slices.SortStableFunc(keys, func(a, b WithheldKey) int { return cmp.Compare(a.Whole, b.Whole) }) // leaves first
 	for _, k := range keys {
-		for _, sql := range []string{k.Validate, k.Whole} {
+		for _, sql := range []string{k.Validate, k.Whole, k.Comment} {
 			if sql == "" {
 				continue
 			}

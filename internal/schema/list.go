@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
 )
 
 // Object is an object of a database by catalog and OID.
@@ -55,6 +56,19 @@ func Entries(ctx context.Context, tools Tools, archive, section string) ([]Entry
 		entries = append(entries, Entry{Object{uint32(class), uint32(oid)}, line})
 	}
 	return entries, nil
+}
+
+// CommentsOn says whether the entry is the comment on a constraint: it names no
+// object, but has its names, in quotes where they need some.
+func (e Entry) CommentsOn(table postgres.Ident, constraint string) bool {
+	for _, c := range []string{constraint, postgres.QuoteIdent(constraint)} {
+		for _, t := range []string{table.Name, postgres.QuoteIdent(table.Name)} {
+			if e.OID == 0 && strings.Contains(e.Line, " COMMENT "+table.Schema+" CONSTRAINT "+c+" ON "+t+" ") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // WriteList writes a list for RestoreOptions.List.
