@@ -178,7 +178,7 @@ func (k PartitionedKey) Withheld() (leaves []ForeignKey, whole string) {
 	}
 	for _, leaf := range k.Leaves {
 		f := k.ForeignKey
-		f.Table = leaf
+		f.Table, f.Comment = leaf, "" // that is the whole key's
 		leaves = append(leaves, f)
 	}
 	return leaves, fmt.Sprintf("ALTER TABLE %s ADD CONSTRAINT %s %s", k.Table, postgres.QuoteIdent(k.Name), k.Definition)

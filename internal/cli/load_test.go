@@ -435,7 +435,8 @@ func TestFilters(t *testing.T) {
 			defer cancel()
 			m := newMove(t, 13, 17)
 			m.load(pgtest.WriterSchema, loadSQL, `CREATE SCHEMA other; CREATE TABLE other.t AS SELECT 1 AS a; CREATE SEQUENCE other.s`,
-				`CREATE MATERIALIZED VIEW other.mv AS SELECT count(*) FROM load.a`, `ALTER TABLE load.c DROP CONSTRAINT late`)
+				`CREATE MATERIALIZED VIEW other.mv AS SELECT count(*) FROM load.a`, `ALTER TABLE load.c DROP CONSTRAINT late`,
+				`COMMENT ON CONSTRAINT b_a_fkey ON load.b IS 'left out with its key'`)
 			filters := []string{"--method", method, "--exclude-schema", "other", "--exclude-table", "load.small*", "--exclude-table", "p", "--exclude-table", "load.(a|A)"}
 			w := pgtest.StartWriters(ctx, t, m.sourceURI(), 2, pgtest.WritersOptions{Rate: 40})
 			if r := m.run(0, append([]string{"check"}, filters...)...); !strings.Contains(r.Stdout, "selection-foreign-keys") {

@@ -136,7 +136,7 @@ func pack(tables []catalog.Table, ties [][]uint32, writes map[uint32]int64, n in
 	}
 	divided := make([][]catalog.Table, len(groups))
 	for i, g := range groups {
-		slices.SortFunc(g.tables, func(a, b catalog.Table) int { return compareIdents(a.Ident, b.Ident) })
+		slices.SortFunc(g.tables, func(a, b catalog.Table) int { return a.Compare(b.Ident) })
 		divided[i] = g.tables
 	}
 	return divided

@@ -24,7 +24,6 @@ func TestPack(t *testing.T) {
 		3: "[[t06] [t01 t02 t03] [t04 t05 t07]]",
 		9: "[[t06] [t01 t02 t03] [t04] [t05] [t07]]",
 	} {
-
 		var got [][]string
 		for _, g := range pack(tables, ties, writes, n) {
 			var names []string

@@ -13,6 +13,7 @@ import (
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
+	"pgbaton/internal/tablecopy"
 )
 
 // This file has the groups of method stream (rule 13): a group's rows belong to
@@ -41,11 +42,11 @@ type copiedTable struct {
 
 // Journal kinds of groups.
 const (
-	kindGroup    = "group"      // source: a group's slot; value: its consistent point
-	kindCopied   = "copied"     // target: by table, copiedTable
-	kindBuilt    = "finished"   // target: by table, indexes, keys and statistics are there too
-	keyDefined   = "defined"    // kind "copy", target: tables and all else before the rows are restored
-	keyRestBegan = "rest began" // kind "copy", target: the restore of what comes after the rows has begun
+	kindGroup    = "group"                    // source: a group's slot; value: its consistent point
+	kindCopied   = string(tablecopy.Copied)   // target: by table, copiedTable
+	kindBuilt    = string(tablecopy.Finished) // target: by table, indexes, keys and statistics are there too
+	keyDefined   = "defined"                  // kind "copy", target: tables and all else before the rows are restored
+	keyRestBegan = "rest began"               // kind "copy", target: the restore of what comes after the rows has begun
 )
 
 // forward is the forward group of a number.
@@ -88,13 +89,9 @@ func (st *start) isDefined(ctx context.Context) (bool, error) {
 	return ok, postgres.Wrap(postgres.Target, "reading the journal", err)
 }
 
-func (st *start) planGroups(ctx context.Context) ([]Action, error) {
-	divided, err := st.divide(ctx, st.world.tables)
-	if err != nil {
-		return nil, err
-	}
+func (st *start) planGroups(context.Context) ([]Action, error) {
 	var actions []Action
-	for i, members := range divided {
+	for i, members := range st.divided {
 		g := st.forward(i + 1)
 		if i > 0 {
 			actions = append(actions, on(postgres.Source, replication.MarkerTableSQL(g.MarkerTable()))...)
@@ -213,6 +210,18 @@ func (st *start) dropSlot(ctx context.Context, name string) error {
 	return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
 }
 
+// dropGroup removes all there is of an earlier run's group.
+func (st *start) dropGroup(ctx context.Context, name string) error {
+	if _, err := replication.DropSubscription(ctx, st.TargetConn, name); err != nil {
+		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription "+name, err)
+	}
+	if err := st.dropSlot(ctx, name); err != nil {
+		return err
+	}
+	_, err := st.SourceConn.Exec(ctx, replication.DropPublicationSQL(name))
+	return postgres.Wrap(postgres.Source, "dropping an earlier run's publication "+name, err)
+}
+
 // clearAll takes back everything that earlier runs have copied.
 func (st *start) clearAll(ctx context.Context) error {
 	numbers, err := replication.GroupNumbers(ctx, st.SourceConn, st.TargetConn, st.forward(1))
@@ -220,15 +229,8 @@ func (st *start) clearAll(ctx context.Context) error {
 		return err
 	}
 	for _, n := range numbers {
-		name := st.forward(n).Name()
-		if _, err := replication.DropSubscription(ctx, st.TargetConn, name); err != nil {
-			return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription "+name, err)
-		}
-		if err := st.dropSlot(ctx, name); err != nil {
+		if err := st.dropGroup(ctx, st.forward(n).Name()); err != nil {
 			return err
-		}
-		if _, err := st.SourceConn.Exec(ctx, replication.DropPublicationSQL(name)); err != nil {
-			return postgres.Wrap(postgres.Source, "dropping an earlier run's publication "+name, err)
 		}
 	}
 	return st.clearTarget(ctx)
@@ -238,13 +240,12 @@ func (st *start) clearAll(ctx context.Context) error {
 // between publication and slot.
 const slotAttempts = 5
 
-func (st *start) planSlots(ctx context.Context) ([]Action, error) {
-	divided, err := st.divide(ctx, st.world.tables)
+func (st *start) planSlots(context.Context) ([]Action, error) {
 	var actions []Action
-	for i := range divided {
+	for i := range st.divided {
 		actions = append(actions, on(postgres.Source, replication.CreateSlotCommand(st.forward(i+1).Name(), true))...)
 	}
-	return actions, err
+	return actions, nil
 }
 
 func (st *start) doneSlots(ctx context.Context) (bool, error) {
@@ -307,39 +308,28 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	var want, have []postgres.Ident
+	byName := map[postgres.Ident]catalog.Table{}
 	for _, t := range tables {
-		want = append(want, t.Ident)
+		byName[t.Ident] = t
 	}
+	planned := 0
+	var members []catalog.Table
 	for _, other := range st.groups {
-		have = append(have, other.members...)
+		for _, name := range other.members {
+			t, exists := byName[name]
+			if !exists {
+				return false, nil
+			}
+			if planned++; other == g {
+				members = append(members, t)
+			}
+		}
 	}
-	slices.SortFunc(have, compareIdents)
-	slices.SortFunc(want, compareIdents)
-	if !slices.Equal(want, have) {
+	if planned != len(tables) {
 		return false, nil
 	}
 	published, err := replication.PublicationTables(ctx, st.SourceConn, name)
-	if err != nil {
-		return false, postgres.Wrap(postgres.Source, "reading the publication", err)
-	}
-	var members []catalog.Table
-	for _, t := range tables {
-		if slices.Contains(g.members, t.Ident) {
-			members = append(members, t)
-		}
-	}
-	return slices.Equal(published, replication.Publishable(members, g.Group)), nil
-}
-
-func compareIdents(a, b postgres.Ident) int {
-	switch {
-	case a == b:
-		return 0
-	case a.Less(b):
-		return -1
-	}
-	return 1
+	return slices.Equal(published, replication.Publishable(members, g.Group)), postgres.Wrap(postgres.Source, "reading the publication", err)
 }
 
 // openSlot is one of this run's slots, nil when all groups are closed.
@@ -359,7 +349,7 @@ type world struct {
 	indexes     []catalog.Index
 	foreignKeys []catalog.ForeignKey
 	partitioned []catalog.PartitionedKey
-	lost        map[uint32]bool // foreign keys that refer to rows which are not moved
+	lost        map[uint32]schema.Constraint // foreign keys that refer to rows which are not moved
 }
 
 // readWorld reads it under the last slot's snapshot; when all groups are closed,
@@ -383,9 +373,9 @@ func (st *start) readWorld(ctx context.Context) error {
 			return err
 		}
 		lost, err := catalog.LostForeignKeys(ctx, q, st.Source.Version(), st.exclusion)
-		w.lost = map[uint32]bool{}
-		for _, f := range lost {
-			w.lost[f.OID] = true
+		w.lost = map[uint32]schema.Constraint{}
+		for _, c := range leftOut(lost) {
+			w.lost[c.OID] = c
 		}
 		st.world = w
 		return err

@@ -41,28 +41,20 @@ func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*gr
 		return nil, nil
 	}
 	var closed []*group
-	bytes, count := int64(0), 0
+	count := 0
 	for _, n := range numbers {
 		g := &group{Group: st.forward(n)}
 		members := kept[g.Name()]
 		if len(members) == 0 {
-			if _, err := replication.DropSubscription(ctx, st.TargetConn, g.Name()); err != nil {
-				return nil, postgres.Wrap(postgres.Target, "dropping an earlier run's subscription "+g.Name(), err)
-			}
-			if err := st.dropSlot(ctx, g.Name()); err != nil {
+			if err := st.dropGroup(ctx, g.Name()); err != nil {
 				return nil, err
-			}
-			if _, err := st.SourceConn.Exec(ctx, replication.DropPublicationSQL(g.Name())); err != nil {
-				return nil, postgres.Wrap(postgres.Source, "dropping an earlier run's publication "+g.Name(), err)
 			}
 			continue
 		}
 		if err := st.closeGroup(ctx, g, members); err != nil {
 			return nil, err
 		}
-		for _, t := range members {
-			bytes, count = bytes+t.Bytes, count+1
-		}
+		count += len(members)
 		closed = append(closed, g)
 	}
 	if rest > 0 {

@@ -230,10 +230,15 @@ func (st *start) withoutLost(ctx context.Context) (file string, err error) {
 	if err != nil {
 		return "", err
 	}
-	entries = slices.DeleteFunc(entries, func(e schema.Entry) bool {
-		return e.Class == schema.ClassConstraint && slices.ContainsFunc(lost, func(f catalog.LostForeignKey) bool { return f.OID == e.OID })
-	})
+	entries = schema.Without(entries, leftOut(lost))
 	return st.listFile(), schema.WriteList(st.listFile(), entries)
+}
+
+func leftOut(lost []catalog.LostForeignKey) (constraints []schema.Constraint) {
+	for _, f := range lost {
+		constraints = append(constraints, schema.Constraint{OID: f.OID, Table: f.Table, Name: f.Name})
+	}
+	return constraints
 }
 
 func (st *start) planPreData(ctx context.Context) ([]Action, error) {

@@ -88,7 +88,7 @@ func (st *start) job(ctx context.Context) (tablecopy.Job, error) {
 		job.Tables = append(job.Tables, load)
 	}
 	for _, f := range st.world.foreignKeys {
-		if st.world.lost[f.OID] || !moved[f.TableOID] || st.groupOf[f.Table] != st.groupOf[f.References] {
+		if _, lost := st.world.lost[f.OID]; lost || !moved[f.TableOID] || st.groupOf[f.Table] != st.groupOf[f.References] {
 			continue
 		}
 		valid, added := there.foreignKeys[f.Table.String()+" "+f.Name]
@@ -193,16 +193,14 @@ func (st *start) runRows(ctx context.Context) error {
 // record notes what tables have reached, with the slot that their rows go with.
 func (st *start) record(stage tablecopy.Stage, tables []tablecopy.Loaded) string {
 	keys, values := make([]string, len(tables)), make([]any, len(tables))
-	kind := kindBuilt
 	for i, t := range tables {
 		keys[i], values[i] = t.Table.String(), true
 		if stage == tablecopy.Copied {
 			g := st.groupOf[t.Table]
-			kind = kindCopied
 			values[i] = copiedTable{Group: g.Name(), Point: g.slot.ConsistentPoint.String(), Rows: t.Rows, Bytes: t.Bytes}
 		}
 	}
-	sql, err := journal.PutSQL(kind, keys, values)
+	sql, err := journal.PutSQL(string(stage), keys, values)
 	if err != nil {
 		panic(err) // plain structs
 	}
@@ -282,20 +280,22 @@ func (st *start) listFile() string { return filepath.Join(st.workDir, "rest.list
 // runRest restores what comes after the rows and was not made with them, and
 // keeps back the foreign keys between groups.
 func (st *start) runRest(ctx context.Context) error {
-	withheld, skip := st.withheld()
+	withheld, gone := st.withheld()
 	entries, err := schema.Entries(ctx, st.tools, st.archive, schema.PostData)
 	if err != nil {
 		return err
 	}
+	made := map[schema.Object]bool{} // with the rows
 	for _, x := range st.world.indexes {
-		skip[schema.Object{Class: schema.ClassRelation, OID: x.OID}] = true
+		made[schema.Object{Class: schema.ClassRelation, OID: x.OID}] = true
 		if x.Constraint != "" {
-			skip[schema.Object{Class: schema.ClassConstraint, OID: x.ConstraintOID}] = true
+			made[schema.Object{Class: schema.ClassConstraint, OID: x.ConstraintOID}] = true
 		}
 	}
-	entries = slices.DeleteFunc(entries, func(e schema.Entry) bool {
-		return skip[e.Object] || slices.ContainsFunc(withheld, func(k replication.WithheldKey) bool { return k.Comment != "" && e.CommentsOn(k.Table, k.Name) })
-	})
+	for _, f := range st.world.foreignKeys {
+		made[schema.Object{Class: schema.ClassConstraint, OID: f.OID}] = true
+	}
+	entries = schema.Without(slices.DeleteFunc(entries, func(e schema.Entry) bool { return made[e.Object] }), gone)
 	var began string
 	interrupted, err := journal.Get(ctx, st.TargetConn, kindCopy, keyRestBegan, &began)
 	if err == nil && interrupted {
@@ -359,39 +359,38 @@ func (st *start) apart(oids []uint32) bool {
 	return false
 }
 
-// withheld are the foreign keys between groups, and what the restore leaves out:
-// these, those made with the rows, and those to tables that are not moved.
-func (st *start) withheld() (keys []replication.WithheldKey, skip map[schema.Object]bool) {
-	skip = map[schema.Object]bool{}
+// withheld are the foreign keys between groups. gone are those that the restore leaves
+// out, comments included: these, and those to rows that are not moved.
+func (st *start) withheld() (keys []replication.WithheldKey, gone []schema.Constraint) {
+	for _, c := range st.world.lost {
+		gone = append(gone, c)
+	}
+	withhold := func(f catalog.ForeignKey, more ...replication.WithheldKey) {
+		gone = append(gone, schema.Constraint{OID: f.OID, Table: f.Table, Name: f.Name})
+		keys = append(keys, more...)
+	}
 	moved := map[uint32]bool{}
 	for _, t := range st.world.tables {
 		moved[t.OID] = true
 	}
 	for _, f := range st.world.foreignKeys {
-		skip[schema.Object{Class: schema.ClassConstraint, OID: f.OID}] = true
-		if st.world.lost[f.OID] || !moved[f.TableOID] || st.groupOf[f.Table] == st.groupOf[f.References] {
-			continue
+		if _, lost := st.world.lost[f.OID]; !lost && moved[f.TableOID] && st.groupOf[f.Table] != st.groupOf[f.References] {
+			withhold(f, withheldKey(f))
 		}
-		keys = append(keys, withheldKey(f))
 	}
 	for _, k := range st.world.partitioned {
-		if st.world.lost[k.OID] || !st.apart(k.Tables) {
+		if _, lost := st.world.lost[k.OID]; lost || !st.apart(k.Tables) {
 			continue
 		}
-		skip[schema.Object{Class: schema.ClassConstraint, OID: k.OID}] = true
 		leaves, whole := k.Withheld()
+		if whole != "" {
+			withhold(k.ForeignKey, replication.WithheldKey{Table: k.Table, Name: k.Name, Whole: whole, Comment: k.CommentSQL()})
+		} else {
+			withhold(k.ForeignKey)
+		}
 		for _, f := range leaves {
-			if whole != "" {
-				f.Comment = "" // it is the whole key's
-			}
 			keys = append(keys, withheldKey(f))
 		}
-		if whole != "" {
-			keys = append(keys, replication.WithheldKey{Table: k.Table, Name: k.Name, Whole: whole, Comment: k.CommentSQL()})
-		}
 	}
-	for oid := range st.world.lost {
-		skip[schema.Object{Class: schema.ClassConstraint, OID: oid}] = true
-	}
-	return keys, skip
+	return keys, gone
 }

@@ -53,6 +53,8 @@ type start struct {
 	groupOf map[postgres.Ident]*group
 	world   world
 
+	divided [][]catalog.Table // a plan: the groups that a first run would make
+
 	archive string
 	result  StartResult
 }
@@ -160,6 +162,9 @@ func Plan(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, error) {
 		return nil, err
 	}
 	st.world.read = false // the snapshot is still to come
+	if st.divided, err = st.divide(ctx, st.world.tables); err != nil {
+		return nil, err
+	}
 	return planSteps(ctx, st.steps())
 }
 

@@ -80,20 +80,10 @@ func (st *start) runAnalyze(ctx context.Context) error {
 		journal.Put(ctx, st.TargetConn, kindCopy, keyFinished, time.Now().UTC().Format(time.RFC3339)))
 }
 
-func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
-	groups := []replication.Group{st.Group()}
-	if st.Method == Stream {
-		divided, err := st.divide(ctx, st.world.tables)
-		if err != nil {
-			return nil, err
-		}
-		for i := range divided[1:] {
-			groups = append(groups, st.forward(i+2))
-		}
-	}
+func (st *start) planSubscription(context.Context) ([]Action, error) {
 	var actions []Action
-	for _, g := range groups {
-		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(g.Name(), st.SourceFromTarget.Redacted(), st.Method == Native, st.Target.Version()))...)
+	for i := range st.divided {
+		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.Redacted(), st.Method == Native, st.Target.Version()))...)
 	}
 	return actions, nil
 }
@@ -218,20 +208,12 @@ func (st *start) runSync(ctx context.Context) error {
 	}
 }
 
-func (st *start) planCatchUp(ctx context.Context) ([]Action, error) {
+func (st *start) planCatchUp(context.Context) ([]Action, error) {
 	if st.Hold {
 		return nil, nil
 	}
-	n := 1
-	if st.Method == Stream {
-		divided, err := st.divide(ctx, st.world.tables)
-		if err != nil {
-			return nil, err
-		}
-		n = len(divided)
-	}
 	var actions []Action
-	for i := range n {
+	for i := range st.divided {
 		actions = append(actions, on(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.forward(i+1).Name())+" ENABLE")...)
 	}
 	return actions, nil

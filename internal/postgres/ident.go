@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
@@ -21,12 +22,9 @@ type Ident struct {
 // String returns the name quoted, always qualified, safe to put into SQL.
 func (i Ident) String() string { return pgx.Identifier{i.Schema, i.Name}.Sanitize() }
 
-// Less orders names by schema, then by name, in byte order.
-func (i Ident) Less(o Ident) bool {
-	if i.Schema != o.Schema {
-		return i.Schema < o.Schema
-	}
-	return i.Name < o.Name
+// Compare orders names by schema, then by name, in byte order.
+func (i Ident) Compare(o Ident) int {
+	return cmp.Or(cmp.Compare(i.Schema, o.Schema), cmp.Compare(i.Name, o.Name))
 }
 
 // QuoteIdent quotes one identifier.

@@ -44,15 +44,7 @@ func Publishable(tables []catalog.Table, g Group) []postgres.Ident {
 			names = append(names, t.Ident)
 		}
 	}
-	slices.SortFunc(names, func(a, b postgres.Ident) int {
-		if a == b {
-			return 0
-		}
-		if a.Less(b) {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(names, postgres.Ident.Compare)
 	return names
 }
 

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -58,12 +59,31 @@ func Entries(ctx context.Context, tools Tools, archive, section string) ([]Entry
 	return entries, nil
 }
 
-// CommentsOn says whether the entry is the comment on a constraint: it names no
+// Constraint is a constraint that a restore leaves out.
+type Constraint struct {
+	OID   uint32
+	Table postgres.Ident
+	Name  string
+}
+
+// Without takes constraints out of a list, each with the comment on it.
+func Without(entries []Entry, constraints []Constraint) []Entry {
+	return slices.DeleteFunc(entries, func(e Entry) bool {
+		return slices.ContainsFunc(constraints, func(c Constraint) bool {
+			return e.Object == Object{ClassConstraint, c.OID} || e.commentsOn(c)
+		})
+	})
+}
+
+// commentsOn says whether the entry is the comment on a constraint: it names no
 // object, but has its names, in quotes where they need some.
-func (e Entry) CommentsOn(table postgres.Ident, constraint string) bool {
-	for _, c := range []string{constraint, postgres.QuoteIdent(constraint)} {
-		for _, t := range []string{table.Name, postgres.QuoteIdent(table.Name)} {
-			if e.OID == 0 && strings.Contains(e.Line, " COMMENT "+table.Schema+" CONSTRAINT "+c+" ON "+t+" ") {
+func (e Entry) commentsOn(c Constraint) bool {
+	if e.OID != 0 || !strings.Contains(e.Line, " COMMENT ") {
+		return false
+	}
+	for _, name := range []string{c.Name, postgres.QuoteIdent(c.Name)} {
+		for _, table := range []string{c.Table.Name, postgres.QuoteIdent(c.Table.Name)} {
+			if strings.Contains(e.Line, " COMMENT "+c.Table.Schema+" CONSTRAINT "+name+" ON "+table+" ") {
 				return true
 			}
 		}

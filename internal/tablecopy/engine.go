@@ -170,7 +170,8 @@ func (l *loader) run(ctx context.Context) error {
 	if err := l.readTarget(ctx); err != nil {
 		return postgres.Wrap(postgres.Target, "looking at what is there", err)
 	}
-	splits, err := l.planSplits(ctx)
+	splits, release, err := l.planSplits(ctx)
+	defer release()
 	if err != nil {
 		return err
 	}

@@ -126,6 +126,11 @@ func testFailures(t *testing.T, l lab) {
 				}
 				run := start(t.Context(), job)
 				g.await(t)
+				// Beside the copies, which may fail, somebody keeps a table that is cut from being rewritten.
+				if held := pgtest.QueryValue[bool](t, m.sourceConn, `SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+					WHERE l.relation = 'gated'::regclass AND l.mode = 'AccessShareLock' AND a.application_name = 'pgbaton')`); held != split {
+					t.Errorf("the table is locked: %t", held)
+				}
 				conn := map[postgres.Side]*pgx.Conn{postgres.Source: m.sourceConn, postgres.Target: m.targetConn}[side]
 				for _, sql := range []string{"COPY", "copy"} { // every copy of this moment
 					pgtest.QueryValue[int64](t, conn, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgbaton load' AND datname = current_database() AND query LIKE $1", sql+"%")

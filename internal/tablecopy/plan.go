@@ -16,7 +16,8 @@ type Statement struct {
 // only: to see where big tables are divided.
 func Plan(ctx context.Context, job Job) (list []Statement, err error) {
 	l := &loader{job: job}
-	splits, err := l.planSplits(ctx)
+	splits, release, err := l.planSplits(ctx)
+	defer release()
 	if err != nil {
 		return nil, err
 	}

@@ -25,8 +25,9 @@ const (
 	mostParts = 256
 )
 
-// planSplits returns, by table, the conditions of its parts.
-func (l *loader) planSplits(ctx context.Context) (map[uint32][]string, error) {
+// planSplits returns, by table, the conditions of its parts. Until release is called,
+// no table that is cut can be rewritten: its rows would move from part to part.
+func (l *loader) planSplits(ctx context.Context) (splits map[uint32][]string, release func(), err error) {
 	above := l.job.SplitAbove
 	if above == 0 {
 		// A copy keeps one process of either server busy. A table that is no more
@@ -39,37 +40,47 @@ func (l *loader) planSplits(ctx context.Context) (map[uint32][]string, error) {
 		}
 		above = max(leastSplit, total/int64(l.job.Jobs))
 	}
-	splits := map[uint32][]string{}
+	splits = map[uint32][]string{}
 	var conn *pgx.Conn
+	release = func() {
+		if conn != nil {
+			end(ctx, conn.PgConn(), false)
+		}
+	}
 	for i := range l.job.Tables {
 		t := &l.job.Tables[i]
 		if t.Snapshot == "" || t.Bytes <= above || l.job.Jobs == 1 || columnList(t.Table) == "" {
 			continue
 		}
 		if conn == nil {
-			var err error
 			if conn, err = l.job.Source.Connect(ctx); err != nil {
-				return nil, err
+				return nil, release, err
 			}
-			defer conn.Close(context.WithoutCancel(ctx))
+			if _, err = conn.Exec(ctx, "BEGIN READ ONLY"); err != nil {
+				return nil, release, postgres.Wrap(postgres.Source, "dividing tables", err)
+			}
 		}
 		// Twice as many as there are copies, so that all end at about the same time.
 		n := min(mostParts, 2*l.job.Jobs, int(t.Bytes/min(leastPart, max(1, above/2))))
-		conditions, err := Split(ctx, conn, l.job.Source.Version(), t.Table, n)
+		_, err := conn.Exec(ctx, "LOCK TABLE ONLY "+t.Ident.String()+" IN ACCESS SHARE MODE")
+		var conditions []string
+		if err == nil {
+			conditions, err = split(ctx, conn, l.job.Source.Version(), t.Table, n)
+		}
 		if err != nil {
-			return nil, postgres.Wrap(postgres.Source, "dividing "+t.Ident.String(), err)
+			return nil, release, postgres.Wrap(postgres.Source, "dividing "+t.Ident.String(), err)
 		}
 		if len(conditions) > 1 {
 			splits[t.OID] = conditions
 		}
 	}
-	return splits, nil
+	return splits, release, nil
 }
 
-// Split returns conditions that divide the rows of a table: each row that a
-// snapshot taken before shows satisfies exactly one. None: it cannot be divided
+// split returns conditions that divide the rows of a table: each row that a
+// snapshot taken before shows satisfies exactly one, unless the table is rewritten. None: it cannot be divided
 // without reading all of it for each part.
-func Split(ctx context.Context, q catalog.Querier, v postgres.Version, t catalog.Table, n int) ([]string, error) {
+func split(ctx context.Context, q catalog.Querier, v postgres.Version, t catalog.Table, n int) ([]string, error) {
 	if n < 2 {
 		return nil, nil
 	}

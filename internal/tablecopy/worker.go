@@ -55,9 +55,7 @@ func (w *worker) try(ctx context.Context, t *task) error {
 	for n := 1; ; n++ {
 		err := w.open(ctx, t.class)
 		if err == nil {
-			if w.target != nil {
-				t.pid.Store(int64(w.target.PID()))
-			}
+			t.pid.Store(int64(w.target.PID()))
 			err = t.run(ctx, w, n)
 		}
 		if err == nil {
