@@ -123,10 +123,13 @@ func (st *start) clearTarget(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription", err)
 	}
-	for _, kind := range []string{kindCopy, kindCopied, kindBuilt, "quiet-trigger", "foreign-key"} {
+	for _, kind := range []string{kindCopy, kindCopied, kindBuilt, "quiet-trigger"} {
 		if err := journal.Delete(ctx, conn, kind, ""); err != nil {
 			return postgres.Wrap(postgres.Target, "writing the journal", err)
 		}
+	}
+	if err := replication.Withhold(ctx, conn, nil); err != nil {
+		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
 	_, err = emptyTarget(ctx, conn)
 	return err

@@ -234,16 +234,20 @@ func (st *start) dropInTheWay(ctx context.Context, job tablecopy.Job) error {
 // compareIndexes makes sure that no index is missing: a name that was taken by
 // something else would go unnoticed.
 func (st *start) compareIndexes(ctx context.Context) error {
-	there, err := st.readTarget(ctx)
+	onTarget, err := catalog.Indexes(ctx, st.TargetConn)
 	if err != nil {
-		return err
+		return postgres.Wrap(postgres.Target, "listing indexes", err)
+	}
+	have := map[postgres.Ident]string{}
+	for _, x := range onTarget {
+		have[x.Ident] = x.Constraint
 	}
 	moved := map[uint32]bool{}
 	for _, t := range st.world.tables {
 		moved[t.OID] = true
 	}
 	for _, x := range st.world.indexes {
-		if constraint, ok := there.indexes[x.Ident]; moved[x.Table] && (!ok || constraint != x.Constraint) {
+		if constraint, ok := have[x.Ident]; moved[x.Table] && (!ok || constraint != x.Constraint) {
 			return postgres.WrapHint(postgres.Target, "comparing indexes", fmt.Errorf("index %s is not there as on the source", x.Ident),
 				"something else may have its name: pgbaton reset, and start again into an empty database")
 		}
