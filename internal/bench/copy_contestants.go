@@ -34,18 +34,20 @@ type contestant struct {
 var contestants = []contestant{
 	{name: "pgbaton", what: "`pgbaton start --hold --method stream`, until it makes the subscription; it also makes the target database, a publication and a slot, and copies under the slot's snapshot",
 		copy: (*copyBench).copyByPgbaton, clean: (*copyBench).resetPgbaton},
+	{name: "pgbaton-parts", what: "the same with `--split-above`, such that the table is read in as many parts as there are jobs",
+		databases: []string{"one"}, copy: (*copyBench).copyByPgbatonInParts, clean: (*copyBench).resetPgbaton},
 	{name: "pgcopydb", what: "`pgcopydb clone` with as many jobs for tables, indexes and restoring as the others have, and nothing else changed",
-		prepare: (*copyBench).recreate, copy: (*copyBench).copyByPGCopyDB, clean: (*copyBench).drop},
+		prepare: (*copyBench).recreate, copy: (*copyBench).copyByPGCopyDB, clean: (*copyBench).discard},
 	{name: "pgcopydb-split", what: "the same with `--split-tables-larger-than`, such that the table is read in as many parts as there are jobs",
-		databases: []string{"one"}, prepare: (*copyBench).recreate, copy: (*copyBench).copyByPGCopyDBInParts, clean: (*copyBench).drop},
+		databases: []string{"one"}, prepare: (*copyBench).recreate, copy: (*copyBench).copyByPGCopyDBInParts, clean: (*copyBench).discard},
 	{name: "pgcopydb-binary", what: "the same with `--use-copy-binary`",
-		databases: []string{"mixed", "one"}, prepare: (*copyBench).recreate, copy: (*copyBench).copyByPGCopyDBBinary, clean: (*copyBench).drop},
+		databases: []string{"mixed", "one"}, prepare: (*copyBench).recreate, copy: (*copyBench).copyByPGCopyDBBinary, clean: (*copyBench).discard},
 	{name: "native", what: "schema by pg_dump and psql, then a subscription with `copy_data = true`, until all tables are copied; then vacuumdb --analyze-only. Meanwhile the source writes an empty message twenty times a second, without which its workers would wait for each other again and again",
 		databases: []string{"mixed"}, prepare: (*copyBench).recreate, copy: (*copyBench).copyNatively, clean: (*copyBench).cleanNative},
 	{name: "dump", what: "`pg_dump -Fd -j`, then `pg_restore -j`, then vacuumdb --analyze-only",
-		databases: []string{"mixed"}, prepare: (*copyBench).recreate, copy: (*copyBench).copyByDump, clean: (*copyBench).drop},
+		databases: []string{"mixed"}, prepare: (*copyBench).recreate, copy: (*copyBench).copyByDump, clean: (*copyBench).discard},
 	{name: "floor", what: "a script for these databases alone: psql, COPY in binary format with FREEZE, indexes, keys, foreign keys, statistics (`--show-floor` prints it)",
-		prepare: (*copyBench).recreate, copy: (*copyBench).copyByFloor, clean: (*copyBench).drop},
+		prepare: (*copyBench).recreate, copy: (*copyBench).copyByFloor, clean: (*copyBench).discard},
 }
 
 // readyStep is the step of start that begins when the target is loaded.
@@ -56,8 +58,20 @@ func (b *copyBench) startArguments() []string {
 	return []string{"start", "--hold", "--method", "stream", "--jobs", strconv.Itoa(b.jobs), "--pg-bin", b.pgBin}
 }
 
-// copyByPgbaton runs until the end but counts until the target is ready.
 func (b *copyBench) copyByPgbaton(ctx context.Context, run *copyRun) error {
+	return b.start(ctx, run)
+}
+
+func (b *copyBench) copyByPgbatonInParts(ctx context.Context, run *copyRun) error {
+	size, err := b.partSize(ctx)
+	if err != nil {
+		return err
+	}
+	return b.start(ctx, run, "--split-above", size)
+}
+
+// start runs until the end but counts until the target is ready.
+func (b *copyBench) start(ctx context.Context, run *copyRun, flags ...string) error {
 	watch, ready := b.stopwatch(), false
 	u, err := b.run(ctx, nil, func(o occurrence) {
 		var s struct {
@@ -81,7 +95,7 @@ func (b *copyBench) copyByPgbaton(ctx context.Context, run *copyRun) error {
 				run.Steps = append(run.Steps, step{s.Step, s.Seconds})
 			}
 		}
-	}, b.startArguments()...)
+	}, append(b.startArguments(), flags...)...)
 	if err != nil {
 		return err
 	}
@@ -93,6 +107,23 @@ func (b *copyBench) copyByPgbaton(ctx context.Context, run *copyRun) error {
 }
 
 func (b *copyBench) resetPgbaton(ctx context.Context) error {
+	if b.aside {
+		// The copy leaves the migration before reset would delete it.
+		err := query(ctx, b.target.ConnString(b.name), func(conn *pgx.Conn) error {
+			var name string
+			err := conn.QueryRow(ctx, `SELECT pg_catalog.quote_ident(subname) FROM pg_catalog.pg_subscription`).Scan(&name)
+			for _, sql := range []string{"SET default_transaction_read_only = off", "ALTER SUBSCRIPTION " + name + " DISABLE",
+				"ALTER SUBSCRIPTION " + name + " SET (slot_name = NONE)", "DROP SUBSCRIPTION " + name} {
+				if err == nil {
+					_, err = conn.Exec(ctx, sql)
+				}
+			}
+			return err
+		})
+		if err := errors.Join(err, b.discard(ctx)); err != nil {
+			return err
+		}
+	}
 	var reset struct {
 		Left []struct {
 			Text string `json:"text"`
@@ -116,14 +147,20 @@ func (b *copyBench) copyByPGCopyDBBinary(ctx context.Context, run *copyRun) erro
 }
 
 func (b *copyBench) copyByPGCopyDBInParts(ctx context.Context, run *copyRun) error {
+	size, err := b.partSize(ctx)
+	if err != nil {
+		return err
+	}
+	return b.clone(ctx, run, "--split-tables-larger-than", size)
+}
+
+// partSize is that of the largest table divided by the jobs.
+func (b *copyBench) partSize(ctx context.Context) (string, error) {
 	var largest int64
 	err := query(ctx, b.source.ConnString(b.name), func(conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, `SELECT max(pg_catalog.pg_table_size(oid)) FROM pg_catalog.pg_class WHERE relkind = 'r'`).Scan(&largest)
 	})
-	if err != nil {
-		return err
-	}
-	return b.clone(ctx, run, "--split-tables-larger-than", fmt.Sprintf("%d kB", largest/1024/int64(b.jobs)+1))
+	return fmt.Sprintf("%d kB", largest/1024/int64(b.jobs)+1), err
 }
 
 // clone runs pgcopydb, which needs a directory that it makes itself.
@@ -240,7 +277,7 @@ func (b *copyBench) cleanNative(ctx context.Context) error {
 		_, err := conn.Exec(ctx, "DROP PUBLICATION "+nativeName)
 		return err
 	})
-	return errors.Join(err, b.drop(ctx))
+	return errors.Join(err, b.discard(ctx))
 }
 
 //go:embed copy_floor.sh

@@ -118,7 +118,8 @@ ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 // below it. Equality is what the apply worker needs to compare whole rows: a
 // default btree or hash operator class of the type, or of a type it is binary
 // coercible to (varchar to text); arrays, composites, enums and ranges have it
-// through a pseudo-type (src/backend/utils/cache/typcache.c).
+// through a pseudo-type (src/backend/utils/cache/typcache.c). It is looked up for
+// each type, not for each column: there may be a hundred thousand of these.
 const columnsSQL = `
 WITH RECURSIVE domain (oid, base) AS (
 	SELECT oid, typbasetype FROM pg_catalog.pg_type WHERE typtype = 'd'
@@ -126,20 +127,26 @@ WITH RECURSIVE domain (oid, base) AS (
 	SELECT domain.oid, t.typbasetype FROM domain JOIN pg_catalog.pg_type t ON t.oid = domain.base WHERE t.typtype = 'd'
 ), base (oid, base) AS (
 	SELECT domain.oid, domain.base FROM domain JOIN pg_catalog.pg_type t ON t.oid = domain.base WHERE t.typtype <> 'd'
+), used (oid) AS (
+	SELECT DISTINCT atttypid FROM pg_catalog.pg_attribute WHERE attrelid = ANY ($1) AND attnum > 0 AND NOT attisdropped
+), kind (oid, base, category, equality) AS (
+	SELECT used.oid, b.oid, b.typtype::text,
+		EXISTS (SELECT FROM pg_catalog.pg_opclass o
+			JOIN pg_catalog.pg_am am ON am.oid = o.opcmethod AND am.amname IN ('btree', 'hash')
+			WHERE o.opcdefault AND (o.opcintype = e.oid OR EXISTS (SELECT FROM pg_catalog.pg_cast k
+				WHERE k.castsource = e.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')))
+		OR e.typtype IN ('e', 'r', 'm')
+		OR (e.typtype = 'c' AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute f
+			WHERE f.attrelid = e.typrelid AND f.attnum > 0 AND NOT f.attisdropped AND f.atttypid = ANY ($2)))
+	FROM used
+	LEFT JOIN base ON base.oid = used.oid
+	JOIN pg_catalog.pg_type b ON b.oid = coalesce(base.base, used.oid)
+	JOIN pg_catalog.pg_type e ON e.oid = CASE WHEN b.typelem <> 0 AND b.typlen = -1 THEN b.typelem ELSE b.oid END
+	OFFSET 0
 )
 SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
-	b.oid, b.typtype::text, a.attnotnull, %s,
-	EXISTS (SELECT FROM pg_catalog.pg_opclass o
-		JOIN pg_catalog.pg_am am ON am.oid = o.opcmethod AND am.amname IN ('btree', 'hash')
-		WHERE o.opcdefault AND (o.opcintype = e.oid OR EXISTS (SELECT FROM pg_catalog.pg_cast k
-			WHERE k.castsource = e.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')))
-	OR e.typtype IN ('e', 'r', 'm')
-	OR (e.typtype = 'c' AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute f
-		WHERE f.attrelid = e.typrelid AND f.attnum > 0 AND NOT f.attisdropped AND f.atttypid = ANY ($2)))
-FROM pg_catalog.pg_attribute a
-LEFT JOIN base ON base.oid = a.atttypid
-JOIN pg_catalog.pg_type b ON b.oid = coalesce(base.base, a.atttypid)
-JOIN pg_catalog.pg_type e ON e.oid = CASE WHEN b.typelem <> 0 AND b.typlen = -1 THEN b.typelem ELSE b.oid END
+	kind.base, kind.category, a.attnotnull, %s, kind.equality
+FROM pg_catalog.pg_attribute a JOIN kind ON kind.oid = a.atttypid
 WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum`
 

@@ -262,20 +262,26 @@ func lacksSlot(g *group) bool { return g.slot == nil && !g.closed }
 func (st *start) runSlots(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		same := true
+		var made *replication.Slot // the last one,
+		var tables []catalog.Table // and what it shows
 		for _, g := range st.groups {
 			if !lacksSlot(g) {
 				continue
 			}
 			var err error
-			if same, err = st.makeSlot(ctx, g); err != nil {
+			if same, tables, err = st.makeSlot(ctx, g); err != nil {
 				return err
 			}
+			made = g.slot
 			if !same {
 				break
 			}
 		}
 		if same {
-			return st.readWorld(ctx)
+			if made != st.openSlot() {
+				tables = nil
+			}
+			return st.readWorld(ctx, tables)
 		}
 		if attempt == slotAttempts {
 			return refusal.New("start", "tables keep being created and dropped on the source", "stop DDL while start runs")
@@ -289,24 +295,24 @@ func (st *start) runSlots(ctx context.Context) error {
 // makeSlot makes a group's slot. same says that under its snapshot the tables are
 // those of the publications: one created between publication and slot would be
 // copied but never streamed.
-func (st *start) makeSlot(ctx context.Context, g *group) (same bool, err error) {
+func (st *start) makeSlot(ctx context.Context, g *group) (same bool, tables []catalog.Table, err error) {
 	name := g.Name()
 	if err := st.dropSlot(ctx, name); err != nil {
-		return false, err
+		return false, nil, err
 	}
 	if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Source.Version(), st.Target.Version(), g.Group); err != nil {
-		return false, postgres.Wrap(postgres.Source, "remembering the tables' files", err)
+		return false, nil, postgres.Wrap(postgres.Source, "remembering the tables' files", err)
 	}
 	if g.slot, err = replication.CreateSlot(ctx, st.Source, st.SourceConn, name, true, st.Observe); err != nil {
-		return false, err
+		return false, nil, err
 	}
 	if err := journal.Put(ctx, st.SourceConn, kindGroup, name, g.slot.ConsistentPoint.String()); err != nil {
-		return false, postgres.Wrap(postgres.Source, "writing the journal", err)
+		return false, nil, postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
 	st.result.Snapshot = g.slot.ConsistentPoint.String()
-	tables, err := snapshotTables(ctx, st.Config, st.SourceConn, g.slot.Snapshot)
+	tables, err = snapshotTables(ctx, st.Config, st.SourceConn, g.slot.Snapshot)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	byName := map[postgres.Ident]catalog.Table{}
 	for _, t := range tables {
@@ -318,7 +324,7 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, err error) 
 		for _, name := range other.members {
 			t, exists := byName[name]
 			if !exists {
-				return false, nil
+				return false, nil, nil
 			}
 			if planned++; other == g {
 				members = append(members, t)
@@ -326,10 +332,10 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, err error) 
 		}
 	}
 	if planned != len(tables) {
-		return false, nil
+		return false, nil, nil
 	}
 	published, err := replication.PublicationTables(ctx, st.SourceConn, name)
-	return slices.Equal(published, replication.Publishable(members, g.Group)), postgres.Wrap(postgres.Source, "reading the publication", err)
+	return slices.Equal(published, replication.Publishable(members, g.Group)), tables, postgres.Wrap(postgres.Source, "reading the publication", err)
 }
 
 // openSlot is one of this run's slots, nil when all groups are closed.
@@ -353,12 +359,14 @@ type world struct {
 }
 
 // readWorld reads it under the last slot's snapshot; when all groups are closed,
-// as it is.
-func (st *start) readWorld(ctx context.Context) error {
+// as it is. tables are those of it, nil if they have not been read.
+func (st *start) readWorld(ctx context.Context, tables []catalog.Table) error {
 	read := func(q catalog.Querier) (err error) {
-		w := world{read: true}
-		if w.tables, err = catalog.Tables(ctx, q, st.Source.Version(), st.Selection); err != nil {
-			return err
+		w := world{read: true, tables: tables}
+		if tables == nil {
+			if w.tables, err = catalog.Tables(ctx, q, st.Source.Version(), st.Selection); err != nil {
+				return err
+			}
 		}
 		if w.indexes, err = catalog.Indexes(ctx, q); err != nil {
 			return err

@@ -22,7 +22,7 @@ import (
 // statistics, and after that the definitions which nothing of it needs.
 
 func (st *start) planRows(ctx context.Context) ([]Action, error) {
-	if err := st.readWorld(ctx); err != nil {
+	if err := st.readWorld(ctx, nil); err != nil {
 		return nil, err
 	}
 	job, err := st.job(ctx)

@@ -158,7 +158,7 @@ func Plan(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, error) {
 		return nil, err
 	}
 	defer st.cleanUp()
-	if err := st.readWorld(ctx); err != nil {
+	if err := st.readWorld(ctx, nil); err != nil {
 		return nil, err
 	}
 	st.world.read = false // the snapshot is still to come

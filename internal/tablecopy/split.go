@@ -18,8 +18,9 @@ import (
 // one copy at the end.
 
 const (
-	// leastSplit is the size below which a table is never cut on our own account.
-	leastSplit = 1 << 30
+	// leastSplit is the size below which a table is never cut on our own account: to
+	// copy it whole takes about a minute, which is less than to freeze its rows later.
+	leastSplit = 8 << 30
 	// leastPart is worth a session's while.
 	leastPart = 64 << 20
 	mostParts = 256
