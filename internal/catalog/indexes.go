@@ -96,6 +96,9 @@ type ForeignKey struct {
 	Definition              string // as pg_get_constraintdef prints it, NOT VALID included when it is not
 	Valid                   bool
 	Comment                 string
+	// Ordered: an index of the table holds the key's columns in the order of the index
+	// that it refers to, so that both can be read side by side.
+	Ordered bool
 }
 
 // AddSQL adds it without looking at the rows that are there.
@@ -120,11 +123,25 @@ func (f ForeignKey) CommentSQL() string {
 	return fmt.Sprintf("COMMENT ON CONSTRAINT %s ON %s IS %s", postgres.QuoteIdent(f.Name), f.Table, postgres.QuoteLiteral(f.Comment))
 }
 
+// orderedSQL is ForeignKey.Ordered of constraint k. Columns of indexes count from 0.
+const orderedSQL = `EXISTS (
+	SELECT FROM pg_catalog.pg_index i
+	JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+	JOIN pg_catalog.pg_am am ON am.oid = x.relam AND am.amname = 'btree'
+	JOIN pg_catalog.pg_index u ON u.indexrelid = k.conindid
+	WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL
+		AND (i.indkey::int2[])[0:pg_catalog.array_length(k.conkey, 1) - 1] = k.conkey
+		AND (u.indkey::int2[])[0:pg_catalog.array_length(k.conkey, 1) - 1] = k.confkey
+		AND NOT EXISTS (SELECT FROM pg_catalog.generate_series(0, pg_catalog.array_length(k.conkey, 1) - 1) AS c
+			JOIN pg_catalog.pg_opclass io ON io.oid = i.indclass[c] JOIN pg_catalog.pg_opclass uo ON uo.oid = u.indclass[c]
+			WHERE io.opcfamily <> uo.opcfamily OR i.indcollation[c] <> u.indcollation[c] OR i.indoption[c] <> u.indoption[c]))`
+
 // ForeignKeys lists them, by table and name.
 func ForeignKeys(ctx context.Context, q Querier) ([]ForeignKey, error) {
 	rows, err := q.Query(ctx, `
 		SELECT k.conname, k.oid, n.nspname, c.relname, c.oid, rn.nspname, r.relname, r.oid,
-			pg_catalog.pg_get_constraintdef(k.oid), k.convalidated, coalesce(pg_catalog.obj_description(k.oid, 'pg_constraint'), '')
+			pg_catalog.pg_get_constraintdef(k.oid), k.convalidated, coalesce(pg_catalog.obj_description(k.oid, 'pg_constraint'), ''),
+			`+orderedSQL+`
 		FROM pg_catalog.pg_constraint k
 		JOIN pg_catalog.pg_class c ON c.oid = k.conrelid AND c.relkind = 'r'
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -138,7 +155,7 @@ func ForeignKeys(ctx context.Context, q Querier) ([]ForeignKey, error) {
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f ForeignKey, err error) {
 		err = row.Scan(&f.Name, &f.OID, &f.Table.Schema, &f.Table.Name, &f.TableOID,
-			&f.References.Schema, &f.References.Name, &f.ReferencesOID, &f.Definition, &f.Valid, &f.Comment)
+			&f.References.Schema, &f.References.Name, &f.ReferencesOID, &f.Definition, &f.Valid, &f.Comment, &f.Ordered)
 		return f, err
 	})
 }

@@ -176,12 +176,20 @@ func (l *loader) addForeignKeys(keys []ForeignKey, validate bool) *task {
 	return t
 }
 
-// validate looks whether the rows satisfy a foreign key.
-func (l *loader) validate(f ForeignKey) *task {
+// validate looks whether the rows satisfy a foreign key. The server would look up each
+// row in a hash table; where both indexes are there in the same order, reading them side
+// by side is several times faster, unless it would have to visit the rows.
+func (l *loader) validate(f ForeignKey, ordered bool) *task {
 	t := &task{class: building, what: "foreign key", name: fmt.Sprintf("%s of %s", postgres.QuoteIdent(f.Name), f.Table)}
+	sql := f.ValidateSQL()
+	if ordered {
+		sql = fmt.Sprintf(`SELECT pg_catalog.set_config('enable_hashjoin', 'off', true)
+			FROM pg_catalog.pg_class WHERE oid = %s::pg_catalog.regclass AND relallvisible >= 0.9 * relpages; %s`,
+			postgres.QuoteLiteral(f.Table.String()), sql)
+	}
 	t.run = func(ctx context.Context, w *worker, _ int) error {
 		return explain(postgres.Target, fmt.Sprintf("validating foreign key %s of", postgres.QuoteIdent(f.Name)), f.Table,
-			exec(ctx, w.target, f.ValidateSQL()))
+			exec(ctx, w.target, sql))
 	}
 	return t
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func TestRun(t *testing.T) {
 	t.Run("failures", func(t *testing.T) { t.Parallel(); testFailures(t, l) })
 	for name, test := range map[string]func(*testing.T, lab){
 		"snapshot": testSnapshot, "snapshot gone": testSnapshotGone,
-		"progress": testProgress, "record": testRecord, "estimate": testEstimate, "split": testSplit, "batches": testBatches, "plain roles": testPlainRoles, "relay twice": testRelayTwice,
+		"progress": testProgress, "record": testRecord, "estimate": testEstimate, "split": testSplit, "batches": testBatches, "plain roles": testPlainRoles, "relay twice": testRelayTwice, "foreign keys": testForeignKeys,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, l) })
 	}
@@ -375,6 +376,72 @@ func testPlainRoles(t *testing.T, l lab) {
 			pgtest.Exec(t, m.sourceURI, "ALTER TABLE a ENABLE ROW LEVEL SECURITY")
 			wantError(t, (<-start(t.Context(), job)).err, postgres.Source, postgres.InsufficientPrivilege)
 		})
+	}
+}
+
+// testForeignKeys: foreign keys are valid in the end, whether they are looked at by
+// their indexes or before these are there; a row without the row that it refers to is
+// found either way.
+func testForeignKeys(t *testing.T, l lab) {
+	for _, target := range []int{13, 15} {
+		for _, broken := range []string{"", "indexed", "plain"} {
+			t.Run(fmt.Sprint(target, broken), func(t *testing.T) {
+				t.Parallel()
+				m := l.move(t, 12, target)
+				m.both(t, `CREATE TABLE one (id bigint NOT NULL); CREATE TABLE indexed (i bigint, filler text); CREATE TABLE plain (i bigint, filler text)`)
+				pgtest.Exec(t, m.sourceURI, `
+					INSERT INTO one SELECT generate_series(1, 40000); ALTER TABLE one ADD PRIMARY KEY (id);
+					INSERT INTO indexed SELECT i, repeat('x', 20) FROM generate_series(1, 40000) i; CREATE INDEX ON indexed (i);
+					INSERT INTO plain SELECT i, repeat('x', 20) FROM generate_series(1, 40000) i;
+					ALTER TABLE indexed ADD CONSTRAINT one_of_indexed FOREIGN KEY (i) REFERENCES one;
+					ALTER TABLE plain ADD CONSTRAINT one_of_plain FOREIGN KEY (i) REFERENCES one; ANALYZE`)
+				if broken != "" {
+					pgtest.Exec(t, m.sourceURI, "SET session_replication_role TO replica; UPDATE "+broken+" SET i = 40001 WHERE i = 7")
+				}
+				job := m.job(t, 2)
+				conn, err := m.source.Connect(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close(context.Background())
+				indexes, err := catalog.Indexes(t.Context(), conn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range job.Tables {
+					for _, x := range indexes {
+						if x.Table == job.Tables[i].OID {
+							job.Tables[i].Indexes = append(job.Tables[i].Indexes, Index{Index: x})
+						}
+					}
+				}
+				keys, err := catalog.ForeignKeys(t.Context(), conn)
+				if err != nil || len(keys) != 2 || !keys[0].Ordered || keys[1].Ordered {
+					t.Fatal(keys, err)
+				}
+				for _, f := range keys {
+					job.ForeignKeys = append(job.ForeignKeys, ForeignKey{ForeignKey: f})
+				}
+				o := <-start(t.Context(), job)
+				if broken != "" {
+					if wantError(t, o.err, postgres.Target, "23503"); !strings.Contains(fmt.Sprint(o.err), "one_of_"+broken) {
+						t.Errorf("the error names another key")
+					}
+					return
+				}
+				if o.err != nil {
+					t.Fatal(o.err)
+				}
+				if n := pgtest.QueryValue[int](t, m.targetConn, "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated"); n != 2 {
+					t.Errorf("%d foreign keys are valid", n)
+				}
+				// What the shortcut for keys with an index rests on.
+				all := pgtest.QueryValue[bool](t, m.targetConn, "SELECT relallvisible = relpages FROM pg_class WHERE relname = 'indexed'")
+				if want := target >= 14; all != want {
+					t.Errorf("all pages visible: %t", all)
+				}
+			})
+		}
 	}
 }
 

@@ -110,7 +110,7 @@ func (l *loader) tasks(splits map[uint32][]string) (all []*task) {
 		finished[t.OID] = add(l.finishTable(t), append(append(plain, keys...), r.rows)...)
 		begun[t.OID], loaded[t.OID] = append(append(plain, keys...), finished[t.OID]), r.rows
 	}
-	l.foreignKeyTasks(add, loaded, begun, finished)
+	l.foreignKeyTasks(add, splits, loaded, begun, finished)
 	return all
 }
 
@@ -118,10 +118,12 @@ func (l *loader) tasks(splits map[uint32][]string) (all []*task) {
 // Adding takes a lock on both tables for a moment and must not wait for a validation
 // that has one of them for long.
 //
-// A key comes before the table's indexes, which are many and can be built at the same
-// time, where the tables that it refers to can be expected to be finished by then:
-// else one process would be at it when all others are done.
-func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, loaded map[uint32]*task, begun map[uint32][]*task, finished map[uint32]*task) {
+// Keys whose two indexes can be read side by side are validated when these are there:
+// in a fifth of the time that it takes to look up each row. Others come before
+// the table's indexes, which are many and can be built at the same time, where the tables
+// that they refer to can be expected to be finished by then: else one process would be at
+// it when all others are done.
+func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, splits map[uint32][]string, loaded map[uint32]*task, begun map[uint32][]*task, finished map[uint32]*task) {
 	byTable := map[uint32][]ForeignKey{}
 	var order []uint32
 	for _, f := range l.job.ForeignKeys {
@@ -139,7 +141,8 @@ func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, loaded map[uin
 		keys := byTable[oid]
 		locks := []uint32{oid}
 		var before []*task
-		first := len(begun[oid]) > 0
+		ordered := t != nil && splits[oid] == nil && l.readsInOrder(keys)
+		first := len(begun[oid]) > 0 && !ordered
 		for _, f := range keys {
 			locks, before = append(locks, f.ReferencesOID), append(before, finished[f.ReferencesOID])
 			// Half as large, and so on: no two tables wait for each other.
@@ -158,8 +161,11 @@ func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, loaded map[uin
 		last.locks = slices.Compact(locks)
 		for _, f := range keys {
 			if f.Valid && !atOnce { // two of one table would wait for each other
-				check := l.validate(f)
+				check := l.validate(f, ordered)
 				check.locks, check.cost = []uint32{oid}, checkCost(t)
+				if ordered {
+					check.cost /= 5
+				}
 				last = add(check, last)
 			}
 		}
@@ -169,6 +175,13 @@ func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, loaded map[uin
 			}
 		}
 	}
+}
+
+// readsInOrder says that a table's keys can be validated by their indexes alone: a
+// COPY with FREEZE says of the pages that all rows are visible, from PostgreSQL 14 on.
+func (l *loader) readsInOrder(keys []ForeignKey) bool {
+	return l.job.Target.Version().Major() >= 14 &&
+		!slices.ContainsFunc(keys, func(f ForeignKey) bool { return f.Valid && !f.Ordered })
 }
 
 func (t *Table) size() int64 {
