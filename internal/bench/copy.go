@@ -123,7 +123,7 @@ func measureCopies(ctx context.Context, o options, r *report) error {
 			if err != nil {
 				err = fmt.Errorf("%s, %s: %w", name, v, err)
 			}
-			if len(set.Runs) > 0 { // also when it was interrupted
+			if len(set.Runs)+len(set.Kills) > 0 { // also when it was interrupted
 				r.Copies = append(r.Copies, set)
 				err = errors.Join(err, r.write(o.out, "copy", io.Discard))
 			}

@@ -19,9 +19,10 @@ type killRun struct {
 	At      float64 `json:"at,omitempty"`   // percent when it was killed; 0: it was done before
 	First   float64 `json:"first_seconds"`  // until it was dead, or ready
 	Second  float64 `json:"second_seconds"` // of the next start, until ready
-	Again   int64   `json:"bytes_copied_again"`
-	Writes  int     `json:"writes"` // transactions of the writer, all of them found on the target
-	Rows    int64   `json:"rows"`   // compared on both sides, and found equal
+	Copied  int64   `json:"bytes_copied"`   // of COPY streams when it was killed
+	Kept    int64   `json:"bytes_kept"`     // of those, what the next start did not copy again
+	Writes  int     `json:"writes"`         // transactions of the writer, all of them found on the target
+	Rows    int64   `json:"rows"`           // compared on both sides, and found equal
 	Later   int     `json:"foreign_keys_later"`
 	Load    string  `json:"load_average"`
 }
@@ -73,7 +74,7 @@ func (b *copyBench) measureKill(ctx context.Context, percent int) (k killRun, er
 
 	killed, err := b.startAndKill(ctx, &k)
 	if err == nil && killed {
-		k.Second, k.Again, err = b.startUntilReady(ctx)
+		k.Second, k.Kept, err = b.startUntilReady(ctx)
 	}
 	stopWriting()
 	if err := errors.Join(err, <-done); err != nil {
@@ -125,7 +126,7 @@ func (b *copyBench) startAndKill(ctx context.Context, k *killRun) (killed bool, 
 		case o.kind == "step_began" && e.Step == readyStep && ready == 0:
 			ready = o.at
 		case o.kind == "progress" && k.Percent > 0 && ready == 0 && e.Total > 0 && e.Copied*100 >= e.Total*int64(k.Percent):
-			k.At = 100 * float64(e.Copied) / float64(e.Total)
+			k.At, k.Copied = 100*float64(e.Copied)/float64(e.Total), e.Copied
 			kill(errKill)
 		}
 	}, b.startArguments()...)
@@ -140,23 +141,30 @@ func (b *copyBench) startAndKill(ctx context.Context, k *killRun) (killed bool, 
 	return false, err
 }
 
-// startUntilReady is the start after the one that was killed.
-func (b *copyBench) startUntilReady(ctx context.Context) (seconds float64, bytes int64, err error) {
+// startUntilReady is the start after the one that was killed. kept is what it has not
+// copied itself.
+func (b *copyBench) startUntilReady(ctx context.Context) (seconds float64, kept int64, err error) {
 	var result struct {
 		Bytes int64 `json:"bytes_copied"`
 	}
+	copied := int64(0)
 	_, err = b.run(ctx, &result, func(o occurrence) {
 		var e struct {
-			Step string `json:"step"`
+			Step  string `json:"step"`
+			Bytes int64  `json:"bytes"`
 		}
-		if o.kind == "step_began" && json.Unmarshal(o.line, &e) == nil && e.Step == readyStep && seconds == 0 {
+		switch {
+		case json.Unmarshal(o.line, &e) != nil:
+		case o.kind == "step_began" && e.Step == readyStep && seconds == 0:
 			seconds = o.at.Seconds()
+		case o.kind == "table_copied":
+			copied += e.Bytes
 		}
 	}, b.startArguments()...)
 	if err == nil && seconds == 0 {
 		err = fmt.Errorf("the second pgbaton start showed no step %q", readyStep)
 	}
-	return seconds, result.Bytes, err
+	return seconds, result.Bytes - copied, err
 }
 
 // awaitApplied waits until every subscription has applied what is on the source,

@@ -138,17 +138,18 @@ func (s *copySet) killTable(b *strings.Builder) {
 	}
 	alone := median(of(0, killRun.total))
 	b.WriteString("\n`pgbaton start` killed with SIGKILL while the application writes, then the same command again until the target is ready:\n\n")
-	b.WriteString("| killed at | until killed s | then s | together s | lost s | copied by the second | foreign keys left to the switchover |\n|---|---|---|---|---|---|---|\n")
-	fmt.Fprintf(b, "| left alone | | | %s | | | |\n", spread("%.1f", of(0, killRun.total)))
+	b.WriteString("| killed at | until killed s | then s | together s | lost s | copied when killed | of it kept | foreign keys left to the switchover |\n|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(b, "| left alone | | | %s | | | | |\n", spread("%.1f", of(0, killRun.total)))
 	for _, percent := range killPercents[1:] {
 		total := of(percent, killRun.total)
 		if len(total) == 0 {
-			fmt.Fprintf(b, "| %d %% | was done before | | | | | |\n", percent)
+			fmt.Fprintf(b, "| %d %% | was done before | | | | | | |\n", percent)
 			continue
 		}
-		fmt.Fprintf(b, "| %.0f %% | %.1f | %.1f | %s | %.1f | %s | %.0f |\n", median(of(percent, func(k killRun) float64 { return k.At })),
+		fmt.Fprintf(b, "| %.0f %% | %.1f | %.1f | %s | %.1f | %s | %s | %.0f |\n", median(of(percent, func(k killRun) float64 { return k.At })),
 			median(of(percent, func(k killRun) float64 { return k.First })), median(of(percent, func(k killRun) float64 { return k.Second })),
-			spread("%.1f", total), median(total)-alone, megabytes(int64(median(of(percent, func(k killRun) float64 { return float64(k.Again) })))),
+			spread("%.1f", total), median(total)-alone, megabytes(int64(median(of(percent, func(k killRun) float64 { return float64(k.Copied) })))),
+			megabytes(int64(median(of(percent, func(k killRun) float64 { return float64(k.Kept) })))),
 			median(of(percent, func(k killRun) float64 { return float64(k.Later) })))
 	}
 	var writes int

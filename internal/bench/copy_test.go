@@ -126,13 +126,13 @@ func TestCopyMarkdown(t *testing.T) {
 			{Contestant: "pgbaton", Wall: 12, SourceCPU: 2, TargetCPU: 7, ClientCPU: 1, PeakRSS: 20 << 20, Load: "1.00 2 3"},
 			{Contestant: "pgbaton", Wall: 9, SourceCPU: 2, TargetCPU: 7, ClientCPU: 1, PeakRSS: 20 << 20, Load: "1.00 2 3"},
 		},
-		Kills: []killRun{{First: 10}, {Percent: 25, At: 26, First: 3, Second: 9, Again: 5 << 20, Writes: 7, Rows: 99, Later: 2}, {Percent: 50, First: 10}},
+		Kills: []killRun{{First: 10}, {Percent: 25, At: 26, First: 3, Second: 9, Copied: 8 << 20, Kept: 5 << 20, Writes: 7, Rows: 99, Later: 2}, {Percent: 50, First: 10}},
 	}
 	text := (&report{Copies: []copySet{s}}).markdown()
 	for _, want := range []string{
 		"## one, 12 → 15", "Load average before the runs: 1.0 (0.5–1.5)",
 		"| pgbaton | 10.0 (9.0–12.0) | 1.00 | 2.0 + 7.0 | 1.0 (1.0–1.0) | 2.00 | 20 MB |", "| floor | 8.0 | 0.80 | 2.0 + 6.0 | 0.0 | 2.00 |  |",
-		"| floor | rows 5.0 |", "| left alone | | | 10.0 | | | |", "| 26 % | 3.0 | 9.0 | 12.0 | 2.0 | 5 MB | 2 |", "| 50 % | was done before",
+		"| floor | rows 5.0 |", "| left alone | | | 10.0 | | | | |", "| 26 % | 3.0 | 9.0 | 12.0 | 2.0 | 8 MB | 5 MB | 2 |", "| 50 % | was done before",
 		"- floor: ",
 	} {
 		if !strings.Contains(text, want) {
