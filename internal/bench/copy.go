@@ -66,16 +66,23 @@ func (o *copyOptions) parse(databases, pairs, contestants string) error {
 
 // copyRun is one copy of a database.
 type copyRun struct {
-	Contestant string  `json:"contestant"`
-	Wall       float64 `json:"wall_seconds"`  // until the target is ready to subscribe
-	Whole      float64 `json:"whole_seconds"` // until the program has ended
-	SourceCPU  float64 `json:"source_cpu_seconds"`
-	TargetCPU  float64 `json:"target_cpu_seconds"`
-	ClientCPU  float64 `json:"client_cpu_seconds"` // of all programs that are not servers
-	ToolsCPU   float64 `json:"tools_cpu_seconds"`  // of pg_dump, pg_restore and psql among them, where they can be told apart
-	PeakRSS    int64   `json:"peak_rss_bytes"`     // of pgbaton itself
-	Load       string  `json:"load_average"`       // before
-	Steps      []step  `json:"steps"`
+	Contestant string     `json:"contestant"`
+	Wall       float64    `json:"wall_seconds"`  // until the target is ready to subscribe
+	Whole      float64    `json:"whole_seconds"` // until the program has ended
+	SourceCPU  float64    `json:"source_cpu_seconds"`
+	TargetCPU  float64    `json:"target_cpu_seconds"`
+	ClientCPU  float64    `json:"client_cpu_seconds"` // of all programs that are not servers
+	ToolsCPU   float64    `json:"tools_cpu_seconds"`  // of pg_dump, pg_restore and psql among them, where they can be told apart
+	PeakRSS    int64      `json:"peak_rss_bytes"`     // of pgbaton itself
+	Load       string     `json:"load_average"`       // before
+	Steps      []step     `json:"steps"`
+	Estimates  []estimate `json:"estimates,omitempty"`
+}
+
+// estimate is what pgbaton expected to need still.
+type estimate struct {
+	At  float64 `json:"at_seconds"`
+	ETA float64 `json:"eta_seconds"`
 }
 
 // step is a part of a run's time.

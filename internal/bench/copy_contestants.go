@@ -77,11 +77,14 @@ func (b *copyBench) start(ctx context.Context, run *copyRun, flags ...string) er
 		var s struct {
 			Step    string  `json:"step"`
 			Seconds float64 `json:"seconds"`
+			ETA     float64 `json:"eta_seconds"`
 		}
 		if json.Unmarshal(o.line, &s) != nil {
 			return
 		}
 		switch o.kind {
+		case "progress":
+			run.Estimates = append(run.Estimates, estimate{o.at.Seconds(), s.ETA})
 		case "step_began":
 			if s.Step == readyStep && !ready {
 				ready = true

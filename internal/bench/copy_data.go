@@ -71,11 +71,13 @@ func copyDatabase(name string, scale float64) (database, bool) {
 		return oneDatabase(scale), true
 	case "many":
 		return manyDatabase(scale), true
+	case "uniform":
+		return uniformDatabase(scale), true
 	}
 	return database{}, false
 }
 
-var allDatabases = []string{"mixed", "one", "many"}
+var allDatabases = []string{"mixed", "one", "many", "uniform"}
 
 // mixedDatabase is what most databases are: a few big tables, many small ones.
 // The first table is what most others refer to.
@@ -196,6 +198,18 @@ func manyDatabase(scale float64) database {
 			indexes: []string{"INDEX %s_name ON %[1]s (name)"},
 			touch:   "name = name || '.'",
 		})
+	}
+	return d
+}
+
+// uniformDatabase has tables that are all alike: what is left of it can be foretold.
+func uniformDatabase(scale float64) database {
+	d := database{name: "uniform", what: "24 tables of 200,000 rows that are alike, with 4 indexes besides the primary key"}
+	for i := range 24 {
+		t := genTable{name: fmt.Sprintf("item_%02d", i), rows: scaled(200_000, scale),
+			columns: []genColumn{{"party_id", "bigint NOT NULL", pseudo(1, 200_000)}}}
+		kinds["item"](&t)
+		d.tables = append(d.tables, t)
 	}
 	return d
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,6 +45,7 @@ func (r *report) copyTables(b *strings.Builder) {
 		fmt.Fprintf(b, " Load average before the runs: %s.\n\n", s.loads())
 		s.table(b)
 		s.stepTable(b)
+		s.estimates(b)
 		s.killTable(b)
 	}
 	if len(r.Copies) == 0 {
@@ -121,6 +123,40 @@ func (s *copySet) stepTable(b *strings.Builder) {
 	}
 	if len(rows) > 0 {
 		b.WriteString("\n| contestant | seconds of the steps that take some, medians |\n|---|---|\n" + strings.Join(rows, ""))
+	}
+}
+
+// leastLeft is how many seconds must be left for an estimate of them to count.
+const leastLeft = 3
+
+// missed returns by what part of the time that was left an estimate in the second half
+// of the run was wrong, either way.
+func (r copyRun) missed() (parts []float64) {
+	for _, e := range r.Estimates {
+		if left := r.Wall - e.At; e.At >= r.Wall/2 && left >= leastLeft {
+			parts = append(parts, math.Abs(e.ETA-left)/left)
+		}
+	}
+	return parts
+}
+
+// estimates says how well pgbaton knew how long it would take still.
+func (s *copySet) estimates(b *strings.Builder) {
+	var medians, within []float64
+	for _, r := range s.Runs {
+		if missed := r.missed(); len(missed) > 0 {
+			good := 0
+			for _, part := range missed {
+				if part <= 0.2 {
+					good++
+				}
+			}
+			medians, within = append(medians, 100*median(missed)), append(within, 100*float64(good)/float64(len(missed)))
+		}
+	}
+	if len(medians) > 0 {
+		fmt.Fprintf(b, "\nThe time that pgbaton said was left, in the second half of the run while %d s or more were left: wrong by %s %% (median of each run); %s %% of the estimates were wrong by no more than a fifth.\n",
+			leastLeft, spread("%.0f", medians), spread("%.0f", within))
 	}
 }
 

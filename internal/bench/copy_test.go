@@ -39,7 +39,7 @@ func TestContestantsFor(t *testing.T) {
 // TestDatabases looks at what is promised of them.
 func TestDatabases(t *testing.T) {
 	for name, want := range map[string]struct{ tables, indexes, smallest, largest int64 }{
-		"mixed": {60, 239, 10, 10_000_000}, "one": {1, 4, 10_000_000, 10_000_000}, "many": {10_000, 20_000, 1, 50},
+		"mixed": {60, 239, 10, 10_000_000}, "one": {1, 4, 10_000_000, 10_000_000}, "many": {10_000, 20_000, 1, 50}, "uniform": {24, 120, 200_000, 200_000},
 	} {
 		d, ok := copyDatabase(name, 1)
 		if !ok {
@@ -60,6 +60,13 @@ func TestDatabases(t *testing.T) {
 		if tables != want.tables || indexes != want.indexes || smallest != want.smallest || largest != want.largest {
 			t.Errorf("%s: %d tables, %d indexes, %d to %d rows", name, tables, indexes, smallest, largest)
 		}
+	}
+}
+
+func TestMissed(t *testing.T) {
+	r := copyRun{Wall: 20, Estimates: []estimate{{At: 9, ETA: 99}, {At: 10, ETA: 12}, {At: 15, ETA: 4}, {At: 18, ETA: 99}}}
+	if got := r.missed(); !slices.Equal(got, []float64{0.2, 0.2}) {
+		t.Errorf("%v", got)
 	}
 }
 

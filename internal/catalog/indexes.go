@@ -16,6 +16,10 @@ type Index struct {
 	OID   uint32
 	Table uint32 // its OID
 	Bytes int64  // on disk
+	Rows  int64  // the planner's estimate
+	// Slow: more than the comparison of numbers is needed for each row, as for
+	// expressions, collations and access methods other than btree.
+	Slow bool
 	// Definition is its CREATE INDEX without IF NOT EXISTS and TABLESPACE.
 	Definition string
 	Tablespace string // "" for the database's default
@@ -40,7 +44,8 @@ type Index struct {
 // indexesSQL reads the indexes of tables that hold rows. USING INDEX takes btree
 // keys only (https://www.postgresql.org/docs/current/sql-altertable.html).
 const indexesSQL = `
-SELECT n.nspname, x.relname, x.oid, i.indrelid, pg_catalog.pg_relation_size(x.oid),
+SELECT n.nspname, x.relname, x.oid, i.indrelid, pg_catalog.pg_relation_size(x.oid), greatest(x.reltuples, 0)::bigint,
+	i.indexprs IS NOT NULL OR am.amname <> 'btree' OR EXISTS (SELECT FROM pg_catalog.unnest(i.indcollation) AS k(of) WHERE k.of <> 0),
 	pg_catalog.pg_get_indexdef(x.oid), coalesce(s.spcname, ''),
 	EXISTS (SELECT FROM pg_catalog.pg_depend d
 		WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = x.oid
@@ -78,7 +83,7 @@ func Indexes(ctx context.Context, q Querier) ([]Index, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (x Index, err error) {
-		err = row.Scan(&x.Schema, &x.Name, &x.OID, &x.Table, &x.Bytes, &x.Definition, &x.Tablespace, &x.UserCode,
+		err = row.Scan(&x.Schema, &x.Name, &x.OID, &x.Table, &x.Bytes, &x.Rows, &x.Slow, &x.Definition, &x.Tablespace, &x.UserCode,
 			&x.Constraint, &x.ConstraintOID, &x.Key, &x.Deferral, &x.ConstraintDefinition, &x.Settings)
 		return x, err
 	})
