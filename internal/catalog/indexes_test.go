@@ -51,3 +51,30 @@ func TestOrderedForeignKeys(t *testing.T) {
 		})
 	}
 }
+
+// TestIndexWork: what is known of the work that an index will be.
+func TestIndexWork(t *testing.T) {
+	t.Parallel()
+	const sql = `
+		CREATE TABLE w (id int PRIMARY KEY, n int, t text, d point);
+		INSERT INTO w SELECT i, i, i, point(i, i) FROM generate_series(1, 1000) i;
+		CREATE INDEX plain ON w (n); CREATE INDEX partial ON w (n) WHERE id <= 100; CREATE INDEX collated ON w (n, t);
+		CREATE INDEX expression ON w ((n + 1)); CREATE INDEX gist ON w USING gist (d); ANALYZE w`
+	for _, major := range []int{10, 18} {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			conn, _, _ := database(t, major, sql)
+			indexes, err := catalog.Indexes(t.Context(), conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, x := range indexes {
+				got = append(got, fmt.Sprint(x.Name, " ", x.Rows, " ", x.Slow))
+			}
+			if want := []string{"collated 1000 true", "expression 1000 true", "gist 1000 true", "partial 100 false", "plain 1000 false", "w_pkey 1000 false"}; !slices.Equal(got, want) {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+}
