@@ -167,7 +167,7 @@ func (s *survey) tips(l load, all knobs) (tips []tip) {
 	}
 	have, each := s.buildMemory(all)
 	if better := powerOf2(l.biggestIndex, 256*mB, gB); have < 256*mB && l.biggestIndex >= 256*mB {
-		add("maintenance_work_mem", quoted(better), "the biggest index has %s, and is sorted on disk in many small parts; with %s these are fewer, and an index takes perhaps a third less time. %s up to that much memory", size(l.biggestIndex), size(better), each)
+		add("maintenance_work_mem", quoted(better), "the biggest index has %s, and is sorted on disk in many small parts; with %s these are fewer, which saves some per cent of the time that indexes take. %s up to that much memory", size(l.biggestIndex), size(better), each)
 	}
 	if k := all["synchronous_standby_names"]; k.setting != "" {
 		add(k.name, "''", "rows are committed without waiting for a standby, but what pgbaton notes of them is not, so that a standby that lags or is away stops the load. Bring it back before the switchover")

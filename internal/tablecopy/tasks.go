@@ -40,8 +40,15 @@ func indexCost(t *Table, x Index) float64 {
 // checkCost is what looking at a foreign key's rows costs.
 func checkCost(t *Table) float64 { return 0.15 * float64(t.size()) }
 
-// analyzeCost is what statistics cost: of a large table 30,000 rows are looked at.
-func analyzeCost(t *Table) float64 { return 600 * float64(min(max(0, t.Rows), 30_000)) }
+// analyzeCost is what statistics cost: of a large table 30,000 rows are looked at, and
+// of a value no more than a kilobyte.
+func analyzeCost(t *Table) float64 {
+	rows := float64(t.Rows)
+	if rows <= 0 {
+		rows = float64(t.Bytes)/200 + 1 // not known
+	}
+	return min(rows, 30_000) * min(1000, 300+3*float64(t.Bytes)/rows)
+}
 
 // tasks returns all tasks, those that come first before those that wait for them.
 func (l *loader) tasks(splits map[uint32][]string) (all []*task) {
