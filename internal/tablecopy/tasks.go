@@ -47,7 +47,7 @@ func analyzeCost(t *Table) float64 {
 	if rows <= 0 {
 		rows = float64(t.Bytes)/200 + 1 // not known
 	}
-	return min(rows, 30_000) * min(1000, 300+3*float64(t.Bytes)/rows)
+	return min(rows, 30_000) * min(1000, 300+2*float64(t.Bytes)/rows)
 }
 
 // tasks returns all tasks, those that come first before those that wait for them.
