@@ -107,14 +107,14 @@ func (m *meter) read(now time.Time) event.Progress {
 			more := t.cost - float64(t.size) // what small tables take beside their rows
 			pace[copying].add(t, float64(bytes)+more*float64(bytes)/float64(max(1, expected)), float64(expected)+more, seconds)
 		} else {
-			done := t.fraction()
+			done, spent := t.fraction(), seconds
 			if done == 0 {
-				seconds = 0 // nobody knows yet what they were good for
+				spent = 0 // nobody knows yet what it was good for
 			}
-			pace[building].add(t, done*t.cost, t.cost, seconds)
+			pace[building].add(t, done*t.cost, t.cost, spent)
 		}
 		if began != 0 && ended == 0 {
-			p.Running = append(p.Running, t.describe(now.Sub(time.Unix(0, began)).Seconds()))
+			p.Running = append(p.Running, t.describe(seconds))
 		}
 	}
 	slices.SortStableFunc(p.Running, func(a, b event.Task) int { return cmp.Compare(b.Seconds, a.Seconds) })

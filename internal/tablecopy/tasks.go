@@ -7,7 +7,8 @@ import (
 )
 
 // This file makes the tasks of a load from its tables. What each takes is an
-// estimate in bytes of a COPY stream; only the order depends on it.
+// estimate in bytes of a COPY stream; only the order and the time that is said to
+// be left depend on it.
 
 const (
 	// smallTable is the size up to which tables are loaded in batches: what they
