@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,8 +14,6 @@ import (
 	"pgbaton/internal/guardian"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/migrate"
-	"pgbaton/internal/postgres"
-	"pgbaton/internal/traffic"
 )
 
 // guardCommand is what a handover runs beside itself. Nobody else has a use for
@@ -44,9 +41,6 @@ func (a *app) guardianSays(text string) {
 	fmt.Fprintf(a.stderr, "pgbaton guardian[%d]: %s\n", os.Getpid(), text)
 }
 
-// lateOrder is how long an order of the old process may be under way to PgBouncer.
-const lateOrder = 500 * time.Millisecond
-
 // takeOver makes the function that takes over, from what the command was told.
 func (a *app) takeOver(t guardTask) (guardian.TakeOver, error) {
 	c := t.Connections
@@ -68,15 +62,6 @@ func (a *app) takeOver(t guardTask) (guardian.TakeOver, error) {
 	h := migrate.Handover{To: t.Handover.To, MaxPause: t.Handover.MaxPause, NoRollback: t.Handover.NoRollback, Traffic: movers}
 	return func(ctx context.Context, w *handover.Ward, kill func(), why string) error {
 		defer movers.Close()
-		if err := migrate.TakeOver(ctx, m, h, w, kill, why); err != nil {
-			return err
-		}
-		if err := postgres.Pause(ctx, lateOrder); err != nil {
-			return err
-		}
-		if err := traffic.Again(ctx, movers, migrate.Route(m, h)); err != nil {
-			return &handover.TrafficHeld{Err: err}
-		}
-		return nil
+		return migrate.TakeOver(ctx, m, h, w, kill, why)
 	}, nil
 }

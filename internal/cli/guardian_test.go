@@ -37,13 +37,19 @@ func TestGuardianUndoes(t *testing.T) {
 			t.Run(name+" after "+phase, func(t *testing.T) {
 				t.Parallel()
 				m, w := streaming(t, 12, 15)
-				log := t.TempDir() + "/log"
-				p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--max-pause", "3s", "--on-abort", "echo $PGBATON_PHASE >>"+log))
+				log, gate := t.TempDir()+"/log", pgtest.NewFifo(t)
+				p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--max-pause", "3s",
+					"--on-pause", gate.Command("paused"), "--on-abort", "echo $PGBATON_PHASE >>"+log))
+				p.AwaitStderr(t, "paused")
+				// The way back's slot waits for who has written: the pass must not come before the signal.
+				written := pgtest.Hold(t, m.target.ConnString("postgres"), `SELECT txid_current()`)
+				gate.Open(t, 1)
 				p.AwaitStdout(t, fmt.Sprintf(`"phase_ended","phase":"%s"`, phase))
 				p.Signal(t, sig)
 				stopped := time.Now()
 				m.awaitNote(t, "the guardian undid")
 				t.Logf("undone %v after the signal", time.Since(stopped))
+				written.Release()
 				if got := readFile(t, log); got != "abort\n" {
 					t.Errorf("--on-abort was run: %q", got)
 				}

@@ -289,7 +289,7 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 			// Whoever took over has undone it, or has gone forward: not our business.
 			aborted.Lost = append(aborted.Lost, err)
 			if !r.paused.IsZero() {
-				r.letGoLate(context.WithoutCancel(ctx))
+				_ = r.letGoLate(context.WithoutCancel(ctx)) // who took over is responsible; this only helps
 			}
 			r.guardEnds(true)
 			return aborted

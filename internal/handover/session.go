@@ -139,46 +139,73 @@ func pid(conn *pgx.Conn) uint32 {
 	return conn.PgConn().PID()
 }
 
-// letGoLate is for a process that has been stopped, and taken over from, right
-// before its order to hold traffic back went out: nobody would let that go. It
-// gives up the locks, which whoever is in charge needs, and waits until no
-// handover holds traffic back on purpose.
-func (r *run) letGoLate(ctx context.Context) {
+// lateOrder is how long an order of a process that has died may be under way to
+// PgBouncer.
+const lateOrder = 500 * time.Millisecond
+
+// letGoLate lets traffic go that is held back for nobody: by an order to hold it
+// back that went out, or arrived, when somebody else had taken the handover over,
+// and had looked already. It gives up the locks, which whoever is in charge needs,
+// and waits until nobody is at work and no handover holds traffic back on purpose.
+func (r *run) letGoLate(ctx context.Context) error {
 	r.closeBoth(ctx)
 	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
 	for {
-		if held, err := r.heldOnPurpose(ctx); err == nil && !held {
-			_ = traffic.Again(ctx, r.Traffic, r.Route()) // who took over is responsible; this only helps
-			return
-		}
-		if postgres.Pause(ctx, 200*time.Millisecond) != nil {
-			return
+		idle, err := r.letGoWhenIdle(ctx)
+		if idle || postgres.Pause(ctx, 200*time.Millisecond) != nil {
+			return err
 		}
 	}
 }
 
-// heldOnPurpose says whether a handover in this direction holds traffic back at
-// the moment. It looks through sessions of its own.
-func (r *run) heldOnPurpose(ctx context.Context) (bool, error) {
-	holder, err := r.Holder.Connect(ctx)
-	if err != nil {
+// letGoWhenIdle does so, unless somebody is at work. It has the locks meanwhile: a
+// handover that begins now must not find its traffic let go. A side that is out of
+// reach can hold nothing back on purpose: every handover needs the other's lock.
+func (r *run) letGoWhenIdle(ctx context.Context) (idle bool, err error) {
+	r.holder, r.taker = nil, nil
+	defer func() { r.closeBoth(context.WithoutCancel(ctx)) }()
+	if r.holder, err = seize(ctx, r.Holder.Server, 0); errors.Is(err, errBusy) {
 		return false, err
 	}
-	defer holder.Close(context.WithoutCancel(ctx))
-	taker, err := r.Taker.Connect(ctx)
-	if err != nil {
+	if r.taker, err = seize(ctx, r.Taker.Server, 0); errors.Is(err, errBusy) {
 		return false, err
 	}
-	defer taker.Close(context.WithoutCancel(ctx))
-	here, hereErr := journal.Read(ctx, holder)
-	there, thereErr := journal.Read(ctx, taker)
-	paused, pausedErr := ReadPaused(ctx, holder)
-	waits, waitsErr := TrafficWaits(ctx, taker)
-	if err := errors.Join(hereErr, thereErr, pausedErr, waitsErr); err != nil || here == nil || there == nil {
+	if r.holder == nil && r.taker == nil {
 		return false, err
 	}
-	return here.Took && paused != nil || here.HandedOver && !there.Took || there.Took && waits, nil
+	if held, err := heldOnPurpose(ctx, r.holder, r.taker); err != nil || held {
+		return false, err
+	}
+	return true, traffic.Again(ctx, r.Traffic, r.Route())
+}
+
+// heldOnPurpose says whether a handover of either direction holds traffic back, or
+// has died while it did: then it is for the guardian, or the next command.
+func heldOnPurpose(ctx context.Context, sides ...*pgx.Conn) (bool, error) {
+	var handedOver, took int64 // generations
+	for _, conn := range sides {
+		if conn == nil {
+			continue
+		}
+		record, err := journal.Read(ctx, conn)
+		paused, pausedErr := ReadPaused(ctx, conn)
+		waits, waitsErr := TrafficWaits(ctx, conn)
+		if err := errors.Join(err, pausedErr, waitsErr); err != nil {
+			return false, err
+		}
+		switch {
+		case record == nil:
+		case record.HandedOver:
+			handedOver = max(handedOver, record.Generation)
+		case record.Took:
+			took = max(took, record.Generation)
+			if paused != nil || waits {
+				return true, nil
+			}
+		}
+	}
+	return handedOver > took, nil
 }
 
 // seize opens a session on a side and takes the operator's lock over from the

@@ -61,9 +61,10 @@ func (t *TrafficHeld) Unwrap() error { return t.Err }
 // hangs, or is over its budget what that process should have done. In this order:
 // the lock session is ended, the lock acquired (that proves it gone), the old
 // process killed, the attempt raised, the baton read; then what came before the
-// pass is undone, or what comes after it completed; then traffic is looked at once
-// more. When it cannot read the baton it returns an error, having changed nothing
-// that a guess could get wrong: call it again with the same ward.
+// pass is undone, or what comes after it completed; then, for an order of the old
+// process that comes late, traffic is looked at once more. When it cannot read the
+// baton it returns an error, having changed nothing that a guess could get wrong:
+// call it again with the same ward.
 func TakeOver(ctx context.Context, c Config, w *Ward, kill func(), why string) (Result, error) {
 	c.Groups, c.Selection = w.Groups, w.Selection
 	r := newRun(c, nil, nil)
@@ -73,42 +74,54 @@ func TakeOver(ctx context.Context, c Config, w *Ward, kill func(), why string) (
 		w.by = r.by
 	}
 	r.by = w.by
+	err := r.takeOver(ctx, w, kill, why)
+	if superseded := (*Superseded)(nil); err != nil && !errors.As(err, &superseded) {
+		return r.result, err
+	}
+	lateErr := postgres.Pause(ctx, lateOrder)
+	if lateErr == nil {
+		lateErr = r.letGoLate(ctx)
+	}
+	if err == nil && lateErr != nil {
+		err = &TrafficHeld{lateErr}
+	}
+	return r.result, err
+}
+
+func (r *run) takeOver(ctx context.Context, w *Ward, kill func(), why string) error {
 	holderErr, takerErr := r.seizeBoth(ctx, w)
 	defer func() { r.closeBoth(context.WithoutCancel(ctx)) }()
 	if err := errors.Join(holderErr, takerErr); errors.Is(err, errBusy) {
-		return r.result, err
+		return err
 	}
 	kill()
 	passed, err := r.readBaton(ctx, w, holderErr, takerErr)
-	if superseded := (*Superseded)(nil); errors.As(err, &superseded) {
-		r.letGoLate(ctx)
-	}
 	if err != nil {
-		return r.result, err
+		return err
 	}
 	if passed {
 		if r.taker == nil {
-			return r.result, fmt.Errorf("the baton has passed, and the %s cannot be opened: %w", c.Taker.Side, takerErr)
+			return fmt.Errorf("the baton has passed, and the %s cannot be opened: %w", r.Taker.Side, takerErr)
 		}
 		r.result.Resumed = true
 		result, err := r.forward(ctx)
 		if slices.ContainsFunc(result.Phases, func(p PhaseTime) bool { return p.Name == PhaseOpen }) {
 			did := "; the guardian completed the handover"
 			if err != nil {
-				did = "; the guardian opened the " + string(c.Taker.Side) + ", but: " + postgres.Describe(err)
+				did = "; the guardian opened the " + string(r.Taker.Side) + ", but: " + postgres.Describe(err)
 				err = &TrafficHeld{err}
 			}
 			r.note(ctx, r.taker, why+did)
 		}
-		return result, err
+		return err
 	}
 	if err := r.undoDead(ctx); err != nil {
-		return r.result, err
+		return err
 	}
 	r.result.Aborted, r.result.Reason = "guardian", why
 	r.remember(ctx, r.holder)
-	r.note(ctx, r.holder, why+"; the guardian undid the handover: the "+string(c.Holder.Side)+" serves")
-	return r.result, nil
+	r.note(ctx, r.holder, why+"; the guardian undid the handover: the "+string(r.Holder.Side)+" serves")
+	return nil
 }
 
 // seizeBoth takes both locks. The taker may be out of reach: the holder does not

@@ -52,9 +52,6 @@ func TakeOver(ctx context.Context, c Config, h Handover, w *handover.Ward, kill 
 	return err
 }
 
-// Route is where a handover moves traffic.
-func Route(c Config, h Handover) traffic.Route { return c.handover(h).Route() }
-
 // lostHolder refuses to do without a holder that is there. The sessions must be
 // locked.
 func (s *Sessions) lostHolder(h Handover) error {
