@@ -46,6 +46,7 @@ type Table struct {
 	PrimaryKey    bool   // a valid primary key that is checked immediately
 	UniqueIndex   string // a unique index that could serve as replica identity, or ""
 	Bytes         int64  // on disk: heap and TOAST, without indexes
+	HeapBytes     int64  // of these, the heap alone
 	Rows          int64  // the planner's estimate
 	Columns       []Column
 }
@@ -109,7 +110,7 @@ SELECT n.nspname, c.relname, c.oid, c.relispartition, c.relpersistence = 'u',
 				WHERE a.attrelid = c.oid AND NOT a.attnotnull
 					AND a.attnum = ANY ((i.indkey::int2[])[0:%[1]s - 1]))
 		ORDER BY %[1]s, x.relname::text COLLATE "C" LIMIT 1), ''),
-	pg_catalog.pg_table_size(c.oid), greatest(c.reltuples, 0)::bigint
+	pg_catalog.pg_table_size(c.oid), pg_catalog.pg_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND ` + ours + `%[2]s
 ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
@@ -174,7 +175,7 @@ func Tables(ctx context.Context, q Querier, v postgres.Version, sel Selection) (
 	}
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Table, err error) {
 		err = row.Scan(&t.Schema, &t.Name, &t.OID, &t.Partition, &t.Unlogged, &t.Owner, &t.Identity,
-			&t.IdentityIndex, &t.PrimaryKey, &t.UniqueIndex, &t.Bytes, &t.Rows)
+			&t.IdentityIndex, &t.PrimaryKey, &t.UniqueIndex, &t.Bytes, &t.HeapBytes, &t.Rows)
 		return t, err
 	})
 	if err != nil {

@@ -168,8 +168,8 @@ func (p *pace) add(t *task, done, total, seconds float64) {
 	}
 }
 
-// usualPerCost is 50 MB a second.
-const usualPerCost = 1.0 / (50 << 20)
+// usualPerCost is 25 MB a second: of two workers for each processor.
+const usualPerCost = 1.0 / (25 << 20)
 
 // eta is the time that is left: what is left of each class takes a worker as long
 // per cost as what is done has, and as many workers as now are at it. Builds are

@@ -2,6 +2,7 @@ package tablecopy
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
 )
@@ -20,35 +21,54 @@ const (
 	batchBytes  = 8 << 20
 )
 
-// indexCost is what building an index costs in bytes of a COPY stream: it reads the
-// table, sorts rows and writes pages. Keys of serial numbers come in order.
+// onePass is what it costs, for each byte, to read a heap from end to end.
+const onePass = 0.04
+
+// rows is the planner's estimate, or a guess.
+func (t *Table) rows() float64 {
+	if t.Rows > 0 {
+		return float64(t.Rows)
+	}
+	return float64(t.Bytes)/200 + 1
+}
+
+// indexCost is what building an index costs: it reads the heap, sorts rows and
+// writes pages. Keys of serial numbers come in order.
 func indexCost(t *Table, x Index) float64 {
 	rows := float64(x.Rows)
 	if rows == 0 {
 		rows = float64(x.Bytes) / 30 // not known
 	}
+	comparing := 0.9
 	switch {
 	case x.Slow:
-		rows *= 75
+		comparing = 3.5
 	case x.Key == "PRIMARY KEY":
-		rows *= 15
-	default:
-		rows *= 30
+		comparing = 0.25
 	}
-	return rows + 0.5*float64(x.Bytes) + 0.1*float64(t.Bytes)
+	return comparing*rows*math.Log2(rows+1) + 0.25*float64(x.Bytes) + onePass*float64(t.HeapBytes)
 }
 
-// checkCost is what looking at a foreign key's rows costs.
-func checkCost(t *Table) float64 { return 0.15 * float64(t.size()) }
-
-// analyzeCost is what statistics cost: of a large table 30,000 rows are looked at, and
-// of a value no more than a kilobyte.
-func analyzeCost(t *Table) float64 {
-	rows := float64(t.Rows)
-	if rows <= 0 {
-		rows = float64(t.Bytes)/200 + 1 // not known
+// checkCost is what looking at a foreign key's rows costs: each is looked up, unless
+// two indexes are read in order.
+func checkCost(t *Table, ordered bool) float64 {
+	switch {
+	case t == nil: // finished before: not known
+		return smallTable
+	case ordered:
+		return 4 * t.rows()
 	}
-	return min(rows, 30_000) * min(1000, 300+2*float64(t.Bytes)/rows)
+	return 20 * t.rows()
+}
+
+// analyzeCost is what statistics cost: of a large table 30,000 rows are looked at, on
+// as many pages, and of a value no more than a kilobyte.
+func analyzeCost(t *Table) float64 {
+	if t.AnalyzeLater {
+		return 0
+	}
+	const sample, page = 30_000, 8 << 10
+	return min(t.rows(), sample)*min(350, 1.7*float64(t.Bytes)/t.rows()) + onePass*min(float64(t.HeapBytes), sample*page)
 }
 
 // tasks returns all tasks, those that come first before those that wait for them.
@@ -189,10 +209,7 @@ func (l *loader) foreignKeyTasks(add func(*task, ...*task) *task, splits map[uin
 		for _, f := range keys {
 			if f.Valid && !atOnce { // two of one table would wait for each other
 				check := l.validate(f, ordered)
-				check.locks, check.cost = []uint32{oid}, checkCost(t)
-				if ordered {
-					check.cost /= 5
-				}
+				check.locks, check.cost = []uint32{oid}, checkCost(t, ordered)
 				last = add(check, last)
 			}
 		}
