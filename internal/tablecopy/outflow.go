@@ -1,6 +1,7 @@
 package tablecopy
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -56,51 +57,55 @@ func (o *outflow) pass() error {
 	return nil
 }
 
-// walk looks at the headers in b and passes on what is the target's: CopyData,
-// in whole runs of frames, and CopyDone. It returns how much of b is dealt with:
-// all but a header that is not there in full.
+// walk looks at the headers in b and passes on what is the target's: CopyData and
+// CopyDone, moved together where other messages are between them, so that the rows
+// of many small tables go out at once. It returns how much of b is dealt with: all
+// but a header that is not there in full.
 func (o *outflow) walk(b []byte) (used int, err error) {
-	begin, headers, pos := 0, 0, 0 // b[begin:pos] is the target's and not yet passed on
-	for pos < len(b) {
+	begin, end, headers, pos := 0, 0, 0, 0 // b[begin:end] is the target's and not yet passed on
+	take := func(n int) {
+		if begin == end {
+			begin, end = pos, pos
+		}
+		if end < pos {
+			copy(b[end:], b[pos:pos+n])
+		}
+		end, pos = end+n, pos+n
+	}
+	// What has been taken goes out before an error does: the target must not be left
+	// inside a frame that o knows to be complete.
+	for pos < len(b) && err == nil {
 		if o.rest > 0 {
 			n := min(o.rest, len(b)-pos)
 			o.rest -= n
-			pos += n
+			o.bytes += int64(n)
+			take(n)
 			continue
 		}
 		if len(b)-pos < headerSize {
 			break
 		}
 		kind, size := b[pos], int(int32(binary.BigEndian.Uint32(b[pos+1:])))-4
-		if size < 0 {
-			return 0, fmt.Errorf("a message of type %q has the invalid length %d", kind, size+4)
-		}
-		switch kind {
-		case 'd': // CopyData
+		switch {
+		case size < 0:
+			err = fmt.Errorf("a message of type %q has the invalid length %d", kind, size+4)
+		case kind == 'd': // CopyData
 			o.rest = size
 			headers++
-			pos += headerSize
-			continue
-		case 'c': // CopyDone
+			take(headerSize)
+		case kind == 'c': // CopyDone
 			headers++
+			take(headerSize)
+		default:
 			pos += headerSize
-			continue
+			var body []byte
+			if body, err = o.body(b[pos:], size); err == nil {
+				err = o.control(kind, body)
+			}
+			pos = min(pos+size, len(b))
 		}
-		if err := o.forward(b[begin:pos], headers); err != nil {
-			return 0, err
-		}
-		pos += headerSize
-		body, err := o.body(b[pos:], size)
-		if err != nil {
-			return 0, err
-		}
-		if err := o.control(kind, body); err != nil {
-			return 0, err
-		}
-		pos = min(pos+size, len(b))
-		begin, headers = pos, 0
 	}
-	return pos, o.forward(b[begin:pos], headers)
+	return pos, cmp.Or(o.forward(b[begin:end], headers), err)
 }
 
 // forward writes a run of frames, whole or cut, to the target.
@@ -108,8 +113,7 @@ func (o *outflow) forward(b []byte, headers int) error {
 	if len(b) == 0 {
 		return nil
 	}
-	n := len(b) - headers*headerSize
-	if err := o.onBytes(n); err != nil {
+	if err := o.onBytes(len(b) - headers*headerSize); err != nil {
 		o.halted = true
 		return err
 	}
@@ -117,7 +121,6 @@ func (o *outflow) forward(b []byte, headers int) error {
 		o.toBroken = true
 		return err
 	}
-	o.bytes += int64(n)
 	return nil
 }
 
