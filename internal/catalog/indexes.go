@@ -66,6 +66,11 @@ SELECT n.nspname, x.relname, x.oid, i.indrelid, pg_catalog.pg_relation_size(x.oi
 			FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
 			WHERE d.deptype = 'x' AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = x.oid
 				AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass ORDER BY e.extname)
+` + indexesFrom + `
+ORDER BY n.nspname::text COLLATE "C", x.relname::text COLLATE "C"`
+
+// indexesFrom is where Indexes and BuiltIndexes look.
+const indexesFrom = `
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
 JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
@@ -73,8 +78,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_am am ON am.oid = x.relam
 LEFT JOIN pg_catalog.pg_tablespace s ON s.oid = x.reltablespace
 LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = x.oid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x')
-WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND i.indisvalid AND i.indisready AND ` + ours + `
-ORDER BY n.nspname::text COLLATE "C", x.relname::text COLLATE "C"`
+WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND i.indisvalid AND i.indisready AND ` + ours
 
 // Indexes lists the valid indexes of all tables and leaf partitions.
 func Indexes(ctx context.Context, q Querier) ([]Index, error) {
@@ -87,6 +91,23 @@ func Indexes(ctx context.Context, q Querier) ([]Index, error) {
 			&x.Constraint, &x.ConstraintOID, &x.Key, &x.Deferral, &x.ConstraintDefinition, &x.Settings)
 		return x, err
 	})
+}
+
+// BuiltIndexes returns the names of those that Indexes lists, each with the name of
+// its constraint, "" for none. Of tens of thousands that is much less to ask for.
+func BuiltIndexes(ctx context.Context, q Querier) (map[postgres.Ident]string, error) {
+	rows, err := q.Query(ctx, "SELECT n.nspname, x.relname, coalesce(k.conname, '')"+indexesFrom)
+	if err != nil {
+		return nil, err
+	}
+	built := map[postgres.Ident]string{}
+	var x postgres.Ident
+	var constraint string
+	_, err = pgx.ForEachRow(rows, []any{&x.Schema, &x.Name, &constraint}, func() error {
+		built[x] = constraint
+		return nil
+	})
+	return built, err
 }
 
 // ForeignKey is a foreign key between two tables that hold rows. Those that

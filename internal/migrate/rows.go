@@ -109,7 +109,7 @@ type thereState struct {
 }
 
 func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
-	t = thereState{indexes: map[postgres.Ident]string{}, foreignKeys: map[string]bool{}, later: map[postgres.Ident]bool{}}
+	t = thereState{foreignKeys: map[string]bool{}, later: map[postgres.Ident]bool{}}
 	// What waits for others is the same on both sides, and known before it is restored.
 	later, err := catalog.AnalyzeLater(ctx, st.SourceConn)
 	if err != nil {
@@ -128,12 +128,8 @@ func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
 	if err != nil {
 		return t, postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
-	indexes, err := catalog.Indexes(ctx, conn)
-	if err != nil {
+	if t.indexes, err = catalog.BuiltIndexes(ctx, conn); err != nil {
 		return t, postgres.Wrap(postgres.Target, "listing indexes", err)
-	}
-	for _, x := range indexes {
-		t.indexes[x.Ident] = x.Constraint
 	}
 	keys, err := catalog.ForeignKeys(ctx, conn)
 	if err != nil {
@@ -234,13 +230,9 @@ func (st *start) dropInTheWay(ctx context.Context, job tablecopy.Job) error {
 // compareIndexes makes sure that no index is missing: a name that was taken by
 // something else would go unnoticed.
 func (st *start) compareIndexes(ctx context.Context) error {
-	onTarget, err := catalog.Indexes(ctx, st.TargetConn)
+	have, err := catalog.BuiltIndexes(ctx, st.TargetConn)
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "listing indexes", err)
-	}
-	have := map[postgres.Ident]string{}
-	for _, x := range onTarget {
-		have[x.Ident] = x.Constraint
 	}
 	moved := map[uint32]bool{}
 	for _, t := range st.world.tables {
