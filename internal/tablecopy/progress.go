@@ -93,7 +93,7 @@ func (m *meter) read(now time.Time) event.Progress {
 	p.IndexesTotal += m.totalIndexes
 	p.IndexesBuilt += int(m.indexes.Load())
 	p.Running = nil
-	var pace [classes]pace
+	copies, builds := pace{}, map[string]pace{}
 	for _, t := range m.tasks {
 		began, ended := t.began.Load(), t.ended.Load()
 		seconds := 0.0
@@ -105,13 +105,15 @@ func (m *meter) read(now time.Time) event.Progress {
 			p.BytesCopied += bytes
 			p.BytesTotal += expected
 			more := t.cost - float64(t.size) // what small tables take beside their rows
-			pace[copying].add(t, float64(bytes)+more*float64(bytes)/float64(max(1, expected)), float64(expected)+more, seconds)
+			copies.add(t, float64(bytes)+more*float64(bytes)/float64(max(1, expected)), float64(expected)+more, seconds)
 		} else {
 			done, spent := t.fraction(), seconds
 			if done == 0 {
 				spent = 0 // nobody knows yet what it was good for
 			}
-			pace[building].add(t, done*t.cost, t.cost, spent)
+			b := builds[t.what]
+			b.add(t, done*t.cost, t.cost, spent)
+			builds[t.what] = b
 		}
 		if began != 0 && ended == 0 {
 			p.Running = append(p.Running, t.describe(seconds))
@@ -119,7 +121,7 @@ func (m *meter) read(now time.Time) event.Progress {
 	}
 	slices.SortStableFunc(p.Running, func(a, b event.Task) int { return cmp.Compare(b.Seconds, a.Seconds) })
 	p.BytesPerSec = m.rate(now, p.BytesCopied-m.before.BytesCopied)
-	p.ETASeconds = eta(pace)
+	p.ETASeconds = eta(copies, builds)
 	return p
 }
 
@@ -151,7 +153,7 @@ func (t *task) fraction() float64 {
 	return 0
 }
 
-// pace is how fast tasks of one class get on, in seconds of a worker.
+// pace is how fast tasks of one kind get on, in seconds of a worker.
 type pace struct {
 	done, left, seconds float64 // cost done and left, time spent
 	busy                int
@@ -171,31 +173,38 @@ func (p *pace) add(t *task, done, total, seconds float64) {
 // usualPerCost is 25 MB a second: of two workers for each processor.
 const usualPerCost = 1.0 / (25 << 20)
 
-// eta is the time that is left: what is left of each class takes a worker as long
-// per cost as what is done has, and as many workers as now are at it. Builds are
-// expected to take what copies take, or what is usual where those are slower: they may
-// be limited, or wait for a network.
-func eta(pace [classes]pace) float64 {
-	var perCost [classes]float64
-	if pace[copying].done > 0 {
-		perCost[copying] = pace[copying].seconds / pace[copying].done
+// perCost is what a cost has taken so far. What is expected counts as much as a tenth of
+// all: the first are few, and may be slow because of a checkpoint.
+func (p pace) perCost(expected float64) float64 {
+	weight := (p.done + p.left) / 10
+	if weight == 0 {
+		return expected
 	}
-	// What is expected of builds counts as much as a tenth of them: the first are few, and
-	// may be slow because of a checkpoint.
+	return (p.seconds + expected*weight) / (p.done + weight)
+}
+
+// eta is the time that is left: what is left of each kind takes a worker as long per
+// cost as what is done has, and as many workers as now are at it. Builds are expected to
+// take what copies take, or what is usual where those are slower: they may be limited, or
+// wait for a network. One kind of build is expected to take what all of them take.
+func eta(copies pace, builds map[string]pace) float64 {
 	usual := usualPerCost
-	if perCost[copying] > 0 {
-		usual = min(perCost[copying], usual)
+	left, longest, busy := 0.0, 0.0, copies.busy
+	if copies.done > 0 {
+		each := copies.seconds / copies.done
+		left, longest = copies.left*each, copies.longest*each
+		usual = min(each, usual)
 	}
-	b := pace[building]
-	if weight := (b.done + b.left) / 10; weight > 0 {
-		perCost[building] = (b.seconds + usual*weight) / (b.done + weight)
+	var all pace
+	for _, b := range builds {
+		all.done, all.left, all.seconds = all.done+b.done, all.left+b.left, all.seconds+b.seconds
 	}
-	left, longest, busy := 0.0, 0.0, 0
-	for c := range pace {
-		each := perCost[c]
-		left += pace[c].left * each
-		longest = max(longest, pace[c].longest*each)
-		busy += pace[c].busy
+	expected := all.perCost(usual)
+	for _, b := range builds {
+		each := b.perCost(expected)
+		left += b.left * each
+		longest = max(longest, b.longest*each)
+		busy += b.busy
 	}
 	return max(longest, left/float64(max(1, busy)))
 }

@@ -91,4 +91,18 @@ func TestETA(t *testing.T) {
 	}
 }
 
+// TestPaceOfKinds: what is left is said by the pace of its own kind of work.
+func TestPaceOfKinds(t *testing.T) {
+	t.Parallel()
+	const mb = 1 << 20
+	copies := pace{done: 100 * mb, seconds: 4}
+	fast, slow := pace{done: 100 * mb, seconds: 4}, pace{done: 50 * mb, left: 50 * mb, seconds: 6, busy: 2}
+	if got := eta(copies, map[string]pace{"index": fast, "statistics": slow}); got < 2.5 || got > 3 {
+		t.Errorf("of two workers' 3 s, %.2f were said to be left", got)
+	}
+	if got := eta(copies, map[string]pace{"index": {left: 100 * mb, busy: 4}}); got < 0.9 || got > 1.1 {
+		t.Errorf("of what nothing is known yet, %.2f s were said to be left", got)
+	}
+}
+
 func near(got, want float64) bool { return math.Abs(got-want) < want*0.01 }
