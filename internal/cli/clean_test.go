@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -315,7 +316,9 @@ func TestTargetDiesInCopy(t *testing.T) {
 	m := newMove(t, 12, 17)
 	m.loadApp()
 	pgtest.Exec(t, m.sourceURI(), `CREATE TABLE app.big AS SELECT i, repeat(i::text, 20) t FROM generate_series(1, 1000000) i`)
-	p := pgtest.Spawn(t, m.options("start", "--json"))
+	options := m.options("start", "--json")
+	options.Timeout = 4 * time.Minute // it waits two for the server
+	p := pgtest.Spawn(t, options)
 	p.AwaitStdout(t, `"step_began","step":"rows, indexes, keys"`)
 	if err := m.target.Kill(); err != nil {
 		t.Fatal(err)
