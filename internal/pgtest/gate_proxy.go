@@ -28,7 +28,7 @@ type Verdict int
 const (
 	Forward    Verdict = iota
 	DropIt             // the server never gets it, and the connection breaks
-	DropAnswer         // the server gets it, and the connection breaks before the client has the answer
+	DropAnswer         // the server answers it, and the connection breaks before the client has the answer
 )
 
 // NewProxy starts a proxy in front of the server of a connection string, which must be a URI.
@@ -128,14 +128,16 @@ func (p *Proxy) connection(client net.Conn) {
 	}
 	defer p.drop(server)
 	p.keep(server)
-	deaf := make(chan struct{}) // closed: the client hears nothing any more
+	deaf := make(chan struct{})     // closed: the client hears nothing any more
+	answered := make(chan struct{}) // closed: nothing more is heard of the server
 	var both sync.WaitGroup
 	both.Go(func() {
 		defer server.Close()
-		p.fromClient(server, client, deaf)
+		p.fromClient(server, client, deaf, answered)
 	})
 	both.Go(func() {
 		defer client.Close()
+		defer close(answered)
 		p.fromServer(client, server, deaf)
 	})
 	both.Wait()
@@ -160,7 +162,7 @@ func (p *Proxy) judge(seen []byte) Verdict {
 	return p.rule(seen)
 }
 
-func (p *Proxy) fromClient(server, client net.Conn, deaf chan struct{}) {
+func (p *Proxy) fromClient(server, client net.Conn, deaf, answered chan struct{}) {
 	piece := make([]byte, 64<<10)
 	var seen []byte
 	for {
@@ -175,6 +177,7 @@ func (p *Proxy) fromClient(server, client net.Conn, deaf chan struct{}) {
 		case DropAnswer:
 			close(deaf)
 			_, _ = server.Write(piece[:n])
+			<-answered // else the server might be asked to end the session before it has begun
 			return
 		}
 		if _, err := server.Write(piece[:n]); err != nil {
