@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 
-SERVERS := 10 12 13 15 17 18
+SERVERS := 10 12 13 15 17 18 19
 
 # Where the servers live: .postgres, unless the user that runs them could not enter it.
 POSTGRES_DIR := $(shell scripts/postgres-dir)

@@ -20,7 +20,7 @@ import (
 
 // Options describe a server to be made.
 type Options struct {
-	// Major is the major version, 10 to 18.
+	// Major is the major version, 10 to 19.
 	Major int
 	// BinDir holds postgres and initdb. Empty: FindBinDir("", Major).
 	BinDir string

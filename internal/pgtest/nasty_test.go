@@ -8,7 +8,7 @@ import (
 // TestNasty loads the nasty database on every major, writes to it, and finds each equal to itself: the
 // comparison can read all of it.
 func TestNasty(t *testing.T) {
-	for _, major := range []int{12, 13, 15, 17, 18} {
+	for _, major := range []int{12, 13, 15, 17, 18, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			c := Start(t, major)
