@@ -168,7 +168,7 @@ SELECT pg_catalog.format('pid %s, user %s, database %s, open for %s s', a.pid, a
 FROM pg_catalog.pg_stat_activity a,
 	LATERAL (SELECT extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8 AS age) t
 WHERE a.xact_start IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid() AND t.age > 1
-	AND coalesce(a.backend_type, '') IN ('client backend', 'autovacuum worker', 'logical replication worker')
+	AND (coalesce(a.backend_type, '') IN ('client backend', 'autovacuum worker') OR a.backend_type LIKE 'logical replication%worker')
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
 		WHERE w.pid = a.pid AND s.subname ~ $1)
 ORDER BY a.xact_start`

@@ -54,7 +54,11 @@ func (r *run) prepareBack(ctx context.Context) error {
 		return postgres.WrapHint(r.Taker.Side, "creating the publication of the way back", err,
 			"the role must own every table; or go without a way back: --no-rollback")
 	}
-	if err := replication.CreateSubscription(ctx, r.holder, r.Holder.Version(), g.Name(), r.Taker.Reach, false); err != nil {
+	terms, err := replication.TermsFor(ctx, r.holder, r.Taker.Version(), r.Holder.Version(), r.Migration, 1, false)
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "looking for workers that can apply", err)
+	}
+	if err := replication.CreateSubscription(ctx, r.holder, g.Name(), r.Taker.Reach, terms); err != nil {
 		return postgres.WrapHint(r.Holder.Side, "creating the subscription of the way back", err,
 			fmt.Sprintf("the %s's server must reach the %s's, and the role may create subscriptions: see pgbaton check; or go without a way back: --no-rollback", r.Holder.Side, r.Taker.Side))
 	}
@@ -100,7 +104,7 @@ func (r *run) wayBack(ctx context.Context) error {
 		}
 	}
 	if !r.NoRollback {
-		if err := replication.CreateSlotHere(ctx, r.taker, r.Back.Name()); err != nil {
+		if err := replication.CreateSlotHere(ctx, r.taker, r.Taker.Version(), r.Back.Name()); err != nil {
 			return postgres.WrapHint(r.Taker.Side, "creating the slot of the way back", err,
 				"it waits for every open transaction that has written, in any database of the cluster")
 		}

@@ -243,7 +243,7 @@ const slotAttempts = 5
 func (st *start) planSlots(context.Context) ([]Action, error) {
 	var actions []Action
 	for i := range st.divided {
-		actions = append(actions, on(postgres.Source, replication.CreateSlotCommand(st.forward(i+1).Name(), true))...)
+		actions = append(actions, on(postgres.Source, replication.CreateSlotCommand(st.forward(i+1).Name(), true, st.Source.Version()))...)
 	}
 	return actions, nil
 }

@@ -40,6 +40,10 @@ func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*gr
 		st.Observe(event.Warning{Text: "the tables that an interrupted run has copied cannot be kept: " + lacks + "; they are copied again"})
 		return nil, nil
 	}
+	terms, err := st.terms(ctx, groups)
+	if err != nil {
+		return nil, err
+	}
 	var closed []*group
 	count := 0
 	for _, n := range numbers {
@@ -51,7 +55,7 @@ func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*gr
 			}
 			continue
 		}
-		if err := st.closeGroup(ctx, g, members); err != nil {
+		if err := st.closeGroup(ctx, g, members, terms); err != nil {
 			return nil, err
 		}
 		count += len(members)
@@ -66,7 +70,7 @@ func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*gr
 // closeGroup makes a group one of finished tables: its publication lists them and
 // no others, then its subscription is made, which applies what its publication
 // lists. The slot still decodes the others; nobody applies them.
-func (st *start) closeGroup(ctx context.Context, g *group, members []catalog.Table) error {
+func (st *start) closeGroup(ctx context.Context, g *group, members []catalog.Table, terms replication.Terms) error {
 	g.closed = true
 	for _, t := range members {
 		g.members = append(g.members, t.Ident)
@@ -91,7 +95,7 @@ func (st *start) closeGroup(ctx context.Context, g *group, members []catalog.Tab
 		sub = nil
 	}
 	if sub == nil {
-		return st.subscribe(ctx, g.Group)
+		return st.subscribe(ctx, g.Group, terms)
 	}
 	return nil
 }

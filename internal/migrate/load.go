@@ -51,7 +51,7 @@ func (st *start) isLoaded(ctx context.Context) (bool, error) {
 }
 
 func (st *start) planSlot(context.Context) ([]Action, error) {
-	return on(postgres.Source, replication.CreateSlotCommand(st.Group().Name(), st.Method != Native)), nil
+	return on(postgres.Source, replication.CreateSlotCommand(st.Group().Name(), st.Method != Native, st.Source.Version())), nil
 }
 
 func (st *start) runSlot(ctx context.Context) error {

@@ -107,14 +107,14 @@ func (r *reader) readGroup(ctx context.Context, group replication.Group, sub *re
 				g.TablesReady++
 			}
 		}
-		pids, err := replication.WorkerPIDs(ctx, r.subscriber(), sub.Name)
+		runs, err := replication.Applies(ctx, r.subscriber(), sub.Name)
 		if err != nil {
-			return postgres.Wrap(to, "reading the subscription's workers", err)
+			return postgres.Wrap(to, "looking for the apply worker", err)
 		}
 		switch {
 		case !sub.Enabled:
 			g.Subscription = "disabled"
-		case len(pids) > 0:
+		case runs:
 			g.Subscription = "running"
 		default:
 			g.Subscription = "not running"

@@ -80,10 +80,24 @@ func (st *start) runAnalyze(ctx context.Context) error {
 		journal.Put(ctx, st.TargetConn, kindCopy, keyFinished, time.Now().UTC().Format(time.RFC3339)))
 }
 
-func (st *start) planSubscription(context.Context) ([]Action, error) {
+// terms are those of so many forward streams.
+func (st *start) terms(ctx context.Context, streams int) (replication.Terms, error) {
+	conn := st.TargetConn
+	if conn == nil { // a plan, whose target database does not exist yet
+		conn = st.maintenance
+	}
+	t, err := replication.TermsFor(ctx, conn, st.Source.Version(), st.Target.Version(), st.Name, streams, st.Method == Native)
+	return t, postgres.Wrap(postgres.Target, "looking for workers that can apply", err)
+}
+
+func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
+	terms, err := st.terms(ctx, len(st.divided))
+	if err != nil {
+		return nil, err
+	}
 	var actions []Action
 	for i := range st.divided {
-		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.Redacted(), st.Method == Native, st.Target.Version()))...)
+		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.Redacted(), terms))...)
 	}
 	return actions, nil
 }
@@ -120,10 +134,14 @@ func (st *start) runSubscription(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	terms, err := st.terms(ctx, len(groups))
+	if err != nil {
+		return err
+	}
 	for _, g := range groups {
 		sub, err := replication.ReadSubscription(ctx, st.TargetConn, g.Name())
 		if err == nil && sub == nil {
-			err = st.subscribe(ctx, g)
+			err = st.subscribe(ctx, g, terms)
 		}
 		if err != nil {
 			return postgres.Wrap(postgres.Target, "creating subscription "+g.Name(), err)
@@ -134,8 +152,8 @@ func (st *start) runSubscription(ctx context.Context) error {
 
 // subscribe creates a group's subscription connected and disabled, and checks that
 // it holds exactly the planned tables before anything enables it (rule 12).
-func (st *start) subscribe(ctx context.Context, g replication.Group) error {
-	err := replication.CreateSubscription(ctx, st.TargetConn, st.Target.Version(), g.Name(), st.SourceFromTarget, st.Method == Native)
+func (st *start) subscribe(ctx context.Context, g replication.Group, terms replication.Terms) error {
+	err := replication.CreateSubscription(ctx, st.TargetConn, g.Name(), st.SourceFromTarget, terms)
 	if err != nil {
 		hint := "the target's server must reach the source: see --source-from-target"
 		if postgres.Code(err) == postgres.InsufficientPrivilege {

@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"pgbaton/internal/catalog"
@@ -260,9 +261,13 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}
+	terms, err := replication.TermsFor(ctx, s.SourceConn, c.Target.Version(), c.Source.Version(), c.Name, 1, false)
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "looking for workers that can apply", err)
+	}
 	prepare := append(
 		on(postgres.Target, replication.MarkerTableSQL(back.MarkerTable()), replication.PublicationSQL(back.Name(), replication.Publishable(tables, back), c.streamsTruncate())),
-		on(postgres.Source, replication.MarkerTableSQL(back.MarkerTable()), replication.SubscriptionSQL(back.Name(), c.TargetFromSource.Redacted(), false, c.Source.Version()))...)
+		on(postgres.Source, replication.MarkerTableSQL(back.MarkerTable()), replication.SubscriptionSQL(back.Name(), c.TargetFromSource.Redacted(), terms))...)
 	settle := on(postgres.Source, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(back.Name())+" ENABLE")
 	var drain, wayBack []Action
 	for _, g := range c.streams(postgres.Source) {
@@ -273,7 +278,7 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 		settle = append(settle, on(postgres.Target, "DROP SUBSCRIPTION "+name)...)
 		settle = append(settle, on(postgres.Source, fmt.Sprintf("SELECT pg_drop_replication_slot(<%s>)", g.Name()))...)
 	}
-	wayBack = append(wayBack, on(postgres.Target, fmt.Sprintf("SELECT pg_create_logical_replication_slot(<%s>, 'pgoutput')", back.Name()))...)
+	wayBack = append(wayBack, on(postgres.Target, strings.Replace(replication.CreateSlotHereSQL(c.Target.Version()), "$1", "<"+back.Name()+">", 1))...)
 	settle = append(settle, on(postgres.Target, refreshes...)...)
 	return []PlannedStep{
 		{Step: handover.PhasePrepare, Actions: prepare},

@@ -50,15 +50,15 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 	if slot == nil || slot.Lost {
 		return &Trouble{Text: fmt.Sprintf("replication slot %s is lost or gone from the %s", name, from), Remedy: lostRemedy(b)}, nil
 	}
-	pids, err := replication.WorkerPIDs(ctx, subscriber, name)
+	runs, err := replication.Applies(ctx, subscriber, name)
 	if err != nil {
-		return nil, postgres.Wrap(to, "reading the subscription's workers", err)
+		return nil, postgres.Wrap(to, "looking for the apply worker", err)
 	}
 	failures, err := replication.ApplyErrors(ctx, subscriber, c.Server(to).Version(), sub.OID)
 	if err != nil {
 		return nil, postgres.Wrap(to, "reading the subscription's statistics", err)
 	}
-	if len(pids) > 0 && failures <= 0 && !long {
+	if runs && failures <= 0 && !long {
 		return nil, nil
 	}
 	applied, known, err := replication.AppliedUpTo(ctx, subscriber, sub.OID)
@@ -92,10 +92,10 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 				"pgbaton reset and start with --method stream, or mend the rows",
 		}, nil
 	}
-	if len(pids) > 0 && failures <= 0 {
+	if runs && failures <= 0 {
 		return nil, nil
 	}
-	if len(pids) > 0 {
+	if runs {
 		return &Trouble{
 			Text:   fmt.Sprintf("the %s's apply worker runs, but nothing arrives, and it has failed%s", to, count),
 			Remedy: fmt.Sprintf("the %s's log has the reason if it goes on failing: a full disk, a lock, a connection that breaks", to),

@@ -3,7 +3,6 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,14 +47,20 @@ func (s *Slot) Alive(ctx context.Context, server *postgres.Server) (bool, error)
 	return err == nil, err
 }
 
-// CreateSlotCommand is the walsender command. This spelling is understood by
-// all of 10 to 18 (https://www.postgresql.org/docs/current/protocol-replication.html).
-func CreateSlotCommand(name string, export bool) string {
-	snapshot := "NOEXPORT_SNAPSHOT"
-	if export {
-		snapshot = "EXPORT_SNAPSHOT"
+// CreateSlotCommand is the walsender command
+// (https://www.postgresql.org/docs/current/protocol-replication.html). The spelling
+// without options is understood by all of 10 to 18.
+func CreateSlotCommand(name string, export bool, publisher postgres.Version) string {
+	command := "CREATE_REPLICATION_SLOT " + postgres.QuoteIdent(name) + " LOGICAL pgoutput "
+	switch failover := FailoverSlot(publisher); {
+	case failover && export:
+		return command + "(SNAPSHOT 'export', FAILOVER)"
+	case failover:
+		return command + "(SNAPSHOT 'nothing', FAILOVER)"
+	case export:
+		return command + "EXPORT_SNAPSHOT"
 	}
-	return fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", postgres.QuoteIdent(name), snapshot)
+	return command + "NOEXPORT_SNAPSHOT"
 }
 
 // CreateSlot makes a slot over the replication protocol, for the snapshot that
@@ -74,7 +79,7 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 	}
 	done := make(chan answer, 1)
 	go func() {
-		results, err := conn.Exec(ctx, CreateSlotCommand(name, export)).ReadAll()
+		results, err := conn.Exec(ctx, CreateSlotCommand(name, export, server.Version())).ReadAll()
 		done <- answer{results, err}
 	}()
 	began := time.Now()
@@ -102,11 +107,19 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 	}
 }
 
+// CreateSlotHereSQL makes the slot $1 by SQL, at the server's position now.
+func CreateSlotHereSQL(publisher postgres.Version) string {
+	if FailoverSlot(publisher) {
+		return `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', failover => true)`
+	}
+	return `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`
+}
+
 // CreateSlotHere makes a slot by SQL, at the server's position now. Like
 // CreateSlot it waits for the cluster's open writing transactions. One that is cut
 // short leaves none.
-func CreateSlotHere(ctx context.Context, db postgres.DB, name string) error {
-	_, err := db.Exec(ctx, `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`, name)
+func CreateSlotHere(ctx context.Context, db postgres.DB, v postgres.Version, name string) error {
+	_, err := db.Exec(ctx, CreateSlotHereSQL(v), name)
 	return err
 }
 
@@ -174,6 +187,8 @@ type SlotState struct {
 	BehindBytes   int64        `json:"behind_bytes"`   // WAL written and not yet confirmed by the consumer
 	Lost          bool         `json:"lost"`           // the server has removed WAL that the slot needs
 	XminAge       int64        `json:"xmin_age"`       // transactions that vacuum may not clean behind, because of this slot
+	Failover      bool         `json:"failover"`       // the server's standbys can carry it on; 17 and newer
+	Synced        bool         `json:"synced"`         // a standby carried it on, which has been promoted since
 }
 
 // ReadSlot returns the slot's state, nil when there is no such slot.
@@ -182,15 +197,19 @@ func ReadSlot(ctx context.Context, db postgres.DB, v postgres.Version, name stri
 	if v.Major() >= 13 {
 		lost = "coalesce(wal_status = 'lost', false)"
 	}
+	failover := "false, false"
+	if v.Major() >= 17 {
+		failover = "failover, synced"
+	}
 	var s SlotState
 	var restart, confirmed string
 	err := db.QueryRow(ctx, `
 		SELECT slot_name, active, coalesce(active_pid, 0), coalesce(restart_lsn::text, '0/0'), coalesce(confirmed_flush_lsn::text, '0/0'),
 			coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint,
 			greatest(coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn), 0), 0)::bigint,
-			`+lost+`, coalesce(pg_catalog.age(catalog_xmin), 0)::bigint
+			`+lost+`, coalesce(pg_catalog.age(catalog_xmin), 0)::bigint, `+failover+`
 		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, name).
-		Scan(&s.Name, &s.Active, &s.ActivePID, &restart, &confirmed, &s.RetainedBytes, &s.BehindBytes, &s.Lost, &s.XminAge)
+		Scan(&s.Name, &s.Active, &s.ActivePID, &restart, &confirmed, &s.RetainedBytes, &s.BehindBytes, &s.Lost, &s.XminAge, &s.Failover, &s.Synced)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

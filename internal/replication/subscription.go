@@ -13,25 +13,11 @@ import (
 	"pgbaton/internal/postgres"
 )
 
-// SubscriptionSQL is the statement that makes a subscription, connected and
-// disabled, on a slot that pgbaton makes itself (rule 12). copyData is true
-// only for method native. Since 16 apply switches to each table's owner, whom
-// row security may keep from writing; as before 16, ours applies as its own.
-func SubscriptionSQL(name, conninfo string, copyData bool, subscriber postgres.Version) string {
-	sql := fmt.Sprintf("CREATE SUBSCRIPTION %[1]s CONNECTION %[2]s PUBLICATION %[1]s "+
-		"WITH (copy_data = %[3]t, create_slot = false, enabled = false, slot_name = %[4]s",
-		postgres.QuoteIdent(name), postgres.QuoteLiteral(conninfo), copyData, postgres.QuoteLiteral(name))
-	if subscriber.Major() >= 16 {
-		sql += ", run_as_owner = true"
-	}
-	return sql + ")"
-}
-
 // CreateSubscription makes the subscription; conninfo is how the subscriber
 // reaches the publisher and may hold a password.
-func CreateSubscription(ctx context.Context, conn *pgx.Conn, v postgres.Version, name string, conninfo postgres.Conninfo, copyData bool) error {
+func CreateSubscription(ctx context.Context, conn *pgx.Conn, name string, conninfo postgres.Conninfo, t Terms) error {
 	return discreetly(ctx, conn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), copyData, v))
+		_, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), t))
 		return err
 	})
 }
@@ -67,7 +53,7 @@ func Probe(ctx context.Context, conn *pgx.Conn, conninfo postgres.Conninfo) erro
 	err := discreetly(ctx, conn, func(tx pgx.Tx) error {
 		const name = "pgbaton_probe"
 		conninfo = conninfo.With("connect_timeout", "10") // a network may drop packets silently
-		if _, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), false, 0)); err != nil {
+		if _, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), Terms{})); err != nil {
 			return err
 		}
 		return errProbe
@@ -124,7 +110,7 @@ func ReadSubscription(ctx context.Context, db postgres.DB, name string) (*Subscr
 // SetEnabled enables or disables a subscription. Disabling waits until its
 // workers are gone. Before 16 a worker looks only once a second whether it is
 // still wanted: it is ended, which is safe at any point, since what it applies is
-// a transaction with its origin's position.
+// a transaction with its origin's position. Its parallel workers end with it.
 func SetEnabled(ctx context.Context, db postgres.DB, name string, enabled bool) error {
 	action := "DISABLE"
 	if enabled {
@@ -136,7 +122,7 @@ func SetEnabled(ctx context.Context, db postgres.DB, name string, enabled bool) 
 	_, err := db.Exec(ctx, `
 		SELECT pg_catalog.pg_terminate_backend(w.pid)
 		FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
-		WHERE s.subname = $1 AND w.pid IS NOT NULL
+		WHERE s.subname = $1 AND w.pid IS NOT NULL AND `+notParallel+`
 			AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`, name)
 	if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege { // then it goes by itself, later
 		return err
@@ -144,7 +130,12 @@ func SetEnabled(ctx context.Context, db postgres.DB, name string, enabled bool) 
 	return WaitNoWorker(ctx, db, name)
 }
 
-// WaitNoWorker waits until the subscription has no apply or sync worker.
+// notParallel leaves out the parallel apply workers of pg_stat_subscription w, which
+// have a leader there (16 and newer; the column is not there before).
+const notParallel = `pg_catalog.to_jsonb(w) ->> 'leader_pid' IS NULL`
+
+// WaitNoWorker waits until the subscription has no worker: neither one that applies,
+// a parallel one included, nor one that copies a table.
 func WaitNoWorker(ctx context.Context, db postgres.DB, name string) error {
 	for {
 		pids, err := WorkerPIDs(ctx, db, name)
@@ -168,6 +159,16 @@ func WorkerPIDs(ctx context.Context, db postgres.DB, name string) ([]int32, erro
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[int32])
+}
+
+// Applies says whether the subscription's apply worker runs: the one that all
+// others depend on.
+func Applies(ctx context.Context, db postgres.DB, name string) (runs bool, err error) {
+	err = db.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
+			WHERE s.subname = $1 AND w.pid IS NOT NULL AND w.relid IS NULL AND `+notParallel+`
+				AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))`, name).Scan(&runs)
+	return runs, err
 }
 
 // DropSubscription removes a subscription without touching its publisher, which
