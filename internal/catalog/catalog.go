@@ -53,6 +53,7 @@ func Sequences(ctx context.Context, q Querier, sel Selection) ([]Sequence, error
 // MatView is a materialized view.
 type MatView struct {
 	postgres.Ident
+	Owner        string
 	Populated    bool // false: WITH NO DATA
 	Concurrently bool // a usable unique index allows REFRESH ... CONCURRENTLY
 }
@@ -78,7 +79,7 @@ func MatViews(ctx context.Context, q Querier, sel Selection) ([]MatView, error) 
 			SELECT reads.view, depth.level + 1 FROM depth JOIN reads ON reads.rel = depth.oid
 			WHERE depth.level < 100
 		)
-		SELECT n.nspname, c.relname, c.relispopulated,
+		SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner), c.relispopulated,
 			EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique
 				AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -88,7 +89,7 @@ func MatViews(ctx context.Context, q Querier, sel Selection) ([]MatView, error) 
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (v MatView, err error) {
-		err = row.Scan(&v.Schema, &v.Name, &v.Populated, &v.Concurrently)
+		err = row.Scan(&v.Schema, &v.Name, &v.Owner, &v.Populated, &v.Concurrently)
 		return v, err
 	})
 }

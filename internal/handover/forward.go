@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"pgbaton/internal/catalog"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
@@ -132,12 +131,6 @@ func (r *run) settle(ctx context.Context) error {
 	try(r.Taker.Side, "validating the foreign keys between groups", replication.ValidateWithheld(ctx, r.taker))
 	_, err := schema.RestoreTriggers(ctx, r.taker)
 	try(r.Taker.Side, "restoring triggers", err)
-	// Those that were populated on the holder were refreshed after the copy, so
-	// they are populated here.
-	views, err := catalog.MatViews(ctx, r.taker, r.Selection)
-	try(r.Taker.Side, "listing materialized views", err)
-	for _, err := range schema.Refresh(ctx, r.taker, views) {
-		try(r.Taker.Side, "refreshing", err)
-	}
+	try(r.Taker.Side, "refreshing materialized views", r.populate(ctx))
 	return errors.Join(errs...)
 }

@@ -87,6 +87,9 @@ func (r *run) prepareByForce(ctx context.Context) error {
 	if err := r.addWithheld(ctx); err != nil {
 		return err
 	}
+	if err := r.noteViewsByForce(ctx); err != nil {
+		return err
+	}
 	raised, unknown, err := replication.RaiseSequences(ctx, r.taker, r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "raising the sequences", err)

@@ -70,7 +70,7 @@ func (r *run) ready(ctx context.Context) error {
 		return refused
 	}
 	r.Observe(forecast)
-	return nil
+	return r.readyViews(ctx)
 }
 
 // lost says what to do about a stream that is lost.
@@ -374,6 +374,9 @@ func (r *run) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if err := r.prepareBack(ctx); err != nil {
+		return err
+	}
+	if err := r.noteViews(ctx); err != nil {
 		return err
 	}
 	if err := r.warmUp(ctx); err != nil {

@@ -211,7 +211,7 @@ func (st *start) planSection(ctx context.Context, archive, section string) ([]Ac
 func (st *start) restoreSection(ctx context.Context, section string) error {
 	o, err := st.restoreOptions(ctx)
 	if err == nil && section == schema.Everything {
-		o.List, err = st.withoutLost(ctx)
+		o.List, err = st.restoreList(ctx)
 	}
 	if err != nil {
 		return err
@@ -219,21 +219,19 @@ func (st *start) restoreSection(ctx context.Context, section string) error {
 	return schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, section, o), nil)
 }
 
-// withoutLost writes a list of the archive's entries without the foreign keys that
-// refer to tables which are not moved; "" when there are none.
-func (st *start) withoutLost(ctx context.Context) (file string, err error) {
+// restoreList writes a list of the archive's entries without the foreign keys that
+// refer to tables which are not moved, and without the refreshes of materialized
+// views: these have a step of their own.
+func (st *start) restoreList(ctx context.Context) (file string, err error) {
 	lost, err := catalog.LostForeignKeys(ctx, st.SourceConn, st.Source.Version(), st.exclusion)
 	if err != nil {
 		return "", postgres.Wrap(postgres.Source, "listing foreign keys", err)
-	}
-	if len(lost) == 0 {
-		return "", nil
 	}
 	entries, err := schema.Entries(ctx, st.tools, st.archive, schema.Everything)
 	if err != nil {
 		return "", err
 	}
-	entries = schema.Without(entries, leftOut(lost))
+	entries = schema.WithoutRefreshes(schema.Without(entries, leftOut(lost)))
 	return st.listFile(), schema.WriteList(st.listFile(), entries)
 }
 
@@ -366,7 +364,7 @@ func (st *start) runRestore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if o.List, err = st.withoutLost(ctx); err != nil {
+	if o.List, err = st.restoreList(ctx); err != nil {
 		return err
 	}
 	// Only a parallel restore reports its items.

@@ -55,8 +55,9 @@ type start struct {
 
 	divided [][]catalog.Table // a plan: the groups that a first run would make
 
-	archive string
-	result  StartResult
+	archive   string
+	refreshed bool // the materialized views, in this run
+	result    StartResult
 }
 
 // Journal kinds and keys.
@@ -100,6 +101,11 @@ func Start(ctx context.Context, c Config, s *Sessions) (StartResult, error) {
 		}
 		c.Observe(event.Warning{Text: "interrupted: " + postgres.Describe(err), Remedy: "it goes on by itself when both servers are there; what is complete is kept"})
 		if err := st.reconnect(ctx); err != nil {
+			return st.result, err
+		}
+	}
+	if !st.refreshed { // an earlier run may have left some
+		if err := refresh(ctx, c, s); err != nil {
 			return st.result, err
 		}
 	}

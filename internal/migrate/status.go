@@ -286,6 +286,9 @@ func (r *reader) readNotes(ctx context.Context) error {
 			r.note(fmt.Sprintf("the %s came back after the %s had been given the baton by force: it was fenced at %s, and what it had not sent is only there",
 				side, side.Other(), stale.Format(time.RFC3339)), "there is no way back; look there for what is missing, then pgbaton finish")
 		}
+		if err := r.noteViews(ctx, side); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
@@ -25,7 +27,7 @@ func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
 	actions := on(postgres.Target, sql...)
 	for _, v := range views {
 		if v.Populated {
-			actions = append(actions, on(postgres.Target, schema.RefreshSQL(v, false))...)
+			actions = append(actions, on(postgres.Target, plannedRefresh(v, false))...)
 		}
 	}
 	return actions, postgres.Wrap(postgres.Source, "listing tables", err)
@@ -72,10 +74,14 @@ func (st *start) runAnalyze(ctx context.Context) error {
 			return postgres.Wrap(postgres.Target, "gathering statistics", err)
 		}
 	}
-	for _, err := range schema.Refresh(ctx, st.TargetConn, views) {
-		st.Observe(event.Warning{Side: string(postgres.Target), Text: "refreshing: " + postgres.Describe(err),
-			Remedy: "it is tried again after the switchover; REFRESH MATERIALIZED VIEW by hand shows more"})
+	err = pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error { return schema.Enlist(ctx, tx, views) })
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "noting the materialized views", err)
 	}
+	if err := refresh(ctx, st.Config, st.Sessions); err != nil {
+		return err
+	}
+	st.refreshed = true
 	return postgres.Wrap(postgres.Target, "writing the journal",
 		journal.Put(ctx, st.TargetConn, kindCopy, keyFinished, time.Now().UTC().Format(time.RFC3339)))
 }

@@ -13,7 +13,6 @@ import (
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
-	"pgbaton/internal/schema"
 	"pgbaton/internal/traffic"
 )
 
@@ -188,7 +187,10 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (publisher
 			return publisher, err
 		}
 	}
-	return publisher, postgres.Wrap(publisher, "writing the journal", handover.ForgetStream(ctx, s.conn(publisher)))
+	if err := handover.ForgetStream(ctx, s.conn(publisher)); err != nil || !run {
+		return publisher, postgres.Wrap(publisher, "writing the journal", err)
+	}
+	return publisher, refresh(ctx, c, s)
 }
 
 // setRunning disables or enables one group's subscription.
@@ -245,7 +247,7 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 	}
 	for _, v := range views {
 		if v.Populated {
-			refreshes = append(refreshes, schema.RefreshSQL(v, v.Concurrently))
+			refreshes = append(refreshes, plannedRefresh(v, v.Concurrently))
 		}
 	}
 	granted, err := fence.NeedGrant(ctx, s.SourceConn, c.holderKeeps(postgres.Source))

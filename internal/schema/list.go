@@ -75,6 +75,15 @@ func Without(entries []Entry, constraints []Constraint) []Entry {
 	})
 }
 
+// refreshLine matches "3890; 0 16520 MATERIALIZED VIEW DATA app sales owner".
+var refreshLine = regexp.MustCompile(`^\d+; \d+ \d+ MATERIALIZED VIEW DATA `)
+
+// WithoutRefreshes takes the refreshes of materialized views out of a list of an
+// archive with rows.
+func WithoutRefreshes(entries []Entry) []Entry {
+	return slices.DeleteFunc(entries, func(e Entry) bool { return refreshLine.MatchString(e.Line) })
+}
+
 // commentsOn says whether the entry is the comment on a constraint: it names no
 // object, but has its names, in quotes where they need some.
 func (e Entry) commentsOn(c Constraint) bool {

@@ -1,0 +1,110 @@
+package handover
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/schema"
+)
+
+// This file has the materialized views, whose rows are not replicated: behind the
+// pass those that the holder had populated are refreshed on the taker. What cannot
+// be refreshed is said by status until it can; the handover is complete without.
+
+// keyViews is on the taker: what the holder has of materialized views; value:
+// heldViews.
+const keyViews = "views"
+
+// heldViews are the holder's materialized views.
+type heldViews struct {
+	Generation int64             `json:"generation"` // that the holder took
+	Views      []catalog.MatView `json:"views"`
+}
+
+// readyViews says which views could not be refreshed on the taker so far.
+func (r *run) readyViews(ctx context.Context) error {
+	failed, err := schema.Failed(ctx, r.taker)
+	for _, d := range failed {
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: d.Text(), Remedy: d.Remedy(r.Taker.Version(), "the "+r.Command)})
+	}
+	return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+}
+
+// noteViews remembers on the taker which views the holder has populated: behind the
+// pass it may be out of reach.
+func (r *run) noteViews(ctx context.Context) error {
+	views, err := catalog.MatViews(ctx, r.holder, r.Selection)
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "listing materialized views", err)
+	}
+	return postgres.Wrap(r.Taker.Side, "writing the journal",
+		journal.Put(ctx, r.taker, journalKind, keyViews, heldViews{r.generation, views}))
+}
+
+// noteViewsByForce does so for a holder that is lost: what it had populated is known
+// from an earlier try of this handover, or else from what the taker has populated
+// and what is due there.
+func (r *run) noteViewsByForce(ctx context.Context) error {
+	var noted heldViews
+	ok, err := journal.Get(ctx, r.taker, journalKind, keyViews, &noted)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+	}
+	if ok && noted.Generation == r.generation {
+		return nil
+	}
+	views, err := catalog.MatViews(ctx, r.taker, r.Selection)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "listing materialized views", err)
+	}
+	failed, err := schema.Failed(ctx, r.taker)
+	for i := range views {
+		for _, d := range failed {
+			views[i].Populated = views[i].Populated || d.View == views[i].Ident && !d.Empty
+		}
+	}
+	if err == nil {
+		err = journal.Put(ctx, r.taker, journalKind, keyViews, heldViews{r.generation, views})
+	}
+	return postgres.Wrap(r.Taker.Side, "writing the journal", err)
+}
+
+// populate refreshes the taker's views. What the holder has populated is asked once,
+// and from then on stands in the taker's journal until it is done.
+func (r *run) populate(ctx context.Context) error {
+	var noted heldViews
+	ok, err := journal.Get(ctx, r.taker, journalKind, keyViews, &noted)
+	if err != nil {
+		return err
+	}
+	if ok && noted.Generation == r.generation {
+		if r.holder != nil && !r.holder.IsClosed() {
+			if views, err := catalog.MatViews(ctx, r.holder, r.Selection); err == nil {
+				noted.Views = views // behind the fence: nobody has refreshed any since
+			}
+		}
+		err := pgx.BeginFunc(ctx, r.taker, func(tx pgx.Tx) error {
+			if err := schema.Enlist(ctx, tx, noted.Views); err != nil {
+				return err
+			}
+			return journal.Delete(ctx, tx, journalKind, keyViews)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	failed, err := schema.Refresh(ctx, r.Taker.Server, r.taker)
+	for _, d := range failed {
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: d.Text(), Remedy: d.Remedy(r.Taker.Version(), "pgbaton "+r.Command+", run again,")})
+	}
+	if r.holder != nil && !r.holder.IsClosed() && err == nil {
+		// What was due there is for the next handover to say.
+		err = schema.Unlist(ctx, r.holder)
+	}
+	return err
+}

@@ -1,0 +1,46 @@
+package postgres
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// shaping are those of our session settings that decide what a query finds and
+// how a value looks as text.
+var shaping = []string{"search_path", "row_security", "DateStyle", "IntervalStyle", "TimeZone", "extra_float_digits",
+	"bytea_output", "standard_conforming_strings", "default_transaction_isolation"}
+
+// ConnectPlain opens a session on the side's database for a query of the user's:
+// names are found and values are printed by the settings of the database and of
+// our role, not by ours. What else keeps a session of ours alive, and harmless,
+// holds in it too.
+func (s *Server) ConnectPlain(ctx context.Context) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig("")
+	if err != nil {
+		return nil, err
+	}
+	config.Config = *s.configFor(s.Database(), s.Version())
+	for _, name := range shaping {
+		delete(config.RuntimeParams, name)
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, s.connectError(s.Database(), err)
+	}
+	return conn, nil
+}
+
+// KeptSettings names the settings that a plain session has from us, and those that
+// would make it another role's: whoever gives it a role's settings leaves them alone.
+func (s *Server) KeptSettings() []string {
+	names := []string{"role", "session_authorization"}
+	for name := range maps.Keys(sessionSettings(s.Version())) {
+		if !slices.Contains(shaping, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
