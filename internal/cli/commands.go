@@ -34,6 +34,9 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 	ctx := cmd.Context()
 	sessions := migrate.Open(ctx, m)
 	defer sessions.Close()
+	if err := sessions.Direct(); err != nil {
+		return err
+	}
 	if err := migrate.FenceStale(ctx, m, sessions); err != nil {
 		return err
 	}

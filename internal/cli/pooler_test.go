@@ -343,3 +343,35 @@ func TestPoolerDies(t *testing.T) {
 	p.goesOn()
 	p.accounted()
 }
+
+// TestPoolerAsServer: the address of a pooler, given for that of a server, is a
+// blocker that says what it is; every command refuses it, and the server's own
+// address, as the remedy says, is taken.
+func TestPoolerAsServer(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Start(t, 17)
+	pgtest.Exec(t, c.ConnString("postgres"), `CREATE DATABASE app`)
+	for _, ignores := range []string{"extra_float_digits", everything} {
+		p := pgtest.StartPooler(t, "", cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{"app": {Port: c.Port()}},
+			Settings: map[string]string{"ignore_startup_parameters": ignores}})
+		m := &move{t: t, source: c, target: c, db: "app", env: []string{"PGBATON_SOURCE=" + p.ConnString("app", "postgres"), "PGBATON_TARGET=" + c.ConnString("moved")}}
+		r := m.run(3, "check", "--json")
+		if !strings.Contains(r.Stdout, `"code":"pooler","severity":"blocker","side":"source"`) || !strings.Contains(r.Stdout, "the server's own host and port") {
+			t.Errorf("check: %s", r)
+		}
+		for _, command := range []string{"start", "status", "rehearse"} {
+			if r := m.run(3, command); !strings.Contains(r.Stderr, "this is a connection pooler, not the server") {
+				t.Errorf("%s: %s", command, r)
+			}
+		}
+		m.env[0] = "PGBATON_SOURCE=" + c.ConnString("app")
+		if r := pgtest.Run(t, m.options("check", "--json")); strings.Contains(r.Stdout, `"code":"pooler"`) {
+			t.Errorf("check of the server itself: %s", r)
+		}
+	}
+}
+
+// everything are the start-up parameters that a PgBouncer can be told to ignore.
+const everything = "search_path, default_transaction_read_only, default_transaction_isolation, statement_timeout, lock_timeout, " +
+	"idle_in_transaction_session_timeout, client_min_messages, extra_float_digits, bytea_output, row_security, " +
+	"tcp_keepalives_idle, tcp_keepalives_interval, tcp_keepalives_count, options, session_replication_role, event_triggers"

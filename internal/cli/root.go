@@ -152,6 +152,7 @@ func exitCode(err error) int {
 		aborted   *handover.Aborted
 		afterPass *handover.AfterPass
 		unknown   *handover.Unknown
+		pooler    *postgres.PoolerError
 	)
 	switch {
 	case errors.As(err, &usage):
@@ -165,7 +166,7 @@ func exitCode(err error) int {
 			return exitFailed // the holder may not serve
 		}
 		return exitAborted
-	case errors.As(err, &refused):
+	case errors.As(err, &refused), errors.As(err, &pooler):
 		return exitNotNow
 	case strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage // cobra has no type for it

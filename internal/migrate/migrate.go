@@ -4,6 +4,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -175,6 +176,18 @@ func (s *Sessions) Close() {
 			conn.Close(ctx)
 		}
 	}
+}
+
+// Direct returns an error when a side's address is that of a connection pooler: that
+// is no side that is out of reach, which some commands can do without.
+func (s *Sessions) Direct() error {
+	for _, err := range []error{s.SourceErr, s.TargetErr} {
+		var pooler *postgres.PoolerError
+		if errors.As(err, &pooler) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Need returns an error unless both sides are connected.

@@ -14,6 +14,7 @@ import (
 const (
 	InvalidPassword       = "28P01"
 	InvalidAuthorization  = "28000"
+	ProtocolViolation     = "08P01"
 	UndefinedDatabase     = "3D000"
 	UndefinedTable        = "42P01"
 	UndefinedObject       = "42704"

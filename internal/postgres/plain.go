@@ -18,19 +18,11 @@ var shaping = []string{"search_path", "row_security", "DateStyle", "IntervalStyl
 // our role, not by ours. What else keeps a session of ours alive, and harmless,
 // holds in it too.
 func (s *Server) ConnectPlain(ctx context.Context) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig("")
-	if err != nil {
-		return nil, err
-	}
-	config.Config = *s.configFor(s.Database(), s.Version())
+	settings := sessionSettings(s.Version())
 	for _, name := range shaping {
-		delete(config.RuntimeParams, name)
+		delete(settings, name)
 	}
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, s.connectError(s.Database(), err)
-	}
-	return conn, nil
+	return s.connectPgx(ctx, s.Database(), settings)
 }
 
 // KeptSettings names the settings that a plain session has from us, and those that

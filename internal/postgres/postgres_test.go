@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 )
@@ -57,6 +58,28 @@ func TestConninfo(t *testing.T) {
 	for _, bad := range []string{"nonsense", "host='open", "postgres://h/d?x", "postgres://%zz@h/d", "a b=c"} {
 		if c, err := ParseConninfo(bad); err == nil {
 			t.Errorf("%s: accepted as %s", bad, c)
+		}
+	}
+}
+
+// TestNames: a name stands for its server as long as it leads to one host.
+func TestNames(t *testing.T) {
+	reached := &net.TCPAddr{IP: net.ParseIP("10.0.0.2"), Port: 5432}
+	for _, c := range []struct {
+		host    string
+		answers []string
+		want    string
+	}{
+		{"db", []string{"10.0.0.2"}, "db"},
+		{"db", []string{"10.0.0.2", "fd00::2"}, "db"},
+		{"db", []string{"10.0.0.1", "10.0.0.2"}, "10.0.0.2"},
+		{"db", []string{"fd00::1", "fd00::2", "10.0.0.2"}, "10.0.0.2"},
+		{"10.0.0.2", []string{"10.0.0.2"}, "10.0.0.2"},
+		{"/run/postgresql", nil, "/run/postgresql"},
+	} {
+		m := (&member{host: c.host}).found(c.answers, reached)
+		if m.name() != c.want || m.host != c.host {
+			t.Errorf("%s with addresses %v: %s (host %s), want %s", c.host, c.answers, m.name(), m.host, c.want)
 		}
 	}
 }

@@ -1,34 +1,31 @@
 package postgres
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
-
-// connectTimeout bounds a connection attempt whose string does not.
-const connectTimeout = 10 * time.Second
 
 // Server is one side's database: where it is and how to reach it. It holds no
 // connection. Safe for concurrent use.
+//
+// A connection string may lead to several servers: by a list of hosts, or by a
+// name with several addresses. The first session decides which of them it is, and
+// every later one goes there too.
 type Server struct {
-	Side     Side
-	conninfo Conninfo
-	config   *pgconn.Config // parsed once: host, user and password as libpq resolves them
+	Side    Side
+	given   Conninfo  // as libpq resolves it; host, hostaddr and port may be lists
+	members []*member // at least one
 
-	mu      sync.Mutex
-	version Version // 0 until the first connection
+	first sync.Mutex // held while the first session is opened
+
+	mu       sync.Mutex // of what the first session finds out
+	at       *member    // nil until then
+	version  Version    // 0 until then
+	identity string     // the system identifier; "" while it is not known, or the role may not ask for it
 }
 
 // NewServer parses a connection string. The error never repeats the string.
@@ -37,68 +34,75 @@ func NewServer(side Side, connString string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What libpq knows and pgconn does not would reach the server as a setting.
-	forPgx := c.Without("hostaddr", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
-		"tcp_user_timeout", "gssencmode", "gsslib", "gssdelegation", "sslcompression", "sslcrl", "sslcrldir",
-		"ssl_min_protocol_version", "ssl_max_protocol_version", "requirepeer", "load_balance_hosts",
-		"fallback_application_name", "replication", "client_encoding")
-	if c["hostaddr"] != "" {
-		forPgx["host"] = c["hostaddr"]
-	}
-	config, err := pgconn.ParseConfig(forPgx.String())
+	members, err := c.members()
 	if err != nil {
-		var pe *pgconn.ParseConfigError
-		if errors.As(err, &pe) && pe.Unwrap() != nil {
-			err = pe.Unwrap()
-		}
 		return nil, fmt.Errorf("invalid connection string: %w", err)
 	}
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = connectTimeout
-	}
-	// A network that drops us silently is noticed within a minute, on our side too.
-	dialer := &net.Dialer{Timeout: config.ConnectTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}}
-	config.DialFunc = dialer.DialContext
-	s := &Server{Side: side, conninfo: c, config: config}
 	// Make explicit what was resolved, so that pg_dump and the other server
 	// use the very same.
-	s.conninfo["user"] = config.User
-	if s.conninfo["dbname"] == "" {
-		s.conninfo["dbname"] = config.User
+	c["user"] = members[0].config.User
+	if c["dbname"] == "" {
+		c["dbname"] = c["user"]
 	}
-	config.Database = s.conninfo["dbname"]
-	if s.conninfo["host"] == "" {
-		s.conninfo["host"] = config.Host
-	}
-	if s.conninfo["port"] == "" {
-		s.conninfo["port"] = strconv.Itoa(int(config.Port))
-	}
-	if config.Password != "" {
-		s.conninfo["password"] = config.Password
+	s := &Server{Side: side, given: c, members: members}
+	if len(members) == 1 {
+		s.given = members[0].in(c)
 	}
 	return s, nil
 }
 
 // Database, User, Host and Port are as resolved from string, service file,
 // environment and defaults.
-func (s *Server) Database() string { return s.conninfo["dbname"] }
+func (s *Server) Database() string { return s.given["dbname"] }
 
 // User is the role that pgbaton connects as.
-func (s *Server) User() string { return s.config.User }
+func (s *Server) User() string { return s.given["user"] }
 
-// Host is the (first) host, or the directory of the socket.
-func (s *Server) Host() string { return s.config.Host }
+// Host is the host of the sessions that we have, or the directory of their socket:
+// its name, or its address where the name has several. Before the first session it
+// is the first that the connection string names.
+func (s *Server) Host() string { return s.place().name() }
 
-// Port is the (first) port.
-func (s *Server) Port() int { return int(s.config.Port) }
+// Port is the port of the sessions that we have.
+func (s *Server) Port() int { return int(s.place().config.Port) }
 
-// Conninfo is the resolved connection string, password included.
-func (s *Server) Conninfo() Conninfo { return maps.Clone(s.conninfo) }
+// Conninfo is the resolved connection string, password included. Once there was a
+// session it leads to the very server of that session.
+func (s *Server) Conninfo() Conninfo {
+	if m := s.reached(); m != nil {
+		return m.in(s.given)
+	}
+	return maps.Clone(s.given)
+}
 
 // Address names the database to people: never a secret.
-func (s *Server) Address() string {
-	return fmt.Sprintf("%s/%s", net.JoinHostPort(s.Host(), strconv.Itoa(s.Port())), s.Database())
+func (s *Server) Address() string { return s.where() + "/" + s.Database() }
+
+// where names the server to people: all that it may be, until it is known.
+func (s *Server) where() string {
+	if m := s.reached(); m != nil {
+		return m.String()
+	}
+	all := make([]string, len(s.members))
+	for i, m := range s.members {
+		all[i] = m.String()
+	}
+	return strings.Join(all, ",")
+}
+
+// reached is the member that the first session has reached, nil before.
+func (s *Server) reached() *member {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at
+}
+
+// place is where the server is, as far as that is known.
+func (s *Server) place() *member {
+	if m := s.reached(); m != nil {
+		return m
+	}
+	return s.members[0]
 }
 
 // Version is that of the server, known once a connection has been made.
@@ -143,124 +147,6 @@ func sessionSettings(v Version) map[string]string {
 	return m
 }
 
-// Connect opens a session on the side's database.
-func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
-	return s.ConnectDatabase(ctx, s.Database())
-}
-
-// ConnectDatabase opens a session on another database of the same server.
-func (s *Server) ConnectDatabase(ctx context.Context, database string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig("")
-	if err != nil {
-		return nil, err
-	}
-	known := s.Version()
-	config.Config = *s.configFor(database, known)
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, s.connectError(database, err)
-	}
-	if known == 0 {
-		if err := s.learnVersion(ctx, conn.PgConn()); err != nil {
-			conn.Close(ctx)
-			return nil, s.connectError(database, err)
-		}
-	}
-	return conn, nil
-}
-
-// ConnectRaw opens a session for COPY and other work on the protocol itself,
-// with extra session settings.
-func (s *Server) ConnectRaw(ctx context.Context, settings map[string]string) (*pgconn.PgConn, error) {
-	config := s.configFor(s.Database(), s.Version())
-	maps.Copy(config.RuntimeParams, settings)
-	conn, err := pgconn.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, s.connectError(s.Database(), err)
-	}
-	return conn, nil
-}
-
-// ConnectReplication opens a walsender on the database
-// (https://www.postgresql.org/docs/current/protocol-replication.html).
-func (s *Server) ConnectReplication(ctx context.Context) (*pgconn.PgConn, error) {
-	return s.ConnectRaw(ctx, map[string]string{"replication": "database"})
-}
-
-func (s *Server) configFor(database string, v Version) *pgconn.Config {
-	config := s.config.Copy()
-	config.Database = database
-	if config.RuntimeParams == nil {
-		config.RuntimeParams = map[string]string{}
-	}
-	maps.Copy(config.RuntimeParams, sessionSettings(v))
-	return config
-}
-
-// learnVersion remembers the server's version, and gives this first session the
-// settings that only newer servers know.
-func (s *Server) learnVersion(ctx context.Context, conn *pgconn.PgConn) error {
-	v := parseServerVersion(conn.ParameterStatus("server_version"))
-	for _, name := range []string{"idle_session_timeout", "transaction_timeout"} {
-		if _, ok := sessionSettings(v)[name]; ok {
-			if err := conn.Exec(ctx, "SET "+name+" = 0").Close(); err != nil {
-				return err
-			}
-		}
-	}
-	s.mu.Lock()
-	s.version = v
-	s.mu.Unlock()
-	return nil
-}
-
-func (s *Server) connectError(database string, err error) error {
-	where := net.JoinHostPort(s.Host(), strconv.Itoa(s.Port()))
-	hint := fmt.Sprintf("check that the server runs and that %s is reachable from this machine", where)
-	var dns *net.DNSError
-	switch Code(err) {
-	case InvalidPassword, InvalidAuthorization:
-		hint = fmt.Sprintf("check user %q, its password (also PGPASSWORD and the password file) and pg_hba.conf on %s", s.User(), where)
-	case UndefinedDatabase:
-		hint = fmt.Sprintf("check the database name in --%s", s.Side)
-	case InsufficientPrivilege:
-		hint = fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", QuoteIdent(database), QuoteIdent(s.User()))
-	case TooManyConnections:
-		hint = "raise max_connections or use fewer --jobs"
-	default:
-		if errors.As(err, &dns) {
-			hint = fmt.Sprintf("check the host name in --%s", s.Side)
-		}
-	}
-	return &Error{Side: s.Side, Doing: fmt.Sprintf("connecting to %s/%s as %s", where, database, s.User()), Err: &attempts{err}, Hint: hint}
-}
-
-// attempts prints a connection error on one line: pgconn tells every attempt, on
-// lines of their own, and who and where once more.
-type attempts struct{ err error }
-
-// Error implements error. An attempt with TLS that the server does not offer is
-// no news when one without was made.
-func (a *attempts) Error() string {
-	lines := strings.Split(a.err.Error(), "\n")
-	for i, l := range lines {
-		lines[i] = strings.TrimSpace(l)
-	}
-	if len(lines) > 1 {
-		lines = lines[1:] // the heading
-	} else if _, told, ok := strings.Cut(lines[0], "`: "); ok {
-		lines[0] = told
-	}
-	tried := slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return strings.Contains(l, "server refused TLS connection") })
-	if len(tried) == 0 {
-		tried = lines
-	}
-	return strings.Join(slices.Compact(tried), "; ")
-}
-
-// Unwrap implements errors.Unwrap.
-func (a *attempts) Unwrap() error { return a.err }
-
 // ClientEnv is the environment in which a client program reaches this server,
 // under an application name: the password and session settings never stand on a command line,
 // where the process list would show them.
@@ -273,10 +159,11 @@ func (s *Server) ClientEnv(application string, extra ...string) []string {
 		}
 	}
 	env = append(env, "LC_ALL=C", "PGAPPNAME="+application)
-	if p := s.conninfo["password"]; p != "" {
+	c := s.Conninfo()
+	if p := c["password"]; p != "" {
 		env = append(env, "PGPASSWORD="+p)
 	}
-	options := s.conninfo["options"]
+	options := c["options"]
 	settings := sessionSettings(s.Version())
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		switch name {
@@ -293,5 +180,5 @@ func (s *Server) ClientEnv(application string, extra ...string) []string {
 
 // ClientConninfo is what pg_dump gets as --dbname: everything but secrets.
 func (s *Server) ClientConninfo() string {
-	return s.conninfo.Without(append([]string{"options", "fallback_application_name"}, secretKeys...)...).String()
+	return s.Conninfo().Without(append([]string{"options", "fallback_application_name"}, secretKeys...)...).String()
 }

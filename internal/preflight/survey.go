@@ -201,7 +201,12 @@ func (e *end) connect(ctx context.Context) error {
 		if errors.As(err, &pe) { // the side is said already
 			text = fmt.Sprintf("%s: %s", pe.Doing, postgres.Describe(pe.Err))
 		}
-		e.add(Finding{Code: "connect", Severity: Blocker, Side: e.Side, Text: e.redact(text), Remedy: postgres.Hint(err)})
+		code := "connect"
+		var pooler *postgres.PoolerError
+		if errors.As(err, &pooler) {
+			code = "pooler"
+		}
+		e.add(Finding{Code: code, Severity: Blocker, Side: e.Side, Text: e.redact(text), Remedy: postgres.Hint(err)})
 		return nil
 	}
 	e.conn = conn

@@ -1,0 +1,178 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Connect opens a session on the side's database.
+func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
+	return s.ConnectDatabase(ctx, s.Database())
+}
+
+// ConnectDatabase opens a session on another database of the same server.
+func (s *Server) ConnectDatabase(ctx context.Context, database string) (*pgx.Conn, error) {
+	return s.connectPgx(ctx, database, sessionSettings(s.Version()))
+}
+
+// connectPgx opens a session with these settings.
+func (s *Server) connectPgx(ctx context.Context, database string, settings map[string]string) (conn *pgx.Conn, err error) {
+	whole, err := pgx.ParseConfig("")
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.connect(ctx, database, settings, func(config *pgconn.Config) (*pgconn.PgConn, error) {
+		whole.Config = *config
+		if conn, err = pgx.ConnectConfig(ctx, whole); err != nil {
+			return nil, err
+		}
+		return conn.PgConn(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// ConnectRaw opens a session for COPY and other work on the protocol itself,
+// with extra session settings.
+func (s *Server) ConnectRaw(ctx context.Context, extra map[string]string) (*pgconn.PgConn, error) {
+	settings := sessionSettings(s.Version())
+	maps.Copy(settings, extra)
+	return s.connect(ctx, s.Database(), settings, func(config *pgconn.Config) (*pgconn.PgConn, error) {
+		return pgconn.ConnectConfig(ctx, config)
+	})
+}
+
+// ConnectReplication opens a walsender on the database
+// (https://www.postgresql.org/docs/current/protocol-replication.html).
+func (s *Server) ConnectReplication(ctx context.Context) (*pgconn.PgConn, error) {
+	return s.ConnectRaw(ctx, map[string]string{"replication": "database"})
+}
+
+// opener opens a session: pgx or pgconn does.
+type opener func(*pgconn.Config) (*pgconn.PgConn, error)
+
+// connect opens a session where the first one was opened; the first itself where
+// it is admitted first, in the order of the connection string.
+func (s *Server) connect(ctx context.Context, database string, settings map[string]string, open opener) (*pgconn.PgConn, error) {
+	tried := []*member{s.reached()}
+	if tried[0] == nil {
+		s.first.Lock()
+		defer s.first.Unlock()
+		if tried[0] = s.reached(); tried[0] == nil {
+			tried = s.members
+		}
+	}
+	var errs []error
+	for _, m := range tried {
+		conn, err := s.connectTo(ctx, m, database, settings, open)
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil || slices.Contains(finalCodes, Code(err)) {
+			break
+		}
+	}
+	return nil, s.connectError(database, errs)
+}
+
+// finalCodes are refusals by which libpq does not go on to the next host either.
+var finalCodes = []string{InvalidPassword, InvalidAuthorization, UndefinedDatabase, InsufficientPrivilege}
+
+// connectTo opens a session on one member, and makes sure that it is what we need.
+func (s *Server) connectTo(ctx context.Context, m *member, database string, settings map[string]string, open opener) (*pgconn.PgConn, error) {
+	config, answers := m.session(database)
+	maps.Copy(config.RuntimeParams, settings)
+	conn, err := open(config)
+	if err != nil {
+		return nil, err
+	}
+	if settings["replication"] == "" { // a walsender goes where the others went
+		err = s.admit(ctx, conn, settings)
+	}
+	if err != nil {
+		_ = conn.Close(ctx) // what was wrong before counts
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at == nil {
+		s.at = m.found(*answers, conn.Conn().RemoteAddr())
+	}
+	return conn, nil
+}
+
+func (s *Server) connectError(database string, errs []error) error {
+	where := s.where()
+	err := errs[len(errs)-1] // the first refusal that counts ended the list
+	hint := fmt.Sprintf("check that the server runs and that %s is reachable from this machine", where)
+	if len(s.members) > 1 && s.reached() != nil {
+		hint = fmt.Sprintf("%s was the one of several hosts that answered when this command began, and a command does not change its server; when it is settled which one counts, run the same command again", where)
+	}
+	var dns *net.DNSError
+	var pooler *PoolerError
+	switch Code(err) {
+	case InvalidPassword, InvalidAuthorization:
+		hint = fmt.Sprintf("check user %q, its password (also PGPASSWORD and the password file) and pg_hba.conf on %s", s.User(), where)
+	case UndefinedDatabase:
+		hint = fmt.Sprintf("check the database name in --%s", s.Side)
+	case InsufficientPrivilege:
+		hint = fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", QuoteIdent(database), QuoteIdent(s.User()))
+	case TooManyConnections:
+		hint = "raise max_connections or use fewer --jobs"
+	case ProtocolViolation: // no PostgreSQL server answers a well-formed start-up packet so
+		var refusal *pgconn.PgError
+		errors.As(err, &refusal)
+		errs = []error{&PoolerError{Evidence: "it answers: " + refusal.Message}}
+	default:
+		if errors.As(err, &dns) {
+			hint = fmt.Sprintf("check the host name in --%s", s.Side)
+		}
+	}
+	if errors.Is(err, errOtherServer) {
+		hint = fmt.Sprintf("give --%s an address that leads to one server", s.Side)
+	}
+	if errors.As(errors.Join(errs...), &pooler) {
+		hint = fmt.Sprintf("give --%s the server's own host and port: pgbaton needs sessions that keep their settings, locks and snapshots", s.Side)
+	}
+	return &Error{Side: s.Side, Doing: fmt.Sprintf("connecting to %s/%s as %s", where, database, s.User()), Err: &attempts{errors.Join(errs...)}, Hint: hint}
+}
+
+// attempts prints a connection error on one line: pgconn tells every attempt, on
+// lines of their own, and who and where once more.
+type attempts struct{ err error }
+
+// Error implements error. An attempt with TLS that the server does not offer is
+// no news when one without was made.
+func (a *attempts) Error() string {
+	var told, tried []string
+	for line := range strings.Lines(a.err.Error()) {
+		if _, rest, ok := strings.Cut(line, "`:"); ok { // the heading
+			line = rest
+		}
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		told = append(told, line)
+		if !strings.Contains(line, "server refused TLS connection") {
+			tried = append(tried, line)
+		}
+	}
+	if len(tried) == 0 {
+		tried = told
+	}
+	return strings.Join(slices.Compact(tried), "; ")
+}
+
+// Unwrap implements errors.Unwrap.
+func (a *attempts) Unwrap() error { return a.err }
