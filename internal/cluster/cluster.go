@@ -38,6 +38,9 @@ type Options struct {
 	// which the next cluster of the same kind is copied: faster than initdb. Each copy gets a system
 	// identifier of its own. Ignored when there is a Password.
 	TemplateDir string
+	// StandbyOf, if set, is a server of the same version, stopped, whose hot standby this one becomes:
+	// its files are copied. Streaming begins when it is started again.
+	StandbyOf *Cluster
 }
 
 const (

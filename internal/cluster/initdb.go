@@ -21,6 +21,9 @@ var locales = []string{"C.UTF-8", "C.utf8", "C"}
 
 // initialize makes the data directory.
 func (c *Cluster) initialize(ctx context.Context) error {
+	if c.options.StandbyOf != nil {
+		return c.standby(c.options.StandbyOf)
+	}
 	if c.options.TemplateDir != "" && c.options.Password == "" {
 		return c.fromTemplate(ctx)
 	}

@@ -252,6 +252,10 @@ func (r *reader) readSlots(ctx context.Context) error {
 				r.note(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL that the %s still needs", slot.Name, side, side.Other()),
 					lostRemedy(r.baton))
 			}
+			if slot.Synced && side == r.baton.Side {
+				r.note(fmt.Sprintf("the %s is a standby that was promoted, and carries replication slot %s on: what its predecessor committed and it had not received may be on the %s all the same", side, slot.Name, side.Other()),
+					"nothing to do if the standby was in synchronized_standby_slots, or had received everything; otherwise compare the rows of both sides before a handover, or "+lostRemedy(r.baton))
+			}
 		}
 	}
 	return nil

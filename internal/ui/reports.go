@@ -99,6 +99,9 @@ func Status(w io.Writer, s *migrate.Status) {
 		if slot.Lost {
 			state = "LOST"
 		}
+		if slot.Failover {
+			state += ", standbys can carry it on"
+		}
 		line("slot", "%s on the %s: %s, holds back %s of WAL", slot.Name, slot.Side, state, Bytes(slot.RetainedBytes))
 	}
 	if s.XminAge > 0 {
