@@ -72,8 +72,7 @@ WHERE a.datname = pg_catalog.current_database() AND a.backend_start <= $1::times
 	AND a.pid <> ALL ($2) AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker')
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s
 		WHERE s.active_pid = a.pid AND s.slot_name ~ $3)
-	AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
-		WHERE w.pid = a.pid AND s.subname ~ $3)
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w WHERE w.pid = a.pid AND w.subname ~ $3)
 ORDER BY a.pid`
 
 // Look only looks for strangers, so that the session knows the statement.

@@ -159,20 +159,6 @@ func (r *run) waitActive(ctx context.Context, g replication.Group) bool {
 	}
 }
 
-// oldSQL lists the open transactions of a cluster that are older than a second:
-// who, whether it has written, whether it is in this database, and its age in
-// seconds. $1 matches the names of pgbaton's subscriptions.
-const oldSQL = `
-SELECT pg_catalog.format('pid %s, user %s, database %s, open for %s s', a.pid, a.usename, a.datname, pg_catalog.round(t.age::numeric, 1)),
-	a.backend_xid IS NOT NULL, a.datname IS NOT DISTINCT FROM pg_catalog.current_database(), t.age
-FROM pg_catalog.pg_stat_activity a,
-	LATERAL (SELECT extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8 AS age) t
-WHERE a.xact_start IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid() AND t.age > 1
-	AND (coalesce(a.backend_type, '') IN ('client backend', 'autovacuum worker') OR a.backend_type LIKE 'logical replication%worker')
-	AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
-		WHERE w.pid = a.pid AND s.subname ~ $1)
-ORDER BY a.xact_start`
-
 // readyTransactions looks for what the fence, and the slots that are made inside
 // it, would have to wait for: prepared transactions, and old transactions that
 // have written, in any database of a cluster in which a slot is made. Those in
@@ -194,30 +180,22 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 			say(fmt.Sprintf("%s on the %s could be committed after the fence, or would hold up a slot", p, side.Side),
 				"COMMIT PREPARED or ROLLBACK PREPARED it")
 		}
-		rows, err := side.conn.Query(ctx, oldSQL, replication.AllOf(r.Migration))
+		open, err := replication.OldTransactions(ctx, side.conn, replication.AllOf(r.Migration))
 		if err != nil {
 			return postgres.Wrap(side.Side, "looking for old transactions", err)
 		}
-		var who string
-		var writes, here bool
-		var age float64
-		_, err = pgx.ForEachRow(rows, []any{&who, &writes, &here, &age}, func() error {
-			f.OpenTransactions = append(f.OpenTransactions, string(side.Side)+": "+who)
-			if writes && age > r.MaxPause.Seconds()/2 && !(here && side.evicted) {
-				say(fmt.Sprintf("an old writing transaction in the %s's cluster: %s", side.Side, who), "wait for it, or end it with pg_terminate_backend")
+		for _, t := range open {
+			f.OpenTransactions = append(f.OpenTransactions, string(side.Side)+": "+t.Who)
+			if t.Writes && t.Age > r.MaxPause/2 && !(t.Here && side.evicted) {
+				say(fmt.Sprintf("an old writing transaction in the %s's cluster: %s", side.Side, t.Who), "wait for it, or end it with pg_terminate_backend")
 			}
-			return nil
-		})
-		if err != nil {
-			return postgres.Wrap(side.Side, "looking for old transactions", err)
 		}
 	}
 	if err := r.readyIntruders(ctx, say); err != nil {
 		return err
 	}
-	err := r.holder.QueryRow(ctx, `SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
-		WHERE datname = pg_catalog.current_database() AND backend_type = 'client backend'`).Scan(&f.Sessions)
-	if err != nil {
+	var err error
+	if f.Sessions, err = replication.ClientSessions(ctx, r.holder); err != nil {
 		return postgres.Wrap(r.Holder.Side, "counting sessions", err)
 	}
 	r.sequences, err = catalog.Sequences(ctx, r.holder, r.Selection)
@@ -238,14 +216,7 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 // readyIntruders looks for subscriptions of others that write into the holder's
 // database: the fence does not stop their workers.
 func (r *run) readyIntruders(ctx context.Context, say func(why, remedy string)) error {
-	rows, err := r.holder.Query(ctx, `
-		SELECT subname FROM pg_catalog.pg_subscription
-		WHERE subenabled AND subname !~ $1
-			AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`, replication.AllOf(r.Migration))
-	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for subscriptions", err)
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	names, err := replication.OtherSubscriptions(ctx, r.holder, replication.AllOf(r.Migration))
 	for _, name := range names {
 		q := postgres.QuoteIdent(name)
 		say(fmt.Sprintf("subscription %s writes into the %s's database, and would go on behind the fence", q, r.Holder.Side),

@@ -132,6 +132,8 @@ GRANT CONNECT ON DATABASE "plain role on the source db" TO visitor`},
 		{code: "privilege-select", side: src, severity: blocker, remedied: true, says: []string{`public."T"`, `public."T_i_seq"`},
 			source: `REVOKE ALL ON TABLE "T" FROM mover; REVOKE ALL ON SEQUENCE "T_i_seq" FROM mover`},
 		{code: "row-security", side: src, severity: blocker, remedied: true, source: `ALTER TABLE secured FORCE ROW LEVEL SECURITY`, says: []string{"public.secured"}},
+		{code: "privilege-read", side: src, severity: blocker, remedied: true, says: []string{"pg_stat_subscription", "pg_current_wal_insert_lsn()"},
+			source: `REVOKE SELECT ON pg_stat_subscription FROM PUBLIC; REVOKE EXECUTE ON FUNCTION pg_current_wal_insert_lsn() FROM PUBLIC`},
 	},
 }
 

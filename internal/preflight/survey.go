@@ -63,6 +63,7 @@ var (
 		{"subscriptions", checkSubscriptions},
 		{"prepared transactions", checkPrepared},
 		{"grants of the database", checkGrants},
+		{"what later commands read", checkReads},
 	}
 	onSource = []check{
 		{"publisher settings", checkPublisherOnSource},

@@ -93,12 +93,23 @@ type Subscription struct {
 	SlotSet bool
 }
 
+// subscriptionOID is the OID of this database's subscription named $1, NULL for
+// none. Before 14 only a superuser can read it in pg_subscription. The view shows it
+// to everyone, but for all databases, each with its names: pg_subscription_rel, the
+// database's own, tells them apart.
+const subscriptionOID = `(
+	SELECT v.subid FROM pg_catalog.pg_stat_subscription v
+	WHERE v.subname = $1 AND EXISTS (SELECT FROM pg_catalog.pg_subscription s
+		WHERE s.subname = $1 AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
+	ORDER BY EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r WHERE r.srsubid = v.subid) DESC
+	LIMIT 1)`
+
 // ReadSubscription returns this database's subscription, nil when there is none.
 func ReadSubscription(ctx context.Context, db postgres.DB, name string) (*Subscription, error) {
 	var s Subscription
 	// subconninfo is not readable for everyone; the columns named here are.
 	err := db.QueryRow(ctx, `
-		SELECT oid, subname, subenabled, subslotname IS NOT NULL FROM pg_catalog.pg_subscription
+		SELECT coalesce(`+subscriptionOID+`, 0), subname, subenabled, subslotname IS NOT NULL FROM pg_catalog.pg_subscription
 		WHERE subname = $1 AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`,
 		name).Scan(&s.OID, &s.Name, &s.Enabled, &s.SlotSet)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -121,9 +132,8 @@ func SetEnabled(ctx context.Context, db postgres.DB, name string, enabled bool) 
 	}
 	_, err := db.Exec(ctx, `
 		SELECT pg_catalog.pg_terminate_backend(w.pid)
-		FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
-		WHERE s.subname = $1 AND w.pid IS NOT NULL AND `+notParallel+`
-			AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`, name)
+		FROM pg_catalog.pg_stat_subscription w
+		WHERE w.pid IS NOT NULL AND `+notParallel+` AND w.subid = `+subscriptionOID, name)
 	if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege { // then it goes by itself, later
 		return err
 	}
@@ -152,9 +162,8 @@ func WaitNoWorker(ctx context.Context, db postgres.DB, name string) error {
 // cluster-wide; names are unique per database only, so it is asked by OID.
 func WorkerPIDs(ctx context.Context, db postgres.DB, name string) ([]int32, error) {
 	rows, err := db.Query(ctx, `
-		SELECT w.pid FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
-		WHERE s.subname = $1 AND w.pid IS NOT NULL
-			AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`, name)
+		SELECT w.pid FROM pg_catalog.pg_stat_subscription w
+		WHERE w.pid IS NOT NULL AND w.subid = `+subscriptionOID, name)
 	if err != nil {
 		return nil, err
 	}
@@ -165,9 +174,8 @@ func WorkerPIDs(ctx context.Context, db postgres.DB, name string) ([]int32, erro
 // others depend on.
 func Applies(ctx context.Context, db postgres.DB, name string) (runs bool, err error) {
 	err = db.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid
-			WHERE s.subname = $1 AND w.pid IS NOT NULL AND w.relid IS NULL AND `+notParallel+`
-				AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))`, name).Scan(&runs)
+		SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_subscription w
+			WHERE w.pid IS NOT NULL AND w.relid IS NULL AND `+notParallel+` AND w.subid = `+subscriptionOID+`)`, name).Scan(&runs)
 	return runs, err
 }
 
@@ -208,12 +216,10 @@ type TableState struct {
 func SubscriptionTables(ctx context.Context, db postgres.DB, name string) ([]TableState, error) {
 	rows, err := db.Query(ctx, `
 		SELECT n.nspname, c.relname, r.srsubstate::text
-		FROM pg_catalog.pg_subscription s
-		JOIN pg_catalog.pg_subscription_rel r ON r.srsubid = s.oid
+		FROM pg_catalog.pg_subscription_rel r
 		JOIN pg_catalog.pg_class c ON c.oid = r.srrelid
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE s.subname = $1
-			AND s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+		WHERE r.srsubid = `+subscriptionOID+`
 		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, name)
 	if err != nil {
 		return nil, err
@@ -270,8 +276,10 @@ func ApplyErrors(ctx context.Context, db postgres.DB, v postgres.Version, oid ui
 	if v.Major() < 15 {
 		return -1, nil
 	}
+	// Which kinds are counted, and under what names, changes: 19 has others than 18.
 	err = db.QueryRow(ctx, `
-		SELECT coalesce(sum(apply_error_count + sync_error_count), 0)::bigint
-		FROM pg_catalog.pg_stat_subscription_stats WHERE subid = $1`, oid).Scan(&n)
+		SELECT coalesce(sum(c.value::bigint), 0)::bigint
+		FROM pg_catalog.pg_stat_subscription_stats s, pg_catalog.jsonb_each_text(pg_catalog.to_jsonb(s)) c
+		WHERE s.subid = $1 AND c.key LIKE '%\_error\_count'`, oid).Scan(&n)
 	return n, err
 }
