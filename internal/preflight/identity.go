@@ -11,74 +11,145 @@ import (
 	"pgbaton/internal/replication"
 )
 
+// needs are the source's tables whose replica identity is more than a setting, by
+// what is wrong with it, and the keys that put an end to that.
+type needs struct {
+	impossible []keyless // columns that cannot be compared
+	generated  []keyless // generated columns in the identity
+	back       []keyless // the same, but only once a target of 18 publishes the table
+	coarse     []keyless // FULL, and equal rows need not be the same
+	unlogged   []keyless // any of these, if it were logged
+
+	computed map[uint32]string // the generated columns in the identity
+	columns  map[uint32]coarse // the columns with a coarse equality
+	keys     *keyPlan
+}
+
+// readNeeds looks at every table as it will be published. Unlogged ones never are:
+// but they will be, when they have been set logged.
+func readNeeds(ctx context.Context, s *survey, e *end) (*needs, error) {
+	n := &needs{computed: map[uint32]string{}}
+	strict := e.Version().Major() >= 18
+	generated, err := generatedIn(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	var full []uint32
+	for i := range e.tables {
+		if t := &e.tables[i]; settled(t) == catalog.IdentityFull && !t.PrimaryKey && t.UniqueIndex == "" {
+			full = append(full, t.OID)
+		}
+	}
+	if n.columns, err = readCoarse(ctx, e.conn, e.Version(), full); err != nil {
+		return nil, err
+	}
+	var all []keyless
+	for i := range e.tables {
+		t := &e.tables[i]
+		k := keyless{Table: t}
+		var found []*[]keyless
+		identity := settled(t)
+		if identity == catalog.IdentityFull && len(t.WithoutEquality()) > 0 {
+			found = append(found, &n.impossible)
+		} else if _, ok := n.columns[t.OID]; ok {
+			found = append(found, &n.coarse)
+		}
+		if columns, ok := generated[t.OID]; ok {
+			n.computed[t.OID] = columns
+			switch {
+			case identity != catalog.IdentityFull || strict:
+				k.unusable = true
+				found = append(found, &n.generated)
+			case s.Target.Version().Major() >= 18:
+				k.unusable = true
+				found = append(found, &n.back)
+			}
+		}
+		if len(found) == 0 {
+			continue
+		}
+		if t.Unlogged {
+			found = []*[]keyless{&n.unlogged}
+		}
+		for _, list := range found {
+			*list = append(*list, k)
+		}
+		all = append(all, k)
+	}
+	n.keys, err = planKeys(ctx, e.conn, all)
+	return n, err
+}
+
+// settled is the replica identity with which a table will be published.
+func settled(t *catalog.Table) catalog.Identity {
+	if c, ok := replication.SettleIdentity(t); ok {
+		return c.New
+	}
+	return t.Identity
+}
+
 // checkIdentity tells what happens to tables without a usable replica identity
 // (rule 11), and finds those for which nothing works.
 func checkIdentity(ctx context.Context, s *survey, e *end) error {
-	var settled, impossible, remedies []string
-	full := false
-	for i := range e.tables {
-		t := &e.tables[i]
-		if t.Unlogged {
-			continue // never published
-		}
-		change, needed := replication.SettleIdentity(t)
-		if !needed {
-			continue
-		}
-		switch columns := t.WithoutEquality(); {
-		case change.New == catalog.IdentityDefault:
-			settled = append(settled, fmt.Sprintf("%s: DEFAULT, the primary key", t.Ident))
-		case change.New == catalog.IdentityIndex:
-			settled = append(settled, fmt.Sprintf("%s: USING INDEX %s", t.Ident, postgres.QuoteIdent(change.NewIndex)))
-		case len(columns) > 0:
-			impossible = append(impossible, fmt.Sprintf("%s: %s", t.Ident, list(columns)))
-			remedies = append(remedies, addKey(t, false)...)
-		default:
-			full = true
-			settled = append(settled, fmt.Sprintf("%s: FULL", t.Ident))
-		}
+	n, err := readNeeds(ctx, s, e)
+	if err != nil {
+		return err
 	}
-	if len(settled) > 0 {
-		f := Finding{Code: "no-replica-identity", Severity: Warning, Side: e.Side, Objects: settled,
-			Text: fmt.Sprintf("%s without a usable replica identity: start sets another replica identity, as listed, and finish puts the old one back", plural(len(settled), "table"))}
-		if full {
-			f.Text += "; with FULL each UPDATE and DELETE of a row makes the target search the table"
-			if s.Target.Version().Major() >= 16 {
-				f.Text += ", by an index if it has one that fits"
-			}
-			f.Remedy = "a primary key, or a unique index over NOT NULL columns, makes it fast"
+	e.needs = n
+	if len(n.impossible) > 0 {
+		f := Finding{Code: "identity-impossible", Severity: Blocker, Side: e.Side, Remedy: statements(n.keys.give("identity-impossible", n.impossible)...),
+			Text: fmt.Sprintf("%s without a key, and with columns that cannot be compared: UPDATE and DELETE cannot be replicated", plural(len(n.impossible), "table"))}
+		for _, t := range n.impossible {
+			f.Objects = append(f.Objects, fmt.Sprintf("%s: %s", t.Ident, list(t.WithoutEquality())))
 		}
 		e.add(f)
 	}
-	if len(impossible) > 0 {
-		e.add(Finding{Code: "identity-impossible", Severity: Blocker, Side: e.Side, Objects: impossible, Remedy: statements(remedies...),
-			Text: fmt.Sprintf("%s without a key, and with columns that cannot be compared: UPDATE and DELETE cannot be replicated", plural(len(impossible), "table"))})
+	if len(n.generated) > 0 {
+		f := Finding{Code: "generated-identity", Severity: Blocker, Side: e.Side, Objects: n.computedIn(n.generated), Remedy: statements(n.keys.give("generated-identity", n.generated)...),
+			Text: fmt.Sprintf("%s with a generated column in the replica identity: UPDATE and DELETE cannot be replicated", plural(len(n.generated), "table"))}
+		if e.Version().Major() >= 18 {
+			f.Text += ", and the server would refuse them once the table is published"
+		}
+		e.add(f)
 	}
-	return checkGenerated(ctx, e)
+	if err := checkEqualRows(ctx, e, n); err != nil {
+		return err
+	}
+	checkSettled(s, e)
+	return nil
 }
 
-// addKey is a remedy that always works: a key that nobody has to fill, or the
-// key that is there and not used. unusable says that the primary key is not fit.
-func addKey(t *catalog.Table, unusable bool) []string {
-	const column = "pgbaton_key"
-	if t.PrimaryKey && !unusable {
-		return []string{fmt.Sprintf("ALTER TABLE ONLY %s REPLICA IDENTITY DEFAULT", t.Ident)}
-	}
-	if t.Partition {
-		return []string{fmt.Sprintf("-- add a key to the partitioned table of which %s is a partition", t.Ident)}
-	}
-	if t.PrimaryKey {
-		// An index's name is the schema's: no two tables' may be the same.
-		index := postgres.QuoteIdent(fmt.Sprintf("pgbaton_key_%d", t.OID))
-		return []string{
-			fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s bigint GENERATED BY DEFAULT AS IDENTITY CONSTRAINT %s UNIQUE", t.Ident, column, index),
-			fmt.Sprintf("ALTER TABLE ONLY %s REPLICA IDENTITY USING INDEX %s", t.Ident, index),
+// checkSettled tells of the replica identities that start sets.
+func checkSettled(s *survey, e *end) {
+	var changed []string
+	full := false
+	for i := range e.tables {
+		t := &e.tables[i]
+		change, needed := replication.SettleIdentity(t)
+		switch {
+		case t.Unlogged || !needed:
+		case change.New == catalog.IdentityDefault:
+			changed = append(changed, fmt.Sprintf("%s: DEFAULT, the primary key", t.Ident))
+		case change.New == catalog.IdentityIndex:
+			changed = append(changed, fmt.Sprintf("%s: USING INDEX %s", t.Ident, postgres.QuoteIdent(change.NewIndex)))
+		case len(t.WithoutEquality()) == 0:
+			full = true
+			changed = append(changed, fmt.Sprintf("%s: FULL", t.Ident))
 		}
 	}
-	return []string{
-		fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY", t.Ident, column),
-		fmt.Sprintf("ALTER TABLE ONLY %s REPLICA IDENTITY DEFAULT", t.Ident),
+	if len(changed) == 0 {
+		return
 	}
+	f := Finding{Code: "no-replica-identity", Severity: Warning, Side: e.Side, Objects: changed,
+		Text: fmt.Sprintf("%s without a usable replica identity: start sets another replica identity, as listed, and finish puts the old one back", plural(len(changed), "table"))}
+	if full {
+		f.Text += "; with FULL each UPDATE and DELETE of a row makes the target search the table"
+		if s.Target.Version().Major() >= 16 {
+			f.Text += ", by an index if it has one that fits"
+		}
+		f.Remedy = "a primary key, or a unique index over NOT NULL columns, makes it fast"
+	}
+	e.add(f)
 }
 
 // generatedSQL lists the tables whose replica identity holds a generated
@@ -102,30 +173,29 @@ WHERE c.oid = ANY ($1)
 GROUP BY c.oid, n.nspname, c.relname
 ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 
-// generatedIn returns the source's tables that have a generated column in what
-// will be their replica identity, with these columns. fully asks for FULL too.
-func generatedIn(ctx context.Context, source *end, fully bool) (tables []*catalog.Table, columns []string, err error) {
+// generatedIn finds the tables that have a generated column in what will be their
+// replica identity, with these columns. Such a column is not sent; in the key of the
+// identity index the subscriber misses it. Since 18 the publisher itself refuses
+// UPDATE and DELETE when the identity holds one, FULL included
+// (src/backend/commands/publicationcmds.c, pub_contains_invalid_column): the
+// application would fail. A source before 18 publishes FULL with one; a target of 18
+// will not on the way back.
+func generatedIn(ctx context.Context, source *end) (map[uint32]string, error) {
+	found := map[uint32]string{}
 	if source.Version().Major() < 12 {
-		return nil, nil, nil
+		return found, nil
 	}
 	var indexes []string
 	full, indexed, keyed := []uint32{}, []uint32{}, []uint32{}
-	byOID := map[uint32]*catalog.Table{}
 	for i := range source.tables {
 		t := &source.tables[i]
-		if t.Unlogged {
-			continue
-		}
-		byOID[t.OID] = t
-		identity, index := t.Identity, t.IdentityIndex
+		index := t.IdentityIndex
 		if c, ok := replication.SettleIdentity(t); ok {
-			identity, index = c.New, c.NewIndex
+			index = c.NewIndex
 		}
-		switch identity {
+		switch settled(t) {
 		case catalog.IdentityFull:
-			if fully {
-				full = append(full, t.OID)
-			}
+			full = append(full, t.OID)
 		case catalog.IdentityIndex:
 			indexed, indexes = append(indexed, t.OID), append(indexes, index)
 		default:
@@ -134,65 +204,34 @@ func generatedIn(ctx context.Context, source *end, fully bool) (tables []*catalo
 	}
 	rows, err := source.conn.Query(ctx, generatedSQL, full, indexed, indexes, keyed)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var oid uint32
 	var names string
 	_, err = pgx.ForEachRow(rows, []any{&oid, &names}, func() error {
-		tables, columns = append(tables, byOID[oid]), append(columns, names)
+		found[oid] = names
 		return nil
 	})
-	return tables, columns, err
+	return found, err
 }
 
-// checkGenerated finds tables that no server can replicate. A generated column
-// is not sent; in the key of the identity index the subscriber misses it.
-// Since 18 the publisher itself refuses UPDATE and DELETE when the identity
-// holds one, FULL included (src/backend/commands/publicationcmds.c,
-// pub_contains_invalid_column): the application would fail.
-func checkGenerated(ctx context.Context, e *end) error {
-	tables, columns, err := generatedIn(ctx, e, e.Version().Major() >= 18)
-	if err != nil || len(tables) == 0 {
-		return err
+// computedIn names tables with the generated columns in their identity.
+func (n *needs) computedIn(tables []keyless) (objects []string) {
+	for _, t := range tables {
+		objects = append(objects, fmt.Sprintf("%s: %s", t.Ident, n.computed[t.OID]))
 	}
-	f := Finding{Code: "generated-identity", Severity: Blocker, Side: e.Side,
-		Text: fmt.Sprintf("%s with a generated column in the replica identity: UPDATE and DELETE cannot be replicated", plural(len(tables), "table"))}
-	if e.Version().Major() >= 18 {
-		f.Text += ", and the server would refuse them once the table is published"
-	}
-	f.addTables(tables, columns)
-	e.add(f)
-	return nil
+	return objects
 }
 
-// checkGeneratedOnTarget: a source before 18 publishes FULL with a generated
-// column; a target of 18 will not on the way back.
-func checkGeneratedOnTarget(ctx context.Context, s *survey, e *end) error {
-	if e.Version().Major() < 18 || s.source.Version().Major() >= 18 {
+// checkGeneratedOnTarget tells of the tables that the way back will lack: see
+// generatedIn. Those that are blockers on the source already are not told again.
+func checkGeneratedOnTarget(_ context.Context, s *survey, e *end) error {
+	n := s.source.needs
+	if n == nil || len(n.back) == 0 {
 		return nil
 	}
-	before, _, err := generatedIn(ctx, s.source, false)
-	if err != nil {
-		return err
-	}
-	tables, columns, err := generatedIn(ctx, s.source, true)
-	if err != nil || len(tables) == len(before) {
-		return err // all of them are blockers on the source already
-	}
-	f := Finding{Code: "generated-identity", Severity: Warning, Side: e.Side,
-		Text: fmt.Sprintf("%s without a key and with a generated column: since 18 the server refuses UPDATE and DELETE of such a table once it is published, as it must be for a way back", plural(len(tables), "table"))}
-	f.addTables(tables, columns)
-	f.Remedy = "-- on the source, before the start:\n" + f.Remedy
-	e.add(f)
+	e.add(Finding{Code: "generated-identity", Severity: Warning, Side: e.Side, Objects: n.computedIn(n.back),
+		Text:   fmt.Sprintf("%s without a key and with a generated column: since 18 the server refuses UPDATE and DELETE of such a table once it is published, as it must be for a way back", plural(len(n.back), "table")),
+		Remedy: statements(append([]string{"-- on the source, before the start:"}, n.keys.give("generated-identity", n.back)...)...)})
 	return nil
-}
-
-// addTables names tables with their columns, and the remedy.
-func (f *Finding) addTables(tables []*catalog.Table, columns []string) {
-	var remedies []string
-	for i, t := range tables {
-		f.Objects = append(f.Objects, fmt.Sprintf("%s: %s", t.Ident, columns[i]))
-		remedies = append(remedies, addKey(t, true)...)
-	}
-	f.Remedy = statements(remedies...)
 }

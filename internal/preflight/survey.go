@@ -34,6 +34,7 @@ type end struct {
 	role         role
 	record       *journal.Record // of an active migration, nil for none
 	tables       []catalog.Table // of the source
+	needs        *needs          // of the source, once its replica identities have been looked at
 	setting      map[string]string
 	selection    catalog.Selection
 	excluded     catalog.Exclusion // what the selection leaves out of the source

@@ -19,17 +19,8 @@ func checkUnreplicated(ctx context.Context, _ *survey, e *end) error {
 			Remedy: "remove those that nothing refers to (vacuumlo); move the others by hand, while nobody writes them, and say --accept large-objects"})
 	}
 
-	var unlogged, setLogged []string
-	for _, t := range e.tables {
-		if t.Unlogged {
-			unlogged = append(unlogged, t.Ident.String())
-			setLogged = append(setLogged, fmt.Sprintf("ALTER TABLE %s SET LOGGED", t.Ident))
-		}
-	}
-	if len(unlogged) > 0 {
-		e.add(Finding{Code: "unlogged-tables", Severity: Blocker, Side: e.Side, Objects: unlogged,
-			Text:   fmt.Sprintf("%s: changes of unlogged tables are not replicated", plural(len(unlogged), "unlogged table")),
-			Remedy: statements(setLogged...) + "\n-- or go without their rows: --accept unlogged-tables"})
+	if err := checkUnlogged(ctx, e); err != nil {
+		return err
 	}
 
 	foreign, err := texts(ctx, e.conn, fmt.Sprintf(`

@@ -1,0 +1,17 @@
+package preflight
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
+)
+
+// HasEqualRows looks through a table of one column.
+func HasEqualRows(ctx context.Context, conn *pgx.Conn, schema, table, column string, within time.Duration) (has bool, unknown string, err error) {
+	t := catalog.Table{Ident: postgres.Ident{Schema: schema, Name: table}, Columns: []catalog.Column{{Name: column}}}
+	return hasEqualRows(ctx, conn, &t, coarse{columns: []string{column}}, within)
+}
