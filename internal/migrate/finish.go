@@ -153,13 +153,15 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 		// Applications first, if a handover died: the source has the baton.
 		k.lift(ctx, postgres.Source)
 	}
-	made, roles := k.madeTarget(ctx), k.madeRoles(ctx)
+	made, roles, empty := k.madeTarget(ctx), k.madeRoles(ctx), k.neverEntered(ctx)
 	k.cleanStreams(ctx)
 	if s.SourceConn == nil {
 		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
 			fmt.Sprintf("pgbaton reset again when it is back: slot %s, and those of other groups, keep WAL until then", c.Group().Name()))
 	}
 	switch {
+	case s.TargetConn == nil && !noTarget && made == c.Target.Database() && empty:
+		k.dropTarget(ctx) // nobody gets in, and nothing is in it
 	case s.TargetConn == nil && !noTarget:
 		k.result.left("the target could not be reached: "+s.TargetErr.Error(), "pgbaton reset again when it is back")
 	case s.TargetConn == nil:
@@ -222,6 +224,25 @@ func (k *cleaner) madeTarget(ctx context.Context) (name string) {
 	return name
 }
 
+// neverEntered says whether start never got into the target database: then there are
+// no rows in it, and nobody can have given it the baton.
+func (k *cleaner) neverEntered(ctx context.Context) bool {
+	if k.SourceConn == nil {
+		return false
+	}
+	var entered bool
+	_, err := journal.Get(ctx, k.SourceConn, kindTarget, keyEntered, &entered)
+	if err == nil && !entered { // a start of an earlier version did not note it
+		var numbers []int
+		numbers, err = replication.GroupNumbers(ctx, k.SourceConn, nil, k.stream(postgres.Source))
+		entered = len(numbers) > 0
+	}
+	if err != nil {
+		k.result.left("whether the target database was ever entered could not be read: "+postgres.Describe(err), "pgbaton reset again")
+	}
+	return err == nil && !entered
+}
+
 // lift lets applications into a side again.
 func (k *cleaner) lift(ctx context.Context, side postgres.Side) {
 	k.try(side, "fence lifted", func() (bool, error) {
@@ -265,8 +286,11 @@ func (k *cleaner) dropTarget(ctx context.Context) {
 			return false, err
 		}
 		defer conn.Close(ctx)
-		k.TargetConn.Close(ctx)
-		k.TargetConn, k.TargetErr = nil, nil
+		if k.TargetConn != nil {
+			k.TargetConn.Close(ctx)
+			k.TargetConn = nil
+		}
+		k.TargetErr = nil
 		if err := schema.DropDatabase(ctx, conn, name); err != nil {
 			return false, err
 		}

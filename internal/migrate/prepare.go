@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -62,10 +63,11 @@ func (st *start) runRoles(ctx context.Context) error {
 		st.Observe(event.Warning{Side: string(postgres.Source), Text: "password verifiers cannot be read without superuser: the copied roles have no password",
 			Remedy: "set passwords on the target with ALTER ROLE ... PASSWORD"})
 	}
-	created, err := schema.CopyRoles(ctx, st.targetCluster(), roles)
+	created, refused, err := schema.CopyRoles(ctx, st.Target, st.targetCluster(), roles)
 	if err != nil {
 		return postgres.WrapHint(postgres.Target, "copying roles", err, "the role needs CREATEROLE; or create the roles by hand and start without --roles")
 	}
+	st.warnSettings(refused)
 	return postgres.Wrap(postgres.Source, "remembering the copied roles",
 		journal.Put(ctx, st.SourceConn, kindRole, keyCreated, created))
 }
@@ -92,7 +94,31 @@ func (st *start) targetCluster() *pgx.Conn {
 	return st.maintenance
 }
 
-func (st *start) doneDatabase(context.Context) (bool, error) { return st.TargetConn != nil, nil }
+// warnSettings names the settings that the target does not take.
+func (st *start) warnSettings(refused []schema.RefusedSetting) {
+	for _, s := range refused {
+		st.Observe(event.Warning{Side: string(postgres.Target),
+			Text:   fmt.Sprintf("setting %s of %s is left out, for the target does not take it: %s", s.Name, s.Whose, s.Why),
+			Remedy: fmt.Sprintf("if it is still needed, ALTER %s SET what the target has in its place, there", s.Whose)})
+	}
+}
+
+// doneDatabase: one that start has made is not complete before its settings are.
+// The target's record comes next.
+func (st *start) doneDatabase(ctx context.Context) (bool, error) {
+	if st.TargetConn == nil || st.targetRecord != nil {
+		return st.TargetConn != nil, nil
+	}
+	made, err := st.madeDatabase(ctx)
+	return !made, err
+}
+
+// madeDatabase says whether start makes, or made, the target database.
+func (st *start) madeDatabase(ctx context.Context) (bool, error) {
+	var name string
+	made, err := journal.Get(ctx, st.SourceConn, kindTarget, keyCreated, &name)
+	return made, postgres.Wrap(postgres.Source, "reading the journal", err)
+}
 
 func (st *start) runDatabase(ctx context.Context) error {
 	d, err := schema.ReadDatabase(ctx, st.SourceConn, st.Source.Version())
@@ -100,12 +126,50 @@ func (st *start) runDatabase(ctx context.Context) error {
 		return postgres.Wrap(postgres.Source, "reading the database's properties", err)
 	}
 	name := st.Target.Database()
+	if st.TargetConn == nil {
+		if err := st.createDatabase(ctx, d, name); err != nil {
+			return err
+		}
+	}
+	refused, err := schema.DressDatabase(ctx, st.Target, st.targetCluster(), d, name)
+	if err != nil {
+		return postgres.WrapHint(postgres.Target, "giving database "+postgres.QuoteIdent(name)+" its properties", err,
+			"the role must own the database, and be a member of its owner to be; or create the database, empty, by hand")
+	}
+	st.warnSettings(refused)
+	if st.TargetConn != nil {
+		return nil
+	}
+	conn, err := st.Target.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := lock(ctx, postgres.Target, conn); err != nil {
+		conn.Close(ctx)
+		return err
+	}
+	st.TargetConn, st.TargetErr = conn, nil
+	return nil
+}
+
+func (st *start) createDatabase(ctx context.Context, d schema.Database, name string) error {
+	meant, err := st.madeDatabase(ctx)
+	if err != nil {
+		return err
+	}
 	// The intention first: a database that nobody remembers making could not be
 	// told from one that was there.
 	if err := journal.Put(ctx, st.SourceConn, kindTarget, keyCreated, name); err != nil {
 		return postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
 	note, err := schema.CreateDatabase(ctx, st.maintenance, d, name, st.Target.Version())
+	switch {
+	case postgres.Code(err) == postgres.DuplicateDatabase && meant:
+		return nil // made, but not entered, before
+	case postgres.Code(err) != "" && !meant:
+		// Refused: what is there, or comes to be there, is not ours to dress, nor to drop.
+		err = errors.Join(err, journal.Delete(ctx, st.SourceConn, kindTarget, keyCreated))
+	}
 	if err != nil {
 		return postgres.WrapHint(postgres.Target, "creating database "+postgres.QuoteIdent(name), err,
 			"the role needs CREATEDB; or create the database, empty, by hand")
@@ -113,11 +177,7 @@ func (st *start) runDatabase(ctx context.Context) error {
 	if note != "" {
 		st.Observe(event.Warning{Side: string(postgres.Target), Text: note})
 	}
-	if st.TargetConn, err = st.Target.Connect(ctx); err != nil {
-		return err
-	}
-	st.TargetErr = nil
-	return lock(ctx, postgres.Target, st.TargetConn)
+	return nil
 }
 
 func (st *start) planTargetRecord(context.Context) ([]Action, error) {
@@ -131,6 +191,9 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 	baseline, err := schema.ReadBaseline(ctx, conn)
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "reading what the target database holds", err)
+	}
+	if err := journal.Put(ctx, st.SourceConn, kindTarget, keyEntered, true); err != nil {
+		return postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
 	r := journal.Record{Name: st.Name, ID: st.sourceRecord.ID, Side: postgres.Target, Method: string(st.Method)}
 	if err := st.makeRecord(ctx, postgres.Target, r); err != nil {
@@ -181,10 +244,9 @@ func (st *start) doneFence(ctx context.Context) (bool, error) {
 
 func (st *start) runFence(ctx context.Context) error {
 	var instead *fence.Saved
-	var created string
-	made, err := journal.Get(ctx, st.SourceConn, kindTarget, keyCreated, &created)
+	made, err := st.madeDatabase(ctx)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading the journal", err)
+		return err
 	}
 	if made {
 		onSource, err := fence.Read(ctx, st.SourceConn)

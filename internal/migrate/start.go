@@ -68,6 +68,7 @@ const (
 	keyFinished  = "analyzed" // target: what follows the copy is done too
 	kindTarget   = "target-database"
 	keyCreated   = "created"  // source: start makes, or made, the target database
+	keyEntered   = "entered"  // source: the target has, or is about to have, its record
 	keyBaseline  = "baseline" // target: what was there before
 	kindIdentity = "replica-identity"
 	kindRole     = "role" // source: the roles that start created on the target, under keyCreated
@@ -123,8 +124,17 @@ func (st *start) interrupted(ctx context.Context, err error) bool {
 		return true
 	}
 	// pg_dump and pg_restore do not say it in a way to rely on.
-	return st.SourceConn.Ping(ctx) != nil || st.TargetConn.Ping(ctx) != nil
+	for _, conn := range st.sessions() {
+		if conn.Ping(ctx) != nil {
+			return true
+		}
+	}
+	return false
 }
+
+// sessions are those that the steps work with: before the target's database is there,
+// one on another database stands for it.
+func (st *start) sessions() []*pgx.Conn { return []*pgx.Conn{st.SourceConn, st.targetCluster()} }
 
 // reconnectPatience bounds the wait for a server that restarts.
 const reconnectPatience = 2 * time.Minute
@@ -133,28 +143,38 @@ const reconnectPatience = 2 * time.Minute
 func (st *start) reconnect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, reconnectPatience, fmt.Errorf("a server was not there again within %s", reconnectPatience))
 	defer cancel()
-	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
-		into := &st.SourceConn
-		if side == postgres.Target {
-			into = &st.TargetConn
-		}
-		for *into == nil || (*into).Ping(ctx) != nil {
-			if *into != nil {
-				(*into).Close(ctx)
-			}
-			conn, err := st.Server(side).Connect(ctx)
+	again := func(into **pgx.Conn, open func() (*pgx.Conn, error)) error {
+		for (*into).Ping(ctx) != nil {
+			(*into).Close(ctx)
+			conn, err := open()
 			if err == nil {
 				*into = conn
-				if err = lock(ctx, side, conn); err == nil {
-					break
-				}
+				continue
 			}
 			if postgres.Pause(ctx, time.Second) != nil {
 				return errors.Join(context.Cause(ctx), err)
 			}
 		}
+		return nil
 	}
-	return nil
+	locked := func(side postgres.Side) func() (*pgx.Conn, error) {
+		return func() (*pgx.Conn, error) {
+			conn, err := st.Server(side).Connect(ctx)
+			if err == nil {
+				if err = lock(ctx, side, conn); err != nil {
+					conn.Close(ctx)
+				}
+			}
+			return conn, err
+		}
+	}
+	if err := again(&st.SourceConn, locked(postgres.Source)); err != nil {
+		return err
+	}
+	if st.TargetConn == nil { // its database is still to be made, or to be entered
+		return again(&st.maintenance, func() (*pgx.Conn, error) { return schema.ConnectMaintenance(ctx, st.Target) })
+	}
+	return again(&st.TargetConn, locked(postgres.Target))
 }
 
 // Plan lists what Start would do. It changes nothing and needs no lock.

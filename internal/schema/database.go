@@ -27,13 +27,6 @@ type Database struct {
 	IsTemplate bool
 }
 
-// Setting is one ALTER DATABASE ... SET, or ALTER ROLE ... IN DATABASE ... SET.
-type Setting struct {
-	Role  string // "" for all roles
-	Name  string
-	Value string
-}
-
 // ReadDatabase describes the database that the session is connected to.
 func ReadDatabase(ctx context.Context, q catalog.Querier, v postgres.Version) (Database, error) {
 	provider, locale := "'c'", "''"
@@ -84,15 +77,9 @@ func (d Database) CreateSQL(name string, target postgres.Version, likeTarget boo
 	return sql
 }
 
-// listSettings hold lists that the catalogs store already quoted
-// (GUC_LIST_QUOTE, src/bin/pg_dump/dumputils.c).
-var listSettings = map[string]bool{"local_preload_libraries": true, "search_path": true, "session_preload_libraries": true,
-	"shared_preload_libraries": true, "temp_tablespaces": true, "unix_socket_directories": true}
-
-// FollowSQL are the properties that come after the creation. Roles that do not
-// exist on the target are left out, and so is the read-only default: that one is
-// the fence's.
-func (d Database) FollowSQL(name string, exists func(role string) bool) []string {
+// followSQL are the properties that come after the creation. An owner that does not
+// exist on the target is left out.
+func (d Database) followSQL(name string, exists func(role string) bool) []string {
 	db := postgres.QuoteIdent(name)
 	var sql []string
 	if exists(d.Owner) {
@@ -104,29 +91,32 @@ func (d Database) FollowSQL(name string, exists func(role string) bool) []string
 	if d.Comment != "" {
 		sql = append(sql, fmt.Sprintf("COMMENT ON DATABASE %s IS %s", db, postgres.QuoteLiteral(d.Comment)))
 	}
-	for _, s := range d.Settings {
-		if strings.EqualFold(s.Name, "default_transaction_read_only") && s.Role == "" {
-			continue
-		}
-		value := postgres.QuoteLiteral(s.Value)
-		if listSettings[strings.ToLower(s.Name)] {
-			value = s.Value
-		}
-		whose := "DATABASE " + db
-		if s.Role != "" {
-			if !exists(s.Role) {
-				continue
-			}
-			whose = fmt.Sprintf("ROLE %s IN DATABASE %s", postgres.QuoteIdent(s.Role), db)
-		}
-		sql = append(sql, fmt.Sprintf("ALTER %s SET %s = %s", whose, quoteSetting(s.Name), value))
-	}
 	return sql
 }
 
-// quoteSetting quotes a setting's name, which may be of the form extension.name.
-func quoteSetting(name string) string {
-	return pgx.Identifier(strings.Split(name, ".")).Sanitize()
+// settings are the database's, but for those of roles that do not exist on the target
+// and for the read-only default: that one is the fence's.
+func (d Database) settings(name string, exists func(role string) bool) (all []assignment) {
+	for _, s := range d.Settings {
+		switch {
+		case s.Role == "" && strings.EqualFold(s.Name, "default_transaction_read_only"):
+		case s.Role == "":
+			all = append(all, assignment{s, "DATABASE " + postgres.QuoteIdent(name)})
+		case exists(s.Role):
+			all = append(all, assignment{s, fmt.Sprintf("ROLE %s IN DATABASE %s", postgres.QuoteIdent(s.Role), postgres.QuoteIdent(name))})
+		}
+	}
+	return all
+}
+
+// FollowSQL are the statements that come after the creation, for `pgbaton plan`. Of
+// the settings, those that the target refuses are left out when it is asked.
+func (d Database) FollowSQL(name string, exists func(role string) bool) []string {
+	sql := d.followSQL(name, exists)
+	for _, a := range d.settings(name, exists) {
+		sql = append(sql, a.statements(a.whose)...)
+	}
+	return sql
 }
 
 // ConnectMaintenance opens a session on a database that every cluster has, for
@@ -163,10 +153,6 @@ func Roles(ctx context.Context, q catalog.Querier) (map[string]bool, error) {
 func CreateDatabase(ctx context.Context, conn *pgx.Conn, d Database, name string, v postgres.Version) (note string, err error) {
 	_, err = conn.Exec(ctx, d.CreateSQL(name, v, false))
 	switch postgres.Code(err) {
-	case "":
-		if err != nil {
-			return "", err
-		}
 	case "42809", "22023": // wrong_object_type, invalid_parameter_value: no such locale here
 		first := err
 		if _, err = conn.Exec(ctx, d.CreateSQL(name, v, true)); err != nil {
@@ -174,19 +160,29 @@ func CreateDatabase(ctx context.Context, conn *pgx.Conn, d Database, name string
 		}
 		note = fmt.Sprintf("the target has no locale %s/%s: the database has the target's default; text may sort differently",
 			d.Collate, d.Ctype)
-	default:
-		return "", err
 	}
+	return note, err
+}
+
+// DressDatabase gives a database that CreateDatabase made the source's owner, comment
+// and settings, from any session on the target. It may be repeated. It returns the
+// settings that the target does not take.
+func DressDatabase(ctx context.Context, server *postgres.Server, conn *pgx.Conn, d Database, name string) (refused []RefusedSetting, err error) {
 	exists, err := Roles(ctx, conn)
 	if err != nil {
-		return note, err
+		return nil, err
 	}
-	for _, sql := range d.FollowSQL(name, func(r string) bool { return exists[r] }) {
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return note, fmt.Errorf("%s: %w", sql, err)
+	known := func(r string) bool { return exists[r] }
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		for _, sql := range d.followSQL(name, known) {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return fmt.Errorf("%s: %w", sql, err)
+			}
 		}
-	}
-	return note, nil
+		refused, err = assign(ctx, server, tx, d.settings(name, known))
+		return err
+	})
+	return refused, err
 }
 
 // DropDatabase removes a database from a maintenance session, ending whoever is

@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -108,28 +109,16 @@ func (r Role) CreateSQL(asSuper bool) string {
 	return b.String()
 }
 
-// FollowSQL are the role's settings and memberships. A membership in one of the
-// server's own roles is granted only where exists says it is there.
-func (r Role) FollowSQL(exists func(string) bool) []string {
+// memberSQL are the role's memberships. One in the server's own roles is granted only
+// where exists says it is there.
+func (r Role) memberSQL(exists func(string) bool) []string {
 	var sql []string
-	name := postgres.QuoteIdent(r.Name)
-	for _, s := range r.Settings {
-		value := postgres.QuoteLiteral(s.Value)
-		if listSettings[strings.ToLower(s.Name)] {
-			value = s.Value
-		}
-		sql = append(sql, fmt.Sprintf("ALTER ROLE %s SET %s = %s", name, quoteSetting(s.Name), value))
-	}
-	admin := map[string]bool{}
-	for _, g := range r.AdminOf {
-		admin[g] = true
-	}
 	for _, g := range r.MemberOf {
 		if !exists(g) {
 			continue
 		}
-		grant := fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(g), name)
-		if admin[g] {
+		grant := fmt.Sprintf("GRANT %s TO %s", postgres.QuoteIdent(g), postgres.QuoteIdent(r.Name))
+		if slices.Contains(r.AdminOf, g) {
 			grant += " WITH ADMIN OPTION"
 		}
 		sql = append(sql, grant)
@@ -138,15 +127,16 @@ func (r Role) FollowSQL(exists func(string) bool) []string {
 }
 
 // CopyRoles creates on the target the roles that are missing there, and returns
-// their names. Roles that exist are left as they are.
-func CopyRoles(ctx context.Context, conn *pgx.Conn, roles []Role) (created []string, err error) {
+// their names, and the settings that the target does not take. Roles that exist are
+// left as they are.
+func CopyRoles(ctx context.Context, server *postgres.Server, conn *pgx.Conn, roles []Role) (created []string, refused []RefusedSetting, err error) {
 	exists, err := Roles(ctx, conn)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var asSuper bool
 	if err := conn.QueryRow(ctx, `SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user`).Scan(&asSuper); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if asSuper { // verifiers do not belong into a log
@@ -157,7 +147,7 @@ func CopyRoles(ctx context.Context, conn *pgx.Conn, roles []Role) (created []str
 				return err
 			}
 		}
-		var follow []string
+		var fresh []Role
 		for _, r := range roles {
 			if exists[r.Name] {
 				continue
@@ -165,22 +155,22 @@ func CopyRoles(ctx context.Context, conn *pgx.Conn, roles []Role) (created []str
 			if _, err := tx.Exec(ctx, r.CreateSQL(asSuper)); err != nil {
 				return fmt.Errorf("creating role %s: %w", postgres.QuoteIdent(r.Name), err)
 			}
-			created = append(created, r.Name)
+			created, fresh = append(created, r.Name), append(fresh, r)
 			exists[r.Name] = true
 		}
-		for _, r := range roles {
-			for _, name := range created {
-				if name == r.Name {
-					follow = append(follow, r.FollowSQL(func(g string) bool { return exists[g] })...)
+		var settings []assignment
+		for _, r := range fresh {
+			for _, sql := range r.memberSQL(func(g string) bool { return exists[g] }) {
+				if _, err := tx.Exec(ctx, sql); err != nil {
+					return fmt.Errorf("%s: %w", sql, err)
 				}
 			}
-		}
-		for _, sql := range follow {
-			if _, err := tx.Exec(ctx, sql); err != nil {
-				return fmt.Errorf("%s: %w", sql, err)
+			for _, s := range r.Settings {
+				settings = append(settings, assignment{s, "ROLE " + postgres.QuoteIdent(r.Name)})
 			}
 		}
-		return nil
+		refused, err = assign(ctx, server, tx, settings)
+		return err
 	})
-	return created, err
+	return created, refused, err
 }
