@@ -29,6 +29,7 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 		}
 	}
 	printer := ui.NewPrinter(a.stdout, a.stderr, a.json)
+	a.printer = printer
 	defer printer.Close()
 	m.Observe = printer.Observe
 	ctx := cmd.Context()

@@ -20,6 +20,7 @@ import (
 	"pgbaton/internal/migrate"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
+	"pgbaton/internal/routine"
 	"pgbaton/internal/ui"
 )
 
@@ -51,13 +52,22 @@ type app struct {
 	stderr      io.Writer
 	json        bool
 	connections connections
+	printer     *ui.Printer // of the migration's command; nil for others
 }
 
-// Run executes the command line and returns the exit code.
-func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+// Run executes the command line and returns the exit code. A panic, of whatever
+// goroutine (package routine), is a failure like others. It undoes nothing: what a
+// panic has left is for the guardian, and for the next run, as after a death.
+func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	ctx, stop := withSignals(ctx, stderr, args)
 	defer stop()
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	defer func() {
+		if value := recover(); value != nil {
+			code = exitFailed
+			a.panicked(routine.Recovered(value))
+		}
+	}()
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -70,11 +80,21 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) && !errors.Is(err, errStopped) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
-	code := exitCode(err)
+	code = exitCode(err)
 	if !errors.Is(err, errReported) {
 		a.printError(err, code)
 	}
 	return code
+}
+
+// panicked reports a panic: what was being done, and where to look for what stands.
+func (a *app) panicked(p *routine.Panic) {
+	fmt.Fprintf(a.stderr, "%s\n", p.Stack)
+	var err error = p
+	if last := a.printer.Last(); last != "" {
+		err = fmt.Errorf("in %s: %w", last, p)
+	}
+	a.printError(err, exitFailed)
 }
 
 // withSignals ends the context at the first SIGINT, SIGTERM or SIGHUP. Further
@@ -88,17 +108,18 @@ func withSignals(parent context.Context, stderr io.Writer, args []string) (conte
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	done := make(chan struct{})
-	go func() {
+	waiting := routine.Start(func() {
 		select {
 		case <-signals:
 			fmt.Fprintln(stderr, "\npgbaton: stopping cleanly …")
 			cancel(migrate.Interrupted())
 		case <-done:
 		}
-	}()
+	})
 	return ctx, func() {
 		signal.Stop(signals)
 		close(done)
+		waiting.Wait()
 		cancel(nil)
 	}
 }
@@ -250,6 +271,10 @@ func hint(err error, code int) string {
 	var aborted *handover.Aborted
 	if errors.As(err, &aborted) && len(aborted.Lost) > 0 || code == exitUnknown {
 		return "the guardian, a process of its own, goes on trying; pgbaton status shows where things stand, and the same command, run again, takes over from it"
+	}
+	var panicked *routine.Panic
+	if errors.As(err, &panicked) {
+		return "this is a fault of pgbaton: report it, with what is printed above. A handover that it interrupted is brought to an end by its guardian. pgbaton status shows what stands; the same command, run again, continues from there"
 	}
 	var trouble *migrate.Trouble
 	if errors.As(err, &trouble) {

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"pgbaton/internal/routine"
 )
 
 // child is a server process, watched by a goroutine until it ends.
@@ -33,7 +35,7 @@ func startChild(who account, output *os.File, dir, program string, args ...strin
 
 	c := &child{done: make(chan struct{})}
 	started := make(chan error)
-	go func() {
+	living := routine.Start(func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -45,9 +47,14 @@ func startChild(who account, output *os.File, dir, program string, args ...strin
 			_ = cmd.Wait() // how a server ended is in its log
 			close(c.done)
 		}
-	}()
-	if err := <-started; err != nil {
-		return nil, err
+	})
+	select {
+	case err := <-started:
+		if err != nil {
+			return nil, err
+		}
+	case <-living.Done():
+		living.Wait()
 	}
 	return c, nil
 }

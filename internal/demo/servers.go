@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/demo/shop"
+	"pgbaton/internal/routine"
 )
 
 // The application's database and its role, an owner and no superuser.
@@ -50,10 +50,10 @@ func (d *demo) startServers(ctx context.Context) (err error) {
 	began := time.Now()
 	d.password = rand.Text()
 	var sourceErr, targetErr error
-	var starting sync.WaitGroup
-	starting.Go(func() { d.source, sourceErr = d.startServer(ctx, d.From, sourceBin) })
-	starting.Go(func() { d.target, targetErr = d.startServer(ctx, d.To, targetBin) })
-	starting.Wait()
+	source := routine.Start(func() { d.source, sourceErr = d.startServer(ctx, d.From, sourceBin) })
+	target := routine.Start(func() { d.target, targetErr = d.startServer(ctx, d.To, targetBin) })
+	source.Wait()
+	target.Wait()
 	if err := errors.Join(sourceErr, targetErr); err != nil {
 		return err
 	}

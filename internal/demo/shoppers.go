@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"pgbaton/internal/demo/shop"
+	"pgbaton/internal/routine"
 )
 
 // How busy the shop is: enough to have orders in flight at any moment, and
@@ -33,19 +34,16 @@ const (
 type crowd struct {
 	counters *shop.Counters
 	cancel   context.CancelFunc
-	done     chan struct{}
+	running  *routine.Routine
 
-	ledger *shop.Ledger // valid after done
+	ledger *shop.Ledger // valid after running
 	err    error
 }
 
 func newCrowd(ctx context.Context, o shop.ShopperOptions) *crowd {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &crowd{counters: o.Counters, cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(c.done)
-		c.ledger, c.err = shop.RunShoppers(ctx, o)
-	}()
+	c := &crowd{counters: o.Counters, cancel: cancel}
+	c.running = routine.Start(func() { c.ledger, c.err = shop.RunShoppers(ctx, o) })
 	return c
 }
 
@@ -53,7 +51,7 @@ func newCrowd(ctx context.Context, o shop.ShopperOptions) *crowd {
 // they know. It may be called again.
 func (c *crowd) stop() (*shop.Ledger, error) {
 	c.cancel()
-	<-c.done
+	c.running.Wait()
 	if c.err != nil {
 		return nil, fmt.Errorf("shoppers: %w", c.err)
 	}
@@ -70,7 +68,7 @@ func (c *crowd) await(ctx context.Context, n int64) error {
 	for c.counters.Acknowledged.Load() < enough {
 		select {
 		case <-tick.C:
-		case <-c.done:
+		case <-c.running.Done():
 			return fmt.Errorf("the shoppers have left: %w", errors.Join(c.err, ctx.Err()))
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %d more orders in the shop: %w", n, ctx.Err())

@@ -12,11 +12,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"pgbaton/internal/demo/shop"
+	"pgbaton/internal/routine"
 )
 
 // What the storefront tells its visitors to wait for: longer than any pause.
@@ -33,7 +33,7 @@ type front struct {
 	log     *os.File
 	hangups chan os.Signal
 	done    chan struct{} // closed to end the goroutine that awaits hangups
-	running sync.WaitGroup
+	running routine.Group
 }
 
 const databaseVariable = "DATABASE_URL="
@@ -69,12 +69,13 @@ func (d *demo) openShop(ctx context.Context) error {
 		Handler: f.store, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	signal.Notify(f.hangups, syscall.SIGHUP)
-	f.running.Go(func() {
+	f.running.Go(func() error {
 		if err := f.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			logger.Error("the web server ended", "error", err)
 		}
+		return nil
 	})
-	f.running.Go(func() { f.awaitHangups(logger, d.transcript) })
+	f.running.Go(func() error { f.awaitHangups(logger, d.transcript); return nil })
 	d.front = f
 	d.report.ShopURL = f.url + "/"
 	d.step(fmt.Sprintf("The storefront: %s; its database: %s", d.report.ShopURL, hostOf(url)), time.Since(began))
@@ -146,7 +147,7 @@ func (f *front) close() error {
 	signal.Stop(f.hangups)
 	close(f.done)
 	err := f.server.Close()
-	f.running.Wait()
+	_ = f.running.Wait() // they return no error
 	f.store.Close()
 	return errors.Join(err, f.log.Close())
 }

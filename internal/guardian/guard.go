@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pgbaton/internal/handover"
+	"pgbaton/internal/routine"
 )
 
 // Guard is the guarded process's end. It implements handover.Guard. A guardian
@@ -26,7 +27,7 @@ type Guard struct {
 	pipe  io.WriteCloser
 	cmd   *exec.Cmd
 	beats chan struct{} // closed to end the heartbeats
-	beat  sync.WaitGroup
+	beat  *routine.Routine
 }
 
 // New prepares a guardian: this program, run again with args, is given the task
@@ -64,18 +65,17 @@ func (g *Guard) Start(ctx context.Context, w handover.Ward) (pid int, err error)
 	g.cmd = cmd
 	g.tell(message{PID: os.Getpid(), Task: task})
 	g.tell(message{Ward: &w})
-	ready := make(chan error, 1)
-	go func() {
-		line, err := bufio.NewReader(answer).ReadString('\n')
-		if err == nil && line != readyLine {
-			err = fmt.Errorf("it said %q", line)
-		}
-		ready <- err
-	}()
+	var line string // valid after reading
+	var readErr error
+	reading := routine.Start(func() { line, readErr = bufio.NewReader(answer).ReadString('\n') })
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	select {
-	case err = <-ready:
+	case <-reading.Done():
+		reading.Wait()
+		if err = readErr; err == nil && line != readyLine {
+			err = fmt.Errorf("it said %q", line)
+		}
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
@@ -87,7 +87,7 @@ func (g *Guard) Start(ctx context.Context, w handover.Ward) (pid int, err error)
 		return 0, err
 	}
 	g.beats = make(chan struct{})
-	g.beat.Go(g.beatOn)
+	g.beat = routine.Start(g.beatOn)
 	return cmd.Process.Pid, nil
 }
 

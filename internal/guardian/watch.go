@@ -12,6 +12,7 @@ import (
 
 	"pgbaton/internal/handover"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/routine"
 )
 
 // TakeOver does what the guarded process should have done; see
@@ -24,7 +25,7 @@ type TakeOver func(ctx context.Context, w *handover.Ward, kill func(), why strin
 func Watch(ctx context.Context, in io.Reader, out io.Writer, prepare func(task json.RawMessage) (TakeOver, error), say func(string)) error {
 	w := &watcher{say: say}
 	messages := make(chan message)
-	go func() { // ends with the pipe, or with this process
+	routine.Start(func() { // ends with the pipe, or with this process: nobody waits
 		defer close(messages)
 		lines := json.NewDecoder(in)
 		for {
@@ -34,7 +35,7 @@ func Watch(ctx context.Context, in io.Reader, out io.Writer, prepare func(task j
 			}
 			messages <- m
 		}
-	}()
+	})
 	first, ok := <-messages
 	if !ok {
 		return errGone
@@ -159,7 +160,8 @@ func (w *watcher) takeOver(ctx context.Context, why string) error {
 	w.say(why + "; the guardian takes over")
 	began, said, pause := time.Now(), time.Now(), firstPause
 	for {
-		err := w.take(ctx, &w.ward, w.kill, why)
+		// A fault of ours must not leave nobody serving either.
+		err := routine.Do(func() error { return w.take(ctx, &w.ward, w.kill, why) })
 		var superseded *handover.Superseded
 		var held *handover.TrafficHeld
 		switch {

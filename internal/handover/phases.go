@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
@@ -18,6 +17,7 @@ import (
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
+	"pgbaton/internal/routine"
 )
 
 // The journal of a handover.
@@ -134,7 +134,7 @@ func (r *run) undoFence(ctx context.Context) error {
 // sessions of their own, the tables are looked at once more: one created since
 // ready would be lost. And the sequences are read: nobody calls them any more.
 func (r *run) drain(ctx context.Context) error {
-	drains, ctx := errgroup.WithContext(ctx)
+	drains, ctx := routine.WithContext(ctx)
 	drains.Go(func() error { return r.drainStream(ctx) })
 	drains.Go(func() error { return r.unchanged(ctx) })
 	return drains.Wait()
@@ -191,7 +191,7 @@ func (r *run) compareTables(ctx context.Context) ([]string, error) {
 // unchanged fails when a table or a sequence of either side has changed since the
 // sides were compared, and reads the holder's sequences.
 func (r *run) unchanged(ctx context.Context) error {
-	both, ctx := errgroup.WithContext(ctx)
+	both, ctx := routine.WithContext(ctx)
 	for _, s := range r.sides() {
 		both.Go(func() error {
 			sum, err := replication.Fingerprint(ctx, s.watch, s.Version())

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
@@ -16,6 +15,7 @@ import (
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
+	"pgbaton/internal/routine"
 )
 
 // Rehearsal is what a handover would probably cost. Times are milliseconds.
@@ -137,7 +137,7 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 		return slot, err
 	}
 	part, err := measure(PhaseDrain, "a marker's round trip under the load of now, a look at the tables, and "+slot.How, func() error {
-		both, ctx := errgroup.WithContext(ctx)
+		both, ctx := routine.WithContext(ctx)
 		both.Go(func() error { return r.unchanged(ctx) })
 		both.Go(func() error {
 			for _, g := range r.Groups {
@@ -196,7 +196,7 @@ func (r *run) rehearseMove(ctx context.Context) (Part, error) {
 // be taken back: a session's first look at a catalog, its first use of a statement
 // or of the output plugin is its slowest. What cannot be done is found out here.
 func (r *run) warmUp(ctx context.Context) error {
-	all, groupCtx := errgroup.WithContext(ctx)
+	all, groupCtx := routine.WithContext(ctx)
 	all.Go(func() error { return r.warmHolder(groupCtx) })
 	all.Go(func() error { return r.warmTaker(groupCtx) })
 	all.Go(func() error {

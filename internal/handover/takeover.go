@@ -11,6 +11,7 @@ import (
 
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/routine"
 )
 
 // keyGuardian is the guardian's note, on the side that has the baton.
@@ -127,15 +128,13 @@ func (r *run) takeOver(ctx context.Context, w *Ward, kill func(), why string) er
 // seizeBoth takes both locks. The taker may be out of reach: the holder does not
 // wait for it for long.
 func (r *run) seizeBoth(ctx context.Context, w *Ward) (holderErr, takerErr error) {
-	takerSeized := make(chan struct{})
-	go func() {
-		defer close(takerSeized)
+	seizing := routine.Start(func() {
 		ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 		defer cancel()
 		r.taker, takerErr = seize(ctx, r.Taker.Server, w.TakerPID)
-	}()
+	})
 	r.holder, holderErr = seize(ctx, r.Holder.Server, w.HolderPID)
-	<-takerSeized
+	seizing.Wait()
 	// Ours now, should this be tried again.
 	if r.holder != nil {
 		w.HolderPID = pid(r.holder)

@@ -14,6 +14,7 @@ import (
 	"pgbaton/internal/event"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
+	"pgbaton/internal/routine"
 )
 
 // This file watches the WAL that the source keeps for our slots while rows are
@@ -38,9 +39,8 @@ func (st *start) watchWAL(ctx context.Context) (watched context.Context, stop fu
 		return nil, nil, err
 	}
 	watched, cancel := context.WithCancelCause(ctx)
-	end, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
+	end := make(chan struct{})
+	watching := routine.Start(func() {
 		defer conn.Close(context.WithoutCancel(ctx))
 		tick := time.NewTicker(walEvery)
 		defer tick.Stop()
@@ -66,8 +66,8 @@ func (st *start) watchWAL(ctx context.Context) (watched context.Context, stop fu
 				return
 			}
 		}
-	}()
-	return watched, func() { close(end); <-done }, nil
+	})
+	return watched, func() { close(end); watching.Wait() }, nil
 }
 
 type walSample struct {

@@ -9,11 +9,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/routine"
 	"pgbaton/internal/schema"
 )
 
@@ -176,7 +176,7 @@ func (s *survey) close() {
 
 // each runs functions at the same time.
 func each(ctx context.Context, fs ...func(context.Context) error) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := routine.WithContext(ctx)
 	for _, f := range fs {
 		g.Go(func() error { return f(ctx) })
 	}

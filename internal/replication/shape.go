@@ -4,10 +4,9 @@ import (
 	"context"
 	"fmt"
 
-	"golang.org/x/sync/errgroup"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/routine"
 )
 
 // Streams compares what must agree before anything is handed over: the tables
@@ -16,7 +15,7 @@ import (
 // differences, as sentences; none means that every row of every table flows.
 func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv postgres.Version, groups []Group, sel catalog.Selection) ([]string, error) {
 	var here, there []catalog.Table
-	both, readCtx := errgroup.WithContext(ctx)
+	both, readCtx := routine.WithContext(ctx)
 	both.Go(func() (err error) {
 		here, err = catalog.Tables(readCtx, publisher, pv, sel)
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"pgbaton/internal/event"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/routine"
 )
 
 // Slot is a logical replication slot that was just created.
@@ -73,30 +74,24 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 	if err != nil {
 		return nil, err
 	}
-	type answer struct {
-		results []*pgconn.Result
-		err     error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		results, err := conn.Exec(ctx, CreateSlotCommand(name, export, server.Version())).ReadAll()
-		done <- answer{results, err}
-	}()
+	var results []*pgconn.Result // valid after creating
+	creating := routine.Start(func() { results, err = conn.Exec(ctx, CreateSlotCommand(name, export, server.Version())).ReadAll() })
 	began := time.Now()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
-		case a := <-done:
-			if a.err == nil {
-				slot, err := slotFromResult(conn, a.results)
-				if err == nil {
-					return slot, nil
-				}
-				a.err = err
+		case <-creating.Done():
+			creating.Wait()
+			var slot *Slot
+			if err == nil {
+				slot, err = slotFromResult(conn, results)
 			}
-			conn.Close(context.WithoutCancel(ctx))
-			return nil, postgres.WrapHint(server.Side, "creating replication slot "+name, a.err, slotHint(a.err))
+			if err != nil {
+				conn.Close(context.WithoutCancel(ctx))
+				return nil, postgres.WrapHint(server.Side, "creating replication slot "+name, err, slotHint(err))
+			}
+			return slot, nil
 		case <-tick.C:
 			behind, err := WritersInCluster(ctx, db, int32(conn.PID()))
 			if err == nil {

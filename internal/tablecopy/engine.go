@@ -14,12 +14,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/routine"
 )
 
 // Table is a table as far as it is still to be loaded.
@@ -187,16 +187,19 @@ func (l *loader) run(ctx context.Context) error {
 	reports, cutReports := context.WithCancel(ctx)
 	defer cutReports()
 	done := make(chan struct{})
-	var reporters sync.WaitGroup
-	reporters.Go(func() { every(observeEvery, done, func() { l.observe(l.meter.read(time.Now())) }) })
-	reporters.Go(func() { every(time.Second, done, func() { l.askServer(reports) }) })
+	end := sync.OnceFunc(func() { close(done) })
+	defer end() // whatever happens
+	reporters, reported := routine.WithContext(ctx)
+	report := func(interval time.Duration, f func()) {
+		reporters.Go(func() error { every(interval, done, f); return nil })
+	}
+	report(observeEvery, func() { l.observe(l.meter.read(time.Now())) })
+	report(time.Second, func() { l.askServer(reports) })
 	if l.job.OnProgress != nil {
-		reporters.Go(func() {
-			every(cmp.Or(l.job.Every, time.Second), done, func() { l.job.OnProgress(reports, l.meter.read(time.Now())) })
-		})
+		report(cmp.Or(l.job.Every, time.Second), func() { l.job.OnProgress(reports, l.meter.read(time.Now())) })
 	}
 
-	workers, workCtx := errgroup.WithContext(ctx)
+	workers, workCtx := routine.WithContext(reported) // nobody goes on without reports
 	stopWorkers := context.AfterFunc(workCtx, l.schedule.stop)
 	defer stopWorkers()
 	for range min(max(l.job.Jobs, l.job.IndexJobs), len(tasks)) {
@@ -209,9 +212,8 @@ func (l *loader) run(ctx context.Context) error {
 	if err != nil {
 		cutReports()
 	}
-	close(done)
-	reporters.Wait()
-	return err
+	end()
+	return cmp.Or(err, reporters.Wait())
 }
 
 // targetFacts are what the target says before anything is loaded.

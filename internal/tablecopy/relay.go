@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/routine"
 )
 
 const (
@@ -74,12 +75,14 @@ func relay(ctx context.Context, source, target *pgconn.PgConn, copyOut, copyIn s
 	}
 
 	in := &intake{began: make(chan struct{}), ended: make(chan struct{})}
-	go in.watch(target.Frontend(), func() {
-		// The target has refused: nothing more is to be read or sent, but it
-		// may say its last word.
-		from.SetReadDeadline(aLongTimeAgo)
-		to.SetWriteDeadline(aLongTimeAgo)
-		lastWord(ctx, to)
+	watching := routine.Start(func() {
+		in.watch(target.Frontend(), func() {
+			// The target has refused: nothing more is to be read or sent, but it
+			// may say its last word.
+			from.SetReadDeadline(aLongTimeAgo)
+			to.SetWriteDeadline(aLongTimeAgo)
+			lastWord(ctx, to)
+		})
 	})
 	defer func() { <-in.ended }()
 
@@ -93,7 +96,7 @@ func relay(ctx context.Context, source, target *pgconn.PgConn, copyOut, copyIn s
 	if err != nil && !targetFirst {
 		out.giveUp(ctx)
 	}
-	<-in.ended
+	watching.Wait()
 
 	switch {
 	case err != nil && !targetFirst && !out.toBroken:

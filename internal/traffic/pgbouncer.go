@@ -8,12 +8,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/routine"
 )
 
 // PgBouncers holds traffic back in PgBouncers by PAUSE, points an entry of their
@@ -153,16 +153,16 @@ func (m *PgBouncers) each(r Route, do func(b *pgBouncer, database string) error)
 		return fmt.Errorf("PgBouncer: %w", err)
 	}
 	errs := make([]error, len(m.all))
-	var wg sync.WaitGroup
+	var all routine.Group
 	for i, b := range m.all {
-		wg.Go(func() {
+		all.Go(func() error {
 			if err := do(b, database); err != nil {
 				errs[i] = fmt.Errorf("PgBouncer %s, database %s: %w", b.name, database, err)
 			}
+			return nil
 		})
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, all.Wait())...)
 }
 
 // open makes sure that there is a main connection.

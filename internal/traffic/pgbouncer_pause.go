@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"pgbaton/internal/routine"
 )
 
 // How long PAUSE may wait in session pooling. There it ends only when every
@@ -29,7 +29,7 @@ func (m *PgBouncers) Pause(ctx context.Context, r Route) error {
 		return fmt.Errorf("PgBouncer: %w", err)
 	}
 	// The first that fails is reason enough to let the others' clients go.
-	group, one := errgroup.WithContext(ctx)
+	group, one := routine.WithContext(ctx)
 	for _, b := range m.all {
 		group.Go(func() error {
 			if err := b.pause(one, ctx, database); err != nil {

@@ -30,9 +30,10 @@ type Printer struct {
 	size     func() (width, height int) // of the terminal; nil: there is none
 
 	mu    sync.Mutex
-	load  load  // that goes on
-	block block // how the terminal shows it
-	said  said  // of it, where there is no terminal
+	last  string // what was last said of steps and phases
+	load  load   // that goes on
+	block block  // how the terminal shows it
+	said  said   // of it, where there is no terminal
 }
 
 // NewPrinter makes a printer; asJSON sends events to out as JSON lines.
@@ -57,6 +58,14 @@ func (p *Printer) JSON() bool { return p.json }
 func (p *Printer) Observe(e event.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	switch e := e.(type) {
+	case event.StepBegan:
+		p.last = fmt.Sprintf("step %q", e.Step)
+	case event.PhaseEnded:
+		p.last = fmt.Sprintf("what comes after phase %q", e.Phase)
+	case event.PhaseUndone:
+		p.last = fmt.Sprintf("what comes after the undoing of phase %q", e.Phase)
+	}
 	if p.json {
 		p.object(e.Type(), e)
 		return
@@ -80,6 +89,17 @@ func (p *Printer) Observe(e event.Event) {
 	case line != "":
 		fmt.Fprintln(p.err, line)
 	}
+}
+
+// Last says what was going on, as far as events tell: in which step, or after which
+// phase of a handover; "" when nothing has begun, or p is nil.
+func (p *Printer) Last() string {
+	if p == nil {
+		return ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last
 }
 
 // Result prints the command's result as the last JSON object.

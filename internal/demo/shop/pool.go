@@ -111,11 +111,11 @@ func (s *Store) Close() {
 		s.current = nil
 	}
 	s.mu.Unlock()
-	s.retiring.Wait()
+	_ = s.retiring.Wait() // they return no error
 }
 
 // retire is called with mu held.
 func (s *Store) retire(g *generation) {
 	close(g.retired)
-	s.retiring.Go(g.close)
+	s.retiring.Go(func() error { g.close(); return nil })
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"pgbaton/internal/routine"
 )
 
 // ShopperOptions say who shops where, how fast and for how long.
@@ -141,15 +143,16 @@ func RunShoppers(ctx context.Context, options ShopperOptions) (*Ledger, error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	errs := make([]error, len(shoppers))
-	var running sync.WaitGroup
+	var running routine.Group
 	for i, s := range shoppers {
-		running.Go(func() {
+		running.Go(func() error {
 			if errs[i] = s.shop(ctx); errs[i] != nil {
 				stop() // without its log a shopper proves nothing
 			}
+			return nil
 		})
 	}
-	running.Wait()
+	_ = running.Wait() // errs has them
 
 	ledger := &Ledger{}
 	for _, s := range shoppers {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"pgbaton/internal/routine"
 )
 
 // Options of a store. The zero value is a shop that anybody may administer.
@@ -26,7 +28,7 @@ type Store struct {
 
 	mu       sync.Mutex
 	current  *generation // nil once closed
-	retiring sync.WaitGroup
+	retiring routine.Group
 }
 
 // NewStore makes a store on the database of a URL, which need not be up yet
