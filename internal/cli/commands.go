@@ -9,6 +9,7 @@ import (
 
 	"pgbaton/internal/event"
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
@@ -190,7 +191,7 @@ func (a *app) startCommand() *cobra.Command {
 				}
 				copied := ""
 				if result.BytesCopied > 0 {
-					copied = fmt.Sprintf("%d tables, %s copied", result.TablesCopied, ui.Bytes(result.BytesCopied))
+					copied = fmt.Sprintf("%s, %s copied", phrase.Count(result.TablesCopied, "table"), ui.Bytes(result.BytesCopied))
 					if result.BytesPerSec > 0 {
 						copied += fmt.Sprintf(" at %s/s", ui.Bytes(int64(result.BytesPerSec)))
 					}

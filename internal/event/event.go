@@ -71,7 +71,7 @@ type RetainedWAL struct {
 	BytesPerSec float64 `json:"bytes_per_second"`       // by which it grows
 	Limit       int64   `json:"limit,omitempty"`        // 0: none is known
 	LimitOf     string  `json:"limit_of,omitempty"`     // max_slot_wal_keep_size, free disk, or --max-slot-wal
-	SecondsLeft float64 `json:"seconds_left,omitempty"` // until the limit, at this rate; 0 when it does not grow or there is no limit
+	SecondsLeft float64 `json:"seconds_left,omitempty"` // until the limit, at this rate; 0 when it does not grow, there is no limit, or it is months away
 }
 
 // TableCopied says that all rows of a table are on the target, committed.

@@ -11,6 +11,7 @@ import (
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -94,7 +95,7 @@ func (r *run) prepareByForce(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "raising the sequences", err)
 	}
-	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("%d sequences were raised to the rows of their columns", raised)})
+	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "raised to the rows of their columns: " + phrase.Count(raised, "sequence")})
 	for _, s := range unknown {
 		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("sequence %s belongs to no column: its value on the %s is not known", s, r.Holder.Side),
 			Remedy: "set it by hand with setval"})

@@ -12,6 +12,7 @@ import (
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -158,7 +159,7 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 }
 
 func (r *run) rehearseSequences(ctx context.Context) (Part, error) {
-	return measure(PhaseSequences, fmt.Sprintf("%d sequences read; those that move until then are set too", len(r.sequences)), func() error {
+	return measure(PhaseSequences, phrase.Count(len(r.sequences), "sequence")+" read; those that move until then are set too", func() error {
 		_, err := replication.ReadSequences(ctx, r.holder, r.sequences)
 		return postgres.Wrap(r.Holder.Side, "reading the sequences", err)
 	})

@@ -8,6 +8,7 @@ import (
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 )
@@ -62,7 +63,7 @@ func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*gr
 		closed = append(closed, g)
 	}
 	if rest > 0 {
-		st.Observe(event.Warning{Text: fmt.Sprintf("an earlier run was interrupted: the %d tables that it has copied are kept, the other %d go into a group of their own", count, rest)})
+		st.Observe(event.Warning{Text: fmt.Sprintf("an earlier run was interrupted: of %s it had copied %d, which are kept; a group of their own gets the rest, %d", phrase.Count(count+rest, "table"), count, rest)})
 	}
 	return closed, nil
 }

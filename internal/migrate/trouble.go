@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/journal"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 )
@@ -73,7 +74,7 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 	}
 	count := ""
 	if failures > 0 {
-		count = fmt.Sprintf(" (%d failures so far)", failures)
+		count = fmt.Sprintf(" (%s so far)", phrase.Count(failures, "failure"))
 	}
 	if message != "" {
 		return &Trouble{

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/event"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/routine"
@@ -103,10 +104,21 @@ func (st *start) reportWAL(ctx context.Context, conn *pgx.Conn, samples []walSam
 			e.Limit, e.LimitOf = l.bytes, l.of
 		}
 	}
-	if e.Limit > 0 && e.BytesPerSec > 0 {
-		e.SecondsLeft = float64(max(0, e.Limit-e.Bytes)) / e.BytesPerSec
-	}
+	e.SecondsLeft = secondsLeft(e)
 	st.Observe(e)
+}
+
+// secondsLeft is when the limit is met if all goes on as it does. What is farther
+// away than a forecast goes is none.
+func secondsLeft(e event.RetainedWAL) float64 {
+	if e.Limit == 0 || e.BytesPerSec <= 0 {
+		return 0
+	}
+	left := float64(max(0, e.Limit-e.Bytes)) / e.BytesPerSec
+	if left >= phrase.Farthest.Seconds() {
+		return 0
+	}
+	return left
 }
 
 // walLimits are those that are known. A server does not tell how much room its

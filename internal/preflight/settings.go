@@ -65,7 +65,7 @@ func (s *survey) syncWorkers() int {
 type capacity struct {
 	code    string
 	setting string
-	what    string // counted in the plural: "replication slots"
+	what    string // one of what it limits: "replication slot"
 	used    int    // by others than this migration
 	need    int
 	why     string
@@ -78,7 +78,7 @@ func (e *end) judge(severity Severity, c capacity) {
 		return
 	}
 	e.add(Finding{Code: c.code, Severity: severity, Side: e.Side,
-		Text:   fmt.Sprintf("%s = %d leaves %d free %s, needed are %d: %s", c.setting, limit, max(0, limit-c.used), c.what, c.need, c.why),
+		Text:   fmt.Sprintf("%s = %d leaves %s, needed are %d: %s", c.setting, limit, plural(max(0, limit-c.used), "free "+c.what), c.need, c.why),
 		Remedy: alterSystem(c.setting, strconv.Itoa(c.used+c.need))})
 }
 
@@ -129,9 +129,9 @@ func checkPublisherOnSource(ctx context.Context, s *survey, e *end) error {
 	}
 	sync, groups := s.syncWorkers(), s.groups()
 	// The handover's leak check needs one more slot, when those of the copy are gone.
-	e.judge(Blocker, capacity{"replication-slots", "max_replication_slots", "replication slots", slots, groups + max(1, sync),
+	e.judge(Blocker, capacity{"replication-slots", "max_replication_slots", "replication slot", slots, groups + max(1, sync),
 		s.perStream("one in the handover")})
-	e.judge(Blocker, capacity{"wal-senders", "max_wal_senders", "WAL senders", senders, groups + 1 + sync,
+	e.judge(Blocker, capacity{"wal-senders", "max_wal_senders", "WAL sender", senders, groups + 1 + sync,
 		s.perStream("one to set up")})
 	s.checkSlotLimit(e)
 	return nil
@@ -169,8 +169,8 @@ func checkPublisherOnTarget(ctx context.Context, s *survey, e *end) error {
 	if err := e.conn.QueryRow(ctx, publisherUse, s.mine()).Scan(&slots, &senders); err != nil {
 		return err
 	}
-	e.judge(Warning, capacity{"replication-slots", "max_replication_slots", "replication slots", slots, 2, wayBack})
-	e.judge(Warning, capacity{"wal-senders", "max_wal_senders", "WAL senders", senders, 1, wayBack})
+	e.judge(Warning, capacity{"replication-slots", "max_replication_slots", "replication slot", slots, 2, wayBack})
+	e.judge(Warning, capacity{"wal-senders", "max_wal_senders", "WAL sender", senders, 1, wayBack})
 	return nil
 }
 
@@ -193,10 +193,10 @@ func (s *survey) judgeSubscriber(ctx context.Context, e *end, severity Severity,
 	if e.Version().Major() >= 18 {
 		origins = "max_active_replication_origins"
 	}
-	e.judge(severity, capacity{"replication-origins", origins, "replication origins", all, need, why})
-	e.judge(severity, capacity{"logical-workers", "max_logical_replication_workers", "logical replication workers", enabled, need, why})
+	e.judge(severity, capacity{"replication-origins", origins, "replication origin", all, need, why})
+	e.judge(severity, capacity{"logical-workers", "max_logical_replication_workers", "logical replication worker", enabled, need, why})
 	// The launcher is a background worker too.
-	e.judge(severity, capacity{"worker-processes", "max_worker_processes", "background workers", enabled + 1, need, why})
+	e.judge(severity, capacity{"worker-processes", "max_worker_processes", "background worker", enabled + 1, need, why})
 	return nil
 }
 
@@ -209,7 +209,7 @@ func checkSubscriberOnTarget(ctx context.Context, s *survey, e *end) error {
 	}
 	if s.Method == "native" && 0 < sync && sync < s.Jobs {
 		e.add(Finding{Code: "sync-workers", Severity: Info, Side: e.Side,
-			Text:   fmt.Sprintf("method native copies %d tables at a time, not %d: max_sync_workers_per_subscription decides", sync, s.Jobs),
+			Text:   fmt.Sprintf("method native copies %s at a time, not %d: max_sync_workers_per_subscription decides", plural(sync, "table"), s.Jobs),
 			Remedy: fmt.Sprintf("ALTER SYSTEM SET max_sync_workers_per_subscription = %d;\nSELECT pg_catalog.pg_reload_conf();", s.Jobs)})
 	}
 	return s.judgeSubscriber(ctx, e, Blocker, s.groups()+sync, s.perStream())
@@ -268,7 +268,7 @@ func checkConnections(ctx context.Context, s *survey, e *end) error {
 	lack := func(code, limited string, limit, free int, remedy string) {
 		fewer := fmt.Sprintf("or use fewer %s, or end sessions: %d can be open", options, max(0, free))
 		e.add(Finding{Code: code, Severity: Blocker, Side: e.Side, Remedy: remedy + "\n-- " + fewer,
-			Text: fmt.Sprintf("%s = %d leaves %d free connections, needed are %d: for %s", limited, limit, max(0, free), need, what)})
+			Text: fmt.Sprintf("%s = %d leaves %s free, needed are %d: for %s", limited, limit, plural(max(0, free), "connection"), need, what)})
 	}
 	limit := e.number("max_connections")
 	free := limit - all
@@ -304,7 +304,7 @@ func checkLocksOnSource(ctx context.Context, _ *survey, e *end) error {
 	if err := e.conn.QueryRow(ctx, locksSQL, e.relationsOut).Scan(&n); err != nil {
 		return err
 	}
-	e.judgeLocks(n, fmt.Sprintf("pg_dump locks %d tables and views at once", n))
+	e.judgeLocks(n, fmt.Sprintf("pg_dump locks %s, tables and views, at once", plural(n, "relation")))
 	return nil
 }
 
@@ -313,7 +313,7 @@ func checkLocksOnSource(ctx context.Context, _ *survey, e *end) error {
 // and one the publication of the way back, within the pause.
 func checkLocksOnTarget(_ context.Context, s *survey, e *end) error {
 	n := len(s.source.tables)
-	e.judgeLocks(n, fmt.Sprintf("a subscription and a publication lock all of their %d tables at once", n))
+	e.judgeLocks(n, fmt.Sprintf("a subscription and a publication lock all their tables at once, %d of them", n))
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/routine"
 	"pgbaton/internal/schema"
@@ -282,12 +283,7 @@ func statements(sql ...string) string {
 func list(names []string) string { return strings.Join(names, ", ") }
 
 // plural prints a count with its noun: "1 table", "2 tables".
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
+func plural(n int, noun string) string { return phrase.Count(n, noun) }
 
 // texts runs a query that returns one column of text.
 func texts(ctx context.Context, q catalog.Querier, sql string, args ...any) ([]string, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/journal"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 )
 
@@ -109,7 +110,7 @@ func RoomFor(ctx context.Context, publisher, subscriber postgres.DB, sv postgres
 		{processes, groups, postgres.Target, "max_worker_processes"},
 	} {
 		if r.have < r.need {
-			return fmt.Sprintf("%s of the %s leaves room for %d, %d groups need %d", r.setting, r.side, max(0, r.have), groups, r.need), nil
+			return fmt.Sprintf("%s of the %s leaves room for %d, and %d are needed for %s", r.setting, r.side, max(0, r.have), r.need, phrase.Count(groups, "group")), nil
 		}
 	}
 	return "", nil

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 )
 
@@ -248,7 +249,7 @@ func VerifySubscription(ctx context.Context, publisher, subscriber postgres.DB, 
 		}
 	}
 	if !slices.Equal(want, names) {
-		return fmt.Errorf("it has %d tables, the publication has %d: they differ", len(names), len(want))
+		return fmt.Errorf("it has %s, the publication has %d: they differ", phrase.Count(len(names), "table"), len(want))
 	}
 	return nil
 }

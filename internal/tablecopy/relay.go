@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/routine"
 )
@@ -113,7 +114,7 @@ func relay(ctx context.Context, source, target *pgconn.PgConn, copyOut, copyIn s
 				stored = in.rows[i]
 			}
 			return out.done[:i], postgres.WrapHint(postgres.Target, doingReceive,
-				fmt.Errorf("the source sent %d rows and the target stored %d", c.rows, stored),
+				fmt.Errorf("the source sent %s and the target stored %d", phrase.Count(c.rows, "row"), stored),
 				"look for a trigger on the target's table that drops rows and disable it, then run start again")
 		}
 	}

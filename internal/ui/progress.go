@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pgbaton/internal/event"
+	"pgbaton/internal/phrase"
 )
 
 const (
@@ -167,13 +168,13 @@ func (l *load) lines(width, height int) (lines []string) {
 
 // totals says how far a load is.
 func totals(e *event.Progress) string {
-	text := fmt.Sprintf("copied %s of %s in %d of %d tables, %s/s", Bytes(e.BytesCopied), Bytes(e.BytesTotal),
-		e.TablesCopied, e.TablesTotal, Bytes(int64(e.BytesPerSec)))
+	text := fmt.Sprintf("copied %s of %s in %s, %s/s", Bytes(e.BytesCopied), Bytes(e.BytesTotal),
+		phrase.Of(e.TablesCopied, e.TablesTotal, "table"), Bytes(int64(e.BytesPerSec)))
 	if e.IndexesTotal > 0 {
 		text += fmt.Sprintf(", indexes %d of %d", e.IndexesBuilt, e.IndexesTotal)
 	}
 	if e.ETASeconds > 0 {
-		text += ", about " + roughly(e.ETASeconds) + " left"
+		text += ", about " + phrase.Roughly(e.ETASeconds) + " left"
 	}
 	return text
 }
@@ -183,13 +184,13 @@ func totalsWithBar(e *event.Progress, width int) string {
 	const indent, least, most = 2, 6, 24
 	text := totals(e)
 	if indent+most/2+4+textWidth(text) > width {
-		text = fmt.Sprintf("%s/%s, %d/%d tables, %s/s", Bytes(e.BytesCopied), Bytes(e.BytesTotal),
-			e.TablesCopied, e.TablesTotal, Bytes(int64(e.BytesPerSec)))
+		text = fmt.Sprintf("%s/%s, %d/%s, %s/s", Bytes(e.BytesCopied), Bytes(e.BytesTotal),
+			e.TablesCopied, phrase.Count(e.TablesTotal, "table"), Bytes(int64(e.BytesPerSec)))
 		if e.IndexesTotal > 0 {
-			text += fmt.Sprintf(", %d/%d indexes", e.IndexesBuilt, e.IndexesTotal)
+			text += fmt.Sprintf(", %d/%s", e.IndexesBuilt, phrase.Count(e.IndexesTotal, "index"))
 		}
 		if e.ETASeconds > 0 {
-			text += ", " + roughly(e.ETASeconds) + " left"
+			text += ", " + phrase.Roughly(e.ETASeconds) + " left"
 		}
 	}
 	room := min(most, width-indent-4-textWidth(text))
@@ -256,7 +257,7 @@ func amount(t event.Task) string {
 			parts = append(parts, phase)
 		}
 	}
-	return strings.Join(append(parts, roughly(t.Seconds)), ", ")
+	return strings.Join(append(parts, phrase.Roughly(t.Seconds)), ", ")
 }
 
 // walNear says whether the limit of what the source keeps is met before the load
@@ -287,7 +288,7 @@ func walLine(e *event.RetainedWAL) string {
 	case e.Limit > 0 && e.Bytes >= e.Limit:
 		text += "; " + limit
 	case e.Limit > 0 && e.SecondsLeft > 0:
-		text += "; " + limit + " in about " + roughly(e.SecondsLeft)
+		text += "; " + limit + " in about " + phrase.Roughly(e.SecondsLeft)
 	}
 	return text
 }
@@ -302,22 +303,4 @@ func fraction(done, total int64) float64 {
 func bar(done, total int64, width int) string {
 	n := int(fraction(done, total) * float64(width))
 	return "[" + strings.Repeat("#", n) + strings.Repeat(".", width-n) + "]"
-}
-
-// roughly prints a time that need not be exact: "40m", not "40m0s".
-func roughly(seconds float64) string {
-	const most = 1000 * time.Hour // whoever reads this waits no longer
-	d := most
-	if seconds < most.Seconds() {
-		d = time.Duration(seconds * float64(time.Second))
-	}
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < 10*time.Minute:
-		return d.Round(time.Second).String()
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	}
-	return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
 }

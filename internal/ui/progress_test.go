@@ -338,12 +338,3 @@ func TestJSON(t *testing.T) {
 		t.Errorf("got\n%s\nnot\n%s", out.String(), expected)
 	}
 }
-
-func TestRoughly(t *testing.T) {
-	t.Parallel()
-	for seconds, text := range map[float64]string{0: "0 s", 59.9: "59 s", 60: "1m0s", 200: "3m20s", 2400: "40m", 7500: "2h5m", 1e300: "1000h0m"} {
-		if got := roughly(seconds); got != text {
-			t.Errorf("%g: %s, not %s", seconds, got, text)
-		}
-	}
-}

@@ -8,6 +8,7 @@ import (
 
 	"pgbaton/internal/handover"
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/phrase"
 )
 
 const millis = "2006-01-02 15:04:05.000"
@@ -40,7 +41,7 @@ func Report(w io.Writer, r *migrate.Report) {
 	p("|---|---|")
 	p("| %s | the migration was started, method %s |", r.Began.Format(millis), r.Method)
 	if r.Loaded != nil {
-		p("| %s | %d tables, %s, complete on the target: %s after the start |", r.Loaded.Format(millis), r.Tables, Bytes(r.Bytes),
+		p("| %s | %s, %s, complete on the target: %s after the start |", r.Loaded.Format(millis), phrase.Count(r.Tables, "table"), Bytes(r.Bytes),
 			Seconds(r.Loaded.Sub(r.Began).Seconds()))
 	}
 	for _, h := range r.Handovers {

@@ -7,6 +7,7 @@ import (
 
 	"pgbaton/internal/handover"
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 )
@@ -31,7 +32,7 @@ func Check(w io.Writer, r preflight.Report) {
 		}
 	}
 	if n := len(r.Blockers()); n > 0 {
-		fmt.Fprintf(w, "\n%d blocker(s): the migration cannot start. Nothing was changed.\n", n)
+		fmt.Fprintf(w, "\n%s: the migration cannot start. Nothing was changed.\n", phrase.Count(n, "blocker"))
 		return
 	}
 	fmt.Fprintln(w, "\nNothing stands in the way. Nothing was changed.")
@@ -70,9 +71,9 @@ func Status(w io.Writer, s *migrate.Status) {
 	line("source", "%s", sideLine(s.Source, s.Baton == postgres.Source))
 	line("target", "%s", sideLine(s.Target, s.Baton == postgres.Target))
 	if s.TablesTotal > 0 {
-		copied := fmt.Sprintf("%d of %d tables, %s of %s", s.TablesCopied, s.TablesTotal, Bytes(s.BytesCopied), Bytes(s.BytesTotal))
+		copied := fmt.Sprintf("%s, %s of %s", phrase.Of(s.TablesCopied, s.TablesTotal, "table"), Bytes(s.BytesCopied), Bytes(s.BytesTotal))
 		if s.Phase == migrate.PhaseCopying && s.BytesPerSec > 0 {
-			copied += fmt.Sprintf(", %s/s, about %s left", Bytes(int64(s.BytesPerSec)), Seconds(s.ETASeconds))
+			copied += fmt.Sprintf(", %s/s, about %s left", Bytes(int64(s.BytesPerSec)), phrase.Roughly(s.ETASeconds))
 		}
 		line("copied", "%s", copied)
 	}
@@ -89,7 +90,7 @@ func Status(w io.Writer, s *migrate.Status) {
 		if g.Direction == "reverse" {
 			name = "way back"
 		}
-		line(name, "group %d: subscription %s, %d of %d tables ready", g.Number, g.Subscription, g.TablesReady, g.Tables)
+		line(name, "group %d: subscription %s, %s ready", g.Number, g.Subscription, phrase.Of(g.TablesReady, g.Tables, "table"))
 	}
 	for _, slot := range s.Slots {
 		state := "in use"
@@ -105,7 +106,7 @@ func Status(w io.Writer, s *migrate.Status) {
 		line("slot", "%s on the %s: %s, holds back %s of WAL", slot.Name, slot.Side, state, Bytes(slot.RetainedBytes))
 	}
 	if s.XminAge > 0 {
-		line("vacuum", "the slot holds back the catalog xmin by %d transactions", s.XminAge)
+		line("vacuum", "the slot holds back the catalog xmin by %s", phrase.Count(s.XminAge, "transaction"))
 	}
 	for _, n := range s.Findings {
 		line("attention", "%s", n.Text)

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"pgbaton/internal/event"
+	"pgbaton/internal/phrase"
 )
 
 // Printer renders events as they come. Safe for concurrent use.
@@ -163,8 +164,9 @@ func describe(e event.Event) string {
 		}
 		return line
 	case event.Forecast:
-		line := fmt.Sprintf("  forecast: %s of WAL to apply at %s/s, marker round trip %.0f ms, %d tables, %d sequences, %d sessions; budget %s",
-			Bytes(e.LagBytes), Bytes(int64(e.ApplyBytesPerSec)), e.RoundTripMS, e.Tables, e.Sequences, e.Sessions, Seconds(e.MaxPauseMS/1000))
+		line := fmt.Sprintf("  forecast: %s of WAL to apply at %s/s, marker round trip %.0f ms, %s, %s, %s; budget %s",
+			Bytes(e.LagBytes), Bytes(int64(e.ApplyBytesPerSec)), e.RoundTripMS,
+			phrase.Count(e.Tables, "table"), phrase.Count(e.Sequences, "sequence"), phrase.Count(e.Sessions, "session"), Seconds(e.MaxPauseMS/1000))
 		for _, t := range e.OpenTransactions {
 			line += "\n    open transaction: " + t
 		}
