@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -222,7 +223,7 @@ func (a *app) runningCommand(name, short string, run bool) *cobra.Command {
 				if err := s.Need(); err != nil {
 					return err
 				}
-				publisher, err := migrate.SetRunning(ctx, m, s, run)
+				stream, err := migrate.SetRunning(ctx, m, s, run)
 				if err != nil {
 					return err
 				}
@@ -230,11 +231,15 @@ func (a *app) runningCommand(name, short string, run bool) *cobra.Command {
 					p.Result(map[string]any{"ok": true, "enabled": run})
 					return nil
 				}
-				state := "disabled: the " + string(publisher) + " keeps WAL until it is resumed"
-				if run {
-					state = "enabled"
+				switch {
+				case run:
+					fmt.Fprintln(a.stdout, "The subscription is enabled.")
+				case len(stream.Gone) > 0:
+					fmt.Fprintf(a.stdout, "The subscription is disabled; replication slot %s is gone from the %s.\n  hint: %s\n",
+						strings.Join(stream.Gone, ", "), stream.Publisher, stream.Lost)
+				default:
+					fmt.Fprintf(a.stdout, "The subscription is disabled: the %s keeps WAL until it is resumed.\n", stream.Publisher)
 				}
-				fmt.Fprintf(a.stdout, "The subscription is %s.\n", state)
 				return nil
 			})
 		},

@@ -10,10 +10,13 @@ import (
 	"pgbaton/internal/ui"
 )
 
+// demoName is the command's name.
+const demoName = "demo"
+
 func (a *app) demoCommand() *cobra.Command {
 	var o demo.Options
 	cmd := &cobra.Command{
-		Use:   "demo",
+		Use:   demoName,
 		Short: "Watch a shop under load move between two throw-away servers",
 		Long: `demo starts two throw-away servers, a PgBouncer where one is found, and a small
 online shop with shoppers. It moves the shop from one server to the other, back,

@@ -118,9 +118,10 @@ wherever things stand.`,
 				if err := s.Need(); err != nil {
 					return err
 				}
-				// The lock comes after the question: a guardian must not wait for a person.
-				if err := a.confirm(yes, fmt.Sprintf("Hand over from %s to %s?", m.Server(f.To.Other()).Address(), m.Server(f.To).Address())); err != nil {
-					return err
+				if !yes {
+					if err := a.lookAndAsk(ctx, m, s, h); err != nil {
+						return err
+					}
 				}
 				if err := s.Lock(ctx); err != nil {
 					return err
@@ -134,6 +135,22 @@ wherever things stand.`,
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&lost, "holder-lost", false, "the side that has the baton is lost for good: open the other without it; what it had not sent is lost")
 	return cmd
+}
+
+// lookAndAsk asks whether to hand over, once it is known that it may be done and what
+// it will probably cost. Nobody has the lock while a person thinks: a guardian must
+// not wait for that.
+func (a *app) lookAndAsk(ctx context.Context, m migrate.Config, s *migrate.Sessions, h migrate.Handover) error {
+	if err := s.Lock(ctx); err != nil {
+		return err
+	}
+	if err := migrate.Look(ctx, m, s, h); err != nil {
+		return err
+	}
+	if err := s.Unlock(ctx); err != nil {
+		return err
+	}
+	return a.confirm(false, fmt.Sprintf("Hand over from %s to %s?", m.Server(h.To.Other()).Address(), m.Server(h.To).Address()))
 }
 
 func (a *app) rehearseCommand() *cobra.Command {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -52,16 +51,17 @@ type app struct {
 	stderr      io.Writer
 	json        bool
 	connections connections
-	printer     *ui.Printer // of the migration's command; nil for others
+	printer     *ui.Printer    // of the migration's command; nil for others
+	signals     chan os.Signal // what ends the command cleanly
 }
 
 // Run executes the command line and returns the exit code. A panic, of whatever
 // goroutine (package routine), is a failure like others. It undoes nothing: what a
 // panic has left is for the guardian, and for the next run, as after a death.
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
-	ctx, stop := withSignals(ctx, stderr, args)
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, signals: make(chan os.Signal, 1)}
+	ctx, stop := a.withSignals(ctx)
 	defer stop()
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	defer func() {
 		if value := recover(); value != nil {
 			code = exitFailed
@@ -97,30 +97,34 @@ func (a *app) panicked(p *routine.Panic) {
 	a.printError(err, exitFailed)
 }
 
-// withSignals ends the context at the first SIGINT, SIGTERM or SIGHUP. Further
-// ones are ignored: a handover that is being undone must not be cut short. The
-// demo's shop re-reads its configuration at SIGHUP, as services do.
-func withSignals(parent context.Context, stderr io.Writer, args []string) (context.Context, func()) {
+// withSignals ends the context at the first SIGINT or SIGTERM, and SIGHUP, see
+// minds. Further ones are ignored: a handover that is being undone must not be cut
+// short.
+func (a *app) withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	if !slices.Contains(args, "demo") {
-		signal.Notify(signals, syscall.SIGHUP)
-	}
+	signal.Notify(a.signals, os.Interrupt, syscall.SIGTERM)
 	done := make(chan struct{})
 	waiting := routine.Start(func() {
 		select {
-		case <-signals:
-			fmt.Fprintln(stderr, "\npgbaton: stopping cleanly …")
+		case <-a.signals:
+			fmt.Fprintln(a.stderr, "\npgbaton: stopping cleanly …")
 			cancel(migrate.Interrupted())
 		case <-done:
 		}
 	})
 	return ctx, func() {
-		signal.Stop(signals)
+		signal.Stop(a.signals)
 		close(done)
 		waiting.Wait()
 		cancel(nil)
+	}
+}
+
+// minds lets SIGHUP end the command, but the demo: its shop reads its configuration
+// again, as services do.
+func (a *app) minds(cmd *cobra.Command) {
+	if cmd.Name() != demoName {
+		signal.Notify(a.signals, syscall.SIGHUP)
 	}
 }
 
@@ -144,6 +148,7 @@ downtime, nothing lost.
 	root.AddCommand(a.checkCommand(), a.planCommand(), a.startCommand(), a.pauseCommand(), a.resumeCommand(),
 		a.statusCommand(), a.rehearseCommand(), a.switchoverCommand(), a.rollbackCommand(), a.reportCommand(), a.guardCommand(), a.finishCommand(), a.resetCommand(), a.demoCommand(), a.versionCommand())
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		a.minds(cmd)
 		if cmd.Name() == guardName {
 			return nil // it is told everything on its standard input
 		}

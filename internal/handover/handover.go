@@ -126,25 +126,12 @@ func Run(ctx context.Context, c Config, holder, taker *pgx.Conn) (Result, error)
 // and undoes what a handover that died before the pass has left. passed says that
 // the taker has the baton already: only forward from here.
 func (r *run) begin(ctx context.Context) (passed bool, err error) {
-	here, err := r.readRecord(ctx, r.Holder, r.holder)
-	if err != nil {
-		return false, err
-	}
-	there, err := r.readRecord(ctx, r.Taker, r.taker)
-	if err != nil {
-		return false, err
-	}
-	r.id, r.generation = here.ID, here.Generation
+	here, there, err := r.judge(ctx)
 	switch {
-	case here.Took && there.Took:
-		return false, fmt.Errorf("both sides believe to have the baton, in generations %d and %d; run the same command again: the first thing it does is to fence the lower one", here.Generation, there.Generation)
+	case err != nil:
+		return false, err
 	case here.Took:
 		return false, r.undoLeftovers(ctx)
-	case here.HandedOver && there.Generation > here.Generation:
-		return false, refusal.New(r.Command, fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet", r.Taker.Side, r.Holder.Side),
-			"run the command of that handover again: it completes it")
-	case !here.HandedOver:
-		return false, refusal.New(r.Command, fmt.Sprintf("the %s never had the baton", r.Holder.Side), "pgbaton status shows where it is")
 	}
 	r.generation-- // the one that the holder took
 	r.result.Resumed = true
@@ -159,6 +146,49 @@ func (r *run) begin(ctx context.Context) (passed bool, err error) {
 	}
 	r.taker = other.holder // it may have been replaced
 	return true, nil
+}
+
+// judge reads both sides' records, and refuses unless one of them says that a
+// handover from holder to taker can begin, or has passed.
+func (r *run) judge(ctx context.Context) (here, there *journal.Record, err error) {
+	if here, err = r.readRecord(ctx, r.Holder, r.holder); err != nil {
+		return nil, nil, err
+	}
+	if there, err = r.readRecord(ctx, r.Taker, r.taker); err != nil {
+		return nil, nil, err
+	}
+	r.id, r.generation = here.ID, here.Generation
+	switch {
+	case here.Took && there.Took:
+		err = fmt.Errorf("both sides believe to have the baton, in generations %d and %d; run the same command again: the first thing it does is to fence the lower one", here.Generation, there.Generation)
+	case here.Took:
+	case here.HandedOver && there.Generation > here.Generation:
+		err = refusal.New(r.Command, fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet", r.Taker.Side, r.Holder.Side),
+			"run the command of that handover again: it completes it")
+	case !here.HandedOver:
+		err = refusal.New(r.Command, fmt.Sprintf("the %s never had the baton", r.Holder.Side), "pgbaton status shows where it is")
+	}
+	return here, there, err
+}
+
+// Look refuses a handover that could not begin, with all reasons, or shows its
+// forecast. It makes nobody wait. Where an earlier handover is to be undone or
+// completed first nothing can be said of the next.
+func Look(ctx context.Context, c Config, holder, taker *pgx.Conn) error {
+	r := newRun(c, holder, taker)
+	here, _, err := r.judge(ctx)
+	if err != nil || !here.Took {
+		return err
+	}
+	saved, err := fence.Raised(ctx, r.holder)
+	if err != nil || saved != nil {
+		return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
+	}
+	paused, err := ReadPaused(ctx, r.holder)
+	if err != nil || paused != nil {
+		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
+	}
+	return r.ready(ctx)
 }
 
 func (r *run) readRecord(ctx context.Context, p Party, conn *pgx.Conn) (*journal.Record, error) {

@@ -213,7 +213,32 @@ func (r *reader) readProgress(ctx context.Context) error {
 			p.BytesTotal += t.Bytes
 		}
 	}
+	if !r.Working && r.Baton == postgres.Source && r.baton.Generation == 0 {
+		if err := r.keptProgress(ctx, &p); err != nil {
+			return err
+		}
+	}
 	r.take(p)
+	return nil
+}
+
+// keptProgress makes of what a start last noted of its progress, if it ended before
+// the load was complete, what it has left: the tables that the next one keeps.
+func (r *reader) keptProgress(ctx context.Context, p *event.Progress) error {
+	var l loaded
+	complete, err := journal.Get(ctx, r.TargetConn, kindCopy, keyLoaded, &l)
+	if err != nil || complete {
+		return postgres.Wrap(postgres.Target, "reading the journal", err)
+	}
+	copied, err := journal.List[copiedTable](ctx, r.TargetConn, kindCopied)
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "reading the journal", err)
+	}
+	p.TablesCopied, p.BytesCopied = len(copied), 0
+	for _, c := range copied {
+		p.BytesCopied += c.Bytes
+	}
+	p.BytesPerSec, p.ETASeconds, p.Running = 0, 0, nil
 	return nil
 }
 

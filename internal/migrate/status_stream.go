@@ -55,6 +55,17 @@ func (r *reader) readStream(ctx context.Context) error {
 		r.Phase = PhaseCopying
 		r.unfinished()
 		return nil
+	}
+	gone := false
+	for _, g := range r.groups() {
+		if r.slot(g) == nil && r.publisher() != nil {
+			gone = true
+			r.note(fmt.Sprintf("replication slot %s is gone from the %s", g.Name(), from), lostRemedy(r.baton))
+		}
+	}
+	switch {
+	case !sub.Enabled && switched && gone: // it has been said
+		return nil
 	case !sub.Enabled && switched:
 		r.note("the way back is disabled: the target keeps WAL for it", "pgbaton resume; or complete an unfinished handover: pgbaton switchover")
 		return nil
@@ -65,11 +76,6 @@ func (r *reader) readStream(ctx context.Context) error {
 			r.note(fmt.Sprintf("the subscription was left disabled by an aborted handover that could not reach the %s", to), "pgbaton resume; the next handover does it by itself")
 		}
 		return postgres.Wrap(from, "reading the journal", err)
-	}
-	for _, g := range r.groups() {
-		if r.slot(g) == nil && r.publisher() != nil {
-			r.note(fmt.Sprintf("replication slot %s is gone from the %s", g.Name(), from), lostRemedy(r.baton))
-		}
 	}
 	if !switched {
 		r.Phase = PhaseCatchingUp

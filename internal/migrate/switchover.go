@@ -43,7 +43,49 @@ func HandOver(ctx context.Context, c Config, s *Sessions, h Handover) (handover.
 	if source == nil || target == nil {
 		return handover.Result{}, refusal.New(h.command(), "there is no migration between these databases", "pgbaton start")
 	}
+	if err := copyComplete(ctx, s, h.To, source, h.command()); err != nil {
+		return handover.Result{}, err
+	}
 	return handover.Run(ctx, c.handover(h), s.conn(h.To.Other()), s.conn(h.To))
+}
+
+// Look refuses a handover that could not begin, with all reasons, or shows its
+// forecast. What an earlier handover has left is left to HandOver. The sessions must
+// be connected and locked.
+func Look(ctx context.Context, c Config, s *Sessions, h Handover) error {
+	source, target, err := s.records(ctx, c)
+	if err != nil {
+		return err
+	}
+	if source == nil || target == nil {
+		return refusal.New(h.command(), "there is no migration between these databases", "pgbaton start")
+	}
+	if err := copyComplete(ctx, s, h.To, source, h.command()); err != nil {
+		return err
+	}
+	return handover.Look(ctx, c.handover(h), s.conn(h.To.Other()), s.conn(h.To))
+}
+
+// copyComplete refuses what needs a complete start: all else that is missing by then
+// is no reason of its own.
+func copyComplete(ctx context.Context, s *Sessions, to postgres.Side, source *journal.Record, command string) error {
+	if to == postgres.Source || source.Generation > 0 || source.HandedOver {
+		return nil
+	}
+	var l loaded
+	complete, err := journal.Get(ctx, s.TargetConn, kindCopy, keyLoaded, &l)
+	for _, name := range l.Slots {
+		if err != nil || !complete {
+			break
+		}
+		var sub *replication.Subscription
+		sub, err = replication.ReadSubscription(ctx, s.TargetConn, name)
+		complete = sub != nil
+	}
+	if err == nil && !complete {
+		err = refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
+	}
+	return postgres.Wrap(postgres.Target, "looking whether the copy is complete", err)
 }
 
 // TakeOver is the guardian's: see [handover.TakeOver].
@@ -135,6 +177,9 @@ func Rehearse(ctx context.Context, c Config, s *Sessions, h Handover) (handover.
 	}
 	b, _ := journal.Decide(source, target)
 	h.To = b.Side.Other()
+	if err := copyComplete(ctx, s, h.To, source, "rehearse"); err != nil {
+		return handover.Rehearsal{}, err
+	}
 	return handover.Rehearse(ctx, c.handover(h), s.conn(b.Side), s.conn(h.To))
 }
 
@@ -150,70 +195,75 @@ func (c Config) handover(h Handover) handover.Config {
 	}
 }
 
+// Running is the stream that pause or resume was about.
+type Running struct {
+	Publisher postgres.Side // keeps WAL for it while it is disabled
+	Gone      []string      // its slots that are lost or not there any more: nothing is kept for those
+	Lost      string        // the remedy for that
+}
+
 // SetRunning is `pgbaton pause` and `pgbaton resume`: it disables or enables the
-// subscription of the side without the baton (rule 14). It returns the side that
-// keeps WAL while it is disabled.
-func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (publisher postgres.Side, err error) {
+// subscription of the side without the baton (rule 14).
+func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (stream Running, err error) {
 	command := "pause"
 	if run {
 		command = "resume"
 	}
 	source, target, err := s.records(ctx, c)
 	if err != nil {
-		return publisher, err
+		return stream, err
 	}
 	b, known := journal.Decide(source, target)
 	if !known || target == nil {
-		return publisher, refusal.New(command, "there is no subscription yet", "pgbaton start")
+		return stream, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
-	publisher = b.Side
+	stream.Publisher, stream.Lost = b.Side, lostRemedy(b)
 	if err := handover.NotStale(ctx, command, s.SourceConn, s.TargetConn); err != nil {
-		return publisher, err
+		return stream, err
 	}
 	if b.Passed {
-		return publisher, refusal.New(command, "the baton has passed, and the "+string(b.Side)+" has not taken it yet", "run the handover's command again: it completes it")
+		return stream, refusal.New(command, "the baton has passed, and the "+string(b.Side)+" has not taken it yet", "run the handover's command again: it completes it")
 	}
-	if b.Generation == 0 {
-		var l loaded
-		if ok, err := journal.Get(ctx, s.TargetConn, kindCopy, keyLoaded, &l); err != nil || !ok {
-			if err != nil {
-				return publisher, postgres.Wrap(postgres.Target, "reading the journal", err)
-			}
-			return publisher, refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
-		}
+	if err := copyComplete(ctx, s, b.Side.Other(), source, command); err != nil {
+		return stream, err
 	}
 	for _, g := range c.streams(b.Side) {
-		if err := setRunning(ctx, c, s, b, g.Name(), command, run); err != nil {
-			return publisher, err
+		gone, err := setRunning(ctx, c, s, b, g.Name(), command, run)
+		if err != nil {
+			return stream, err
+		}
+		if gone {
+			stream.Gone = append(stream.Gone, g.Name())
 		}
 	}
-	if err := handover.ForgetStream(ctx, s.conn(publisher)); err != nil || !run {
-		return publisher, postgres.Wrap(publisher, "writing the journal", err)
+	if err := handover.ForgetStream(ctx, s.conn(b.Side)); err != nil || !run {
+		return stream, postgres.Wrap(b.Side, "writing the journal", err)
 	}
-	return publisher, refresh(ctx, c, s)
+	return stream, refresh(ctx, c, s)
 }
 
-// setRunning disables or enables one group's subscription.
-func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, name, command string, run bool) error {
+// setRunning disables or enables one group's subscription. gone says that nothing
+// keeps WAL for it.
+func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, name, command string, run bool) (gone bool, err error) {
 	publisher, subscriber := b.Side, b.Side.Other()
 	sub, err := replication.ReadSubscription(ctx, s.conn(subscriber), name)
 	switch {
 	case err != nil:
-		return postgres.Wrap(subscriber, "reading the subscription", err)
+		return false, postgres.Wrap(subscriber, "reading the subscription", err)
 	case sub == nil && b.Generation > 0:
-		return refusal.New(command, "there is no way back: the handover was made without one", "")
+		return false, refusal.New(command, "there is no way back: the handover was made without one", "")
 	case sub == nil:
-		return refusal.New(command, "there is no subscription yet", "pgbaton start")
+		return false, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
 	slot, err := replication.ReadSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), name)
 	if err != nil {
-		return postgres.Wrap(publisher, "reading the slot", err)
+		return false, postgres.Wrap(publisher, "reading the slot", err)
 	}
 	if run && (slot == nil || slot.Lost) {
-		return refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
+		return false, refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
 			lostRemedy(b))
 	}
-	return postgres.Wrap(subscriber, command, replication.SetEnabled(ctx, s.conn(subscriber), name, run))
+	return slot == nil || slot.Lost, postgres.Wrap(subscriber, command, replication.SetEnabled(ctx, s.conn(subscriber), name, run))
 }
 
 // lostRemedy says what to do when the stream to the side without the baton is lost.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
 )
 
 // foreignReplicationSQL lists replication that is not this migration's: $1
@@ -40,9 +42,15 @@ func checkSpecialObjects(ctx context.Context, s *survey, e *end) error {
 		return err
 	}
 	if len(own) > 0 {
-		e.add(Finding{Code: "own-publications", Severity: Warning, Side: e.Side, Objects: own,
+		f := Finding{Code: "own-publications", Severity: Warning, Side: e.Side, Objects: own,
 			Text:   "replication of your own is not moved: its subscribers and consumers go on reading from the source",
-			Remedy: "after the switchover set it up again on the target, and let consumers start over from there"})
+			Remedy: "after the switchover set it up again on the target, and let consumers start over from there"}
+		if lesser := e.lesserIdentities(); len(lesser) > 0 {
+			f.Objects = append(f.Objects, lesser...)
+			f.Text += fmt.Sprintf("; start sets another replica identity for %s with FULL, which no subscription can use, and finish puts it back: until then they get the key of an old row in place of the row",
+				plural(len(lesser), "table"))
+		}
+		e.add(f)
 	}
 
 	triggers, err := texts(ctx, e.conn, fmt.Sprintf(`
@@ -71,6 +79,24 @@ func checkSpecialObjects(ctx context.Context, s *survey, e *end) error {
 			Text: fmt.Sprintf("%s: refreshed on the target after the copy, and again after the switchover", plural(len(populated), "materialized view"))})
 	}
 	return s.checkNotValid(ctx, e)
+}
+
+// lesserIdentities are the tables with REPLICA IDENTITY FULL that start gives another:
+// who has asked for whole old rows does not get them meanwhile.
+func (e *end) lesserIdentities() (tables []string) {
+	for i := range e.tables {
+		t := &e.tables[i]
+		c, needed := replication.SettleIdentity(t)
+		if !needed || t.Unlogged || c.Old != catalog.IdentityFull || c.New == catalog.IdentityFull {
+			continue
+		}
+		what := "DEFAULT"
+		if c.New == catalog.IdentityIndex {
+			what = "USING INDEX " + postgres.QuoteIdent(c.NewIndex)
+		}
+		tables = append(tables, fmt.Sprintf("%s has %s instead of FULL while it moves", t.Ident, what))
+	}
+	return tables
 }
 
 // checkNotValid: the servers' own copy checks rows against constraints that the

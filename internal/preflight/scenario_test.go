@@ -59,7 +59,7 @@ CREATE UNLOGGED TABLE "unlogged G" (a int, g int GENERATED ALWAYS AS (a + 1) STO
 		{code: "event-triggers", side: src, severity: info, says: []string{`"Ev"`},
 			source: `CREATE FUNCTION ev() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
 CREATE EVENT TRIGGER "Ev" ON ddl_command_end EXECUTE FUNCTION ev()`},
-		{code: "own-publications", side: src, severity: warn, source: `CREATE PUBLICATION "My pub"`, says: []string{`publication "My pub"`}},
+		{code: "own-publications", side: src, severity: warn, source: `CREATE PUBLICATION "My pub"`, says: []string{`publication "My pub"`, `"public"."fully" has DEFAULT instead of FULL`}},
 		{code: "materialized-views", side: src, severity: info, source: `CREATE MATERIALIZED VIEW mv AS SELECT 1 AS i`, says: []string{`1 materialized view`, `"mv"`}},
 		{code: "apply-triggers", side: src, severity: warn, source: `ALTER TABLE keyed ENABLE ALWAYS TRIGGER "Tr"`, says: []string{`"Tr"`, "ENABLE ALWAYS"}},
 		{code: "no-replica-identity", side: src, severity: warn, says: []string{`"public"."none": FULL`, `"public"."uq": USING INDEX "uq_i_key"`, `"public"."fully": DEFAULT`},

@@ -304,7 +304,7 @@ func checkLocksOnSource(ctx context.Context, _ *survey, e *end) error {
 	if err := e.conn.QueryRow(ctx, locksSQL, e.relationsOut).Scan(&n); err != nil {
 		return err
 	}
-	e.judgeLocks(n, fmt.Sprintf("pg_dump locks %s, tables and views, at once", plural(n, "relation")))
+	e.judgeLocks(n, fmt.Sprintf("pg_dump locks %d tables and views at once", n))
 	return nil
 }
 
@@ -313,7 +313,7 @@ func checkLocksOnSource(ctx context.Context, _ *survey, e *end) error {
 // and one the publication of the way back, within the pause.
 func checkLocksOnTarget(_ context.Context, s *survey, e *end) error {
 	n := len(s.source.tables)
-	e.judgeLocks(n, fmt.Sprintf("a subscription and a publication lock all their tables at once, %d of them", n))
+	e.judgeLocks(n, fmt.Sprintf("a subscription and a publication lock all of their %d tables at once", n))
 	return nil
 }
 

@@ -1,0 +1,87 @@
+package cli_test
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"pgbaton/internal/pgtest"
+)
+
+// TestSigns: what the program says where a move stands still: on the way, after
+// a failure, and before it asks.
+func TestSigns(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 15, 17)
+	m.loadApp()
+
+	// A migration may have any name, also that of the command that minds SIGHUP in
+	// its own way.
+	p := pgtest.Spawn(t, m.options("status", "--watch", "--json", "--migration", "demo"))
+	p.AwaitStdout(t, `"phase":"new"`)
+	p.Signal(t, syscall.SIGHUP)
+	if r := p.Wait(t); r.Code != 0 {
+		t.Errorf("status --watch after SIGHUP: %s", r)
+	}
+
+	// A start that dies when one table is copied.
+	m.kill(`"type":"table_copied"`, "start", "--jobs", "1", "--max-rate", "2MB")
+	target := pgtest.Connect(t, m.targetURI())
+	kept := pgtest.QueryValue[float64](t, target, `SELECT count(*)::float FROM pgbaton.journal WHERE kind = 'copied'`)
+	s := m.result(0, "status")
+	if kept == 0 || s["tables_copied"] != kept || s["bytes_copied"] == 0.0 || s["bytes_per_second"] != 0.0 || s["eta_seconds"] != 0.0 || s["running"] != nil {
+		t.Errorf("%v tables are kept, and status says %v", kept, s)
+	}
+	for _, command := range [][]string{{"switchover", "--yes"}, {"rehearse"}} {
+		reasons, _ := m.result(3, command...)["reasons"].([]any)
+		if len(reasons) != 1 || !strings.Contains(reasons[0].(map[string]any)["why"].(string), "the copy is not complete") {
+			t.Errorf("%s while the copy is not complete: %v", command[0], reasons)
+		}
+	}
+	m.run(0, "start")
+
+	// What keeps nothing is not said to keep something.
+	m.run(0, "pause")
+	if r := m.run(0, "status"); strings.Contains(r.Stdout, "is gone") {
+		t.Errorf("paused: %s", r)
+	}
+	pgtest.Exec(t, m.sourceURI(), `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots`)
+	if r := m.run(0, "status"); !strings.Contains(r.Stdout, "is gone from the source") || strings.Contains(r.Stdout, "keeps WAL") {
+		t.Errorf("without its slot: %s", r)
+	}
+	if r := m.run(0, "pause"); strings.Contains(r.Stdout, "keeps WAL") || !strings.Contains(r.Stdout, "is gone from the source") {
+		t.Errorf("pause without a slot: %s", r)
+	}
+}
+
+// TestQuestion: who may not hand over is not asked, and who is asked has seen the
+// forecast.
+func TestQuestion(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 15, 17)
+	m.loadApp()
+	m.run(0, "start", "--hold")
+	for _, command := range []string{"switchover", "rollback"} {
+		if command == "switchover" {
+			if said, code := m.atTerminal("n", command); code != 3 || strings.Contains(said, question) || !strings.Contains(said, "is disabled") {
+				t.Errorf("held: exit %d\n%s", code, said)
+			}
+			m.run(0, "resume")
+			pgtest.UntilTrue(t, m.sourceURI(), 10*time.Second, "the slot is read", `SELECT bool_and(active) FROM pg_replication_slots`)
+		}
+		said, code := m.atTerminal("n", command)
+		asked, _, _ := strings.Cut(said, question)
+		if code != 2 || !strings.Contains(asked, "forecast:") || !strings.Contains(said, "not confirmed") {
+			t.Errorf("%s, answered with no: exit %d\n%s", command, code, said)
+		}
+		baton := map[string]string{"switchover": "source", "rollback": "target"}[command]
+		if s := m.result(0, "status"); s["baton"] != baton || s["working"] != false {
+			t.Errorf("after the answer no: %v", s)
+		}
+		if said, code := m.atTerminal("y", command); code != 0 {
+			t.Errorf("%s, answered with yes: exit %d\n%s", command, code, said)
+		}
+	}
+	m.same()
+}
