@@ -137,24 +137,20 @@ func (a *app) migration() (migrate.Config, error) {
 	if err != nil {
 		return migrate.Config{}, usagef("--target: %w", err)
 	}
-	m := migrate.Config{Name: c.migration, Source: source, Target: target, PgBin: c.pgBin,
-		SourceFromTarget: source.Conninfo().ForServer(), TargetFromSource: target.Conninfo().ForServer()}
+	m := migrate.Config{Name: c.migration, Source: source, Target: target, PgBin: c.pgBin}
 	for _, o := range []struct {
 		flag, value string
-		into        *postgres.Conninfo
+		server      *postgres.Server
+		into        *postgres.Reach
 	}{
-		{"--source-from-target", c.sourceFromTarget, &m.SourceFromTarget},
-		{"--target-from-source", c.targetFromSource, &m.TargetFromSource},
+		{"--source-from-target", c.sourceFromTarget, source, &m.SourceFromTarget},
+		{"--target-from-source", c.targetFromSource, target, &m.TargetFromSource},
 	} {
-		if o.value == "" {
-			continue
-		}
 		given, err := postgres.ParseGiven(o.value)
 		if err != nil {
 			return m, usagef("%s: %w", o.flag, err)
 		}
-		// What it leaves open is as for us: who, and which database.
-		*o.into = (*o.into).Overlay(given)
+		*o.into = o.server.ReachBy(given)
 	}
 	return m, nil
 }

@@ -101,7 +101,7 @@ wherever things stand.`,
 			if err := f.valid(); err != nil {
 				return err
 			}
-			guard, err := a.guard(f)
+			guard, err := newGuard()
 			if err != nil {
 				return err
 			}
@@ -111,6 +111,7 @@ wherever things stand.`,
 			}
 			defer movers.Close()
 			return a.withMigration(cmd, false, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				guard.Task(guardTask{guardedConnections(m), f})
 				h := migrate.Handover{To: f.To, MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers, Guard: guard}
 				if lost {
 					return a.takeByForce(ctx, m, s, p, h)
@@ -247,8 +248,9 @@ type guardTask struct {
 	Handover    handoverFlags    `json:"handover"`
 }
 
-// guardConnections are the resolved connection strings: a guardian runs in
-// another directory, and the environment may be another by then.
+// guardConnections are the resolved connection strings, of the servers that the
+// command works on: a guardian runs in another directory, the environment may be
+// another by then, and of several hosts another may answer first.
 type guardConnections struct {
 	Source           string `json:"source"`
 	Target           string `json:"target"`
@@ -257,15 +259,15 @@ type guardConnections struct {
 	Migration        string `json:"migration"`
 }
 
-func (a *app) guard(f handoverFlags) (*guardian.Guard, error) {
-	m, err := a.migration()
-	if err != nil {
-		return nil, err
-	}
+func guardedConnections(m migrate.Config) guardConnections {
+	return guardConnections{m.Source.Conninfo().String(), m.Target.Conninfo().String(),
+		m.SourceFromTarget.Given().String(), m.TargetFromSource.Given().String(), m.Name}
+}
+
+func newGuard() (*guardian.Guard, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program's own path: %w", err)
 	}
-	return guardian.New(program, []string{guardName}, guardTask{guardConnections{
-		m.Source.Conninfo().String(), m.Target.Conninfo().String(), m.SourceFromTarget.String(), m.TargetFromSource.String(), m.Name}, f}), nil
+	return guardian.New(program, []string{guardName}), nil
 }

@@ -30,11 +30,12 @@ type Guard struct {
 	beat  *routine.Routine
 }
 
-// New prepares a guardian: this program, run again with args, is given the task
-// on its standard input, where no process list shows it.
-func New(program string, args []string, task any) *Guard {
-	return &Guard{program: program, args: args, task: task}
-}
+// New prepares a guardian: this program, run again with args.
+func New(program string, args []string) *Guard { return &Guard{program: program, args: args} }
+
+// Task is what the guardian will be given on its standard input, where no process
+// list shows it. It must be said before Start.
+func (g *Guard) Task(task any) { g.task = task }
 
 // heartbeat is how often the guarded process shows that it is not stopped.
 const heartbeat = 200 * time.Millisecond

@@ -30,8 +30,8 @@ import (
 // Party is one side of a handover.
 type Party struct {
 	*postgres.Server
-	Keeps []string          // roles that keep CONNECT while this side is fenced
-	Reach postgres.Conninfo // how the other side's server reaches this one
+	Keeps []string       // roles that keep CONNECT while this side is fenced
+	Reach postgres.Reach // how the other side's server reaches this one
 }
 
 // Config is what a handover needs to know.

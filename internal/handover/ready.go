@@ -269,7 +269,7 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	}
 	// A session of its own: creating a subscription, even one that is rolled
 	// back, leaves locks until then.
-	if err := replication.Probe(ctx, r.holder, r.Taker.Reach); err != nil {
+	if err := replication.Probe(ctx, r.holder, r.Taker.Reach.For(r.Holder.Version())); err != nil {
 		say(fmt.Sprintf("the %s's server cannot subscribe to the %s: %s", r.Holder.Side, side, postgres.Describe(err)),
 			"see pgbaton check for what is missing; it can be told another address with --"+side+"-from-"+string(r.Holder.Side)+without)
 	}

@@ -58,7 +58,7 @@ func (r *run) prepareBack(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "looking for workers that can apply", err)
 	}
-	if err := replication.CreateSubscription(ctx, r.holder, g.Name(), r.Taker.Reach, terms); err != nil {
+	if err := replication.CreateSubscription(ctx, r.holder, g.Name(), r.Taker.Reach.For(r.Holder.Version()), terms); err != nil {
 		return postgres.WrapHint(r.Holder.Side, "creating the subscription of the way back", err,
 			fmt.Sprintf("the %s's server must reach the %s's, and the role may create subscriptions: see pgbaton check; or go without a way back: --no-rollback", r.Holder.Side, r.Taker.Side))
 	}

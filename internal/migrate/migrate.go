@@ -34,8 +34,8 @@ type Config struct {
 	Name             string            // of the migration
 	Selection        catalog.Selection // which tables it includes
 	Source, Target   *postgres.Server
-	SourceFromTarget postgres.Conninfo // how the target's server reaches the source
-	TargetFromSource postgres.Conninfo // how the source's server reaches the target
+	SourceFromTarget postgres.Reach // how the target's server reaches the source
+	TargetFromSource postgres.Reach // how the source's server reaches the target
 	Method           Method
 	Jobs, IndexJobs  int
 	InitialGroups    int      // streams to begin with; 0: as many as the writes ask for
@@ -134,7 +134,7 @@ func (c Config) Server(side postgres.Side) *postgres.Server {
 }
 
 // reach is how the other side's server reaches a side.
-func (c Config) reach(side postgres.Side) postgres.Conninfo {
+func (c Config) reach(side postgres.Side) postgres.Reach {
 	if side == postgres.Source {
 		return c.SourceFromTarget
 	}
@@ -145,7 +145,7 @@ func (c Config) reach(side postgres.Side) postgres.Conninfo {
 // one as which the other side's server streams from here.
 func (c Config) holderKeeps(side postgres.Side) []string {
 	roles := []string{c.Server(side).User()}
-	if u := c.reach(side)["user"]; u != "" && !slices.Contains(roles, u) {
+	if u := c.reach(side).User(); u != "" && !slices.Contains(roles, u) {
 		roles = append(roles, u)
 	}
 	return roles

@@ -103,7 +103,7 @@ func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
 	}
 	var actions []Action
 	for i := range st.divided {
-		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.Redacted(), terms))...)
+		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.For(st.Target.Version()).Redacted(), terms))...)
 	}
 	return actions, nil
 }
@@ -159,7 +159,7 @@ func (st *start) runSubscription(ctx context.Context) error {
 // subscribe creates a group's subscription connected and disabled, and checks that
 // it holds exactly the planned tables before anything enables it (rule 12).
 func (st *start) subscribe(ctx context.Context, g replication.Group, terms replication.Terms) error {
-	err := replication.CreateSubscription(ctx, st.TargetConn, g.Name(), st.SourceFromTarget, terms)
+	err := replication.CreateSubscription(ctx, st.TargetConn, g.Name(), st.SourceFromTarget.For(st.Target.Version()), terms)
 	if err != nil {
 		hint := "the target's server must reach the source: see --source-from-target"
 		if postgres.Code(err) == postgres.InsufficientPrivilege {

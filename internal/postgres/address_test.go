@@ -60,7 +60,7 @@ func TestAddress(t *testing.T) {
 	if want := fmt.Sprintf("127.0.0.1:%d/postgres", one.Port()); s.Address() != want {
 		t.Errorf("address %s, want %s", s.Address(), want)
 	}
-	for _, c := range []postgres.Conninfo{s.Conninfo(), must(postgres.ParseGiven(s.ClientConninfo()))} {
+	for _, c := range []postgres.Conninfo{s.Conninfo(), must(postgres.ParseGiven(s.ClientConninfo(17)))} {
 		if c["host"] != "127.0.0.1" || c["port"] != fmt.Sprint(one.Port()) {
 			t.Errorf("others are sent to %s", c)
 		}

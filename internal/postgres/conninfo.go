@@ -263,9 +263,10 @@ func (c Conninfo) Redacted() string {
 }
 
 // ForServer keeps what makes sense when another server connects with it: where,
-// who, and how (TLS settings included), not how this session behaves.
+// who, and how (TLS and options included), not what only concerns this machine, or
+// which of several hosts is meant.
 func (c Conninfo) ForServer() Conninfo {
-	return c.Without("options", "application_name", "target_session_attrs", "passfile", "connect_timeout",
+	return c.Without("application_name", "target_session_attrs", "load_balance_hosts", "passfile", "connect_timeout",
 		"fallback_application_name", "replication", "client_encoding")
 }
 

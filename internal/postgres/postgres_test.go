@@ -84,6 +84,43 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestReachKeywords: a connection string for another server has what its libpq knows.
+func TestReachKeywords(t *testing.T) {
+	s, err := NewServer(Source, "host=db,standby port=5432 user=u dbname=d sslmode=verify-full channel_binding=require sslsni=1 min_protocol_version=3.2 "+
+		"target_session_attrs=primary connect_timeout=3 options='-c wal_sender_timeout=5min' statement_timeout=5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		given   string
+		version Version
+		want    string
+		leftOut string
+	}{
+		{"", 120022, `dbname='d' host='db,standby' options='-c wal_sender_timeout=5min TIMEOUTS' port='5432' sslmode='verify-full' user='u'`,
+			"channel_binding min_protocol_version statement_timeout"},
+		{"", 180000, `channel_binding='require' dbname='d' host='db,standby' min_protocol_version='3.2' options='-c wal_sender_timeout=5min TIMEOUTS' port='5432' sslmode='verify-full' sslsni='1' user='u'`,
+			"statement_timeout"},
+		{"host=a,b target_session_attrs=primary options='' channel_binding='' statement_timeout=''", 170000, `dbname='d' host='a,b' sslmode='verify-full' sslsni='1' target_session_attrs='primary' user='u'`,
+			"min_protocol_version"},
+		{"host=a,b target_session_attrs=primary options='' channel_binding='' statement_timeout='' min_protocol_version=''", 120022, `dbname='d' host='a,b' sslmode='verify-full' user='u'`,
+			"target_session_attrs"},
+	} {
+		given, err := ParseGiven(c.given)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := s.ReachBy(given)
+		const timeouts = " -c idle_in_transaction_session_timeout=0 -c lock_timeout=0 -c statement_timeout=0"
+		if got := strings.Replace(r.For(c.version).String(), timeouts, " TIMEOUTS", 1); got != c.want {
+			t.Errorf("%q for %s:\n%s, want\n%s", c.given, c.version, got, c.want)
+		}
+		if got := strings.Join(r.LeftOut(c.version), " "); got != c.leftOut {
+			t.Errorf("%q for %s leaves out %s, want %s", c.given, c.version, got, c.leftOut)
+		}
+	}
+}
+
 func TestVersionsAndPositions(t *testing.T) {
 	for in, want := range map[string]Version{"12.22": 120022, "15.18 (Debian 15.18-0+deb12u1)": 150018, "18beta1": 180000, "17devel": 170000} {
 		if got := parseServerVersion(in); got != want {

@@ -178,7 +178,14 @@ func (s *Server) ClientEnv(application string, extra ...string) []string {
 	return append(env, "PGOPTIONS="+options)
 }
 
-// ClientConninfo is what pg_dump gets as --dbname: everything but secrets.
-func (s *Server) ClientConninfo() string {
-	return s.Conninfo().Without(append([]string{"options", "fallback_application_name"}, secretKeys...)...).String()
+// ClientConninfo is what a pg_dump of a major version (0: of any) gets as --dbname:
+// everything that its libpq knows but secrets.
+func (s *Server) ClientConninfo(major int) string {
+	c := s.Conninfo().Without(append([]string{"options", "fallback_application_name"}, secretKeys...)...)
+	for k := range c {
+		if major > 0 && !c.known(k, major) {
+			delete(c, k)
+		}
+	}
+	return c.String()
 }

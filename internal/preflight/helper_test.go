@@ -52,15 +52,12 @@ func input(t *testing.T, source, target *cluster.Cluster, o options) preflight.I
 		}
 		return s
 	}
-	given := func(s *postgres.Server, uri string) postgres.Conninfo {
-		if uri == "" {
-			return s.Conninfo().ForServer()
-		}
+	given := func(s *postgres.Server, uri string) postgres.Reach {
 		c, err := postgres.ParseGiven(uri)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return c
+		return s.ReachBy(c)
 	}
 	user := or(o.user, "postgres")
 	in := preflight.Input{Migration: "m", Method: or(o.method, "stream"), Jobs: max(1, o.jobs), IndexJobs: o.indexJobs, Groups: o.groups, Roles: o.roles, Accept: o.accept, PgBin: o.pgBin}
@@ -87,7 +84,7 @@ func runInput(t *testing.T, in preflight.Input) preflight.Report {
 		t.Fatalf("check: %v", err)
 	}
 	for _, f := range r.Findings {
-		for _, c := range []postgres.Conninfo{in.Source.Conninfo(), in.Target.Conninfo(), in.SourceFromTarget, in.TargetFromSource} {
+		for _, c := range []postgres.Conninfo{in.Source.Conninfo(), in.Target.Conninfo(), in.SourceFromTarget.For(in.Target.Version()), in.TargetFromSource.For(in.Source.Version())} {
 			if p := c["password"]; p != "" && strings.Contains(fmt.Sprint(f), p) {
 				t.Errorf("a password is in the finding %+v", f)
 			}

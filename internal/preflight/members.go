@@ -35,11 +35,11 @@ ORDER BY keep.rolname, m.rolname`
 // and the one as which the other server streams from here.
 func (s *survey) keepConnect(e *end) []string {
 	roles := []string{e.User()}
-	conninfo := s.SourceFromTarget
+	reach := s.SourceFromTarget
 	if e.Side == postgres.Target {
-		conninfo = s.TargetFromSource
+		reach = s.TargetFromSource
 	}
-	if user := conninfo["user"]; user != "" && user != roles[0] {
+	if user := reach.User(); user != "" && user != roles[0] {
 		roles = append(roles, user)
 	}
 	return roles

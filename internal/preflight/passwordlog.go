@@ -12,16 +12,16 @@ import (
 // password into the server's log: the settings that log statements are a
 // superuser's to change, or, since 15, of whom one has let (rule 8).
 func checkPasswordInLog(ctx context.Context, s *survey, e *end) error {
-	conninfo, flag := s.SourceFromTarget, "--source-from-target"
+	reach, flag := s.SourceFromTarget, "--source-from-target"
 	if e.Side == postgres.Source {
-		conninfo, flag = s.TargetFromSource, "--target-from-source"
+		reach, flag = s.TargetFromSource, "--target-from-source"
 	}
 	statement, duration := e.setting["log_statement"], e.setting["log_min_duration_statement"]
 	logged := statement == "ddl" || statement == "mod" || statement == "all"
 	if ms, err := strconv.Atoi(duration); err == nil && ms >= 0 {
 		logged = true
 	}
-	if conninfo["password"] == "" || !logged || e.role.super {
+	if reach.For(e.Version())["password"] == "" || !logged || e.role.super {
 		return nil
 	}
 	grant := ""

@@ -56,8 +56,8 @@ func (r Report) Blockers() []Finding {
 // Input is what a check needs to know.
 type Input struct {
 	Source, Target   *postgres.Server
-	SourceFromTarget postgres.Conninfo // how the target's server reaches the source, password included
-	TargetFromSource postgres.Conninfo // how the source's server reaches the target, password included
+	SourceFromTarget postgres.Reach // how the target's server reaches the source, password included
+	TargetFromSource postgres.Reach // how the source's server reaches the target, password included
 	Migration        string
 	Selection        catalog.Selection // what the migration includes
 	Method           string            // stream, native or dump

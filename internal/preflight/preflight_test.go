@@ -112,6 +112,33 @@ func TestConnect(t *testing.T) {
 	want(t, run(t, source, target, bad), "probe-source-from-target", postgres.Target, preflight.Blocker)
 }
 
+// TestKeywords: a subscriber whose libpq is too old for a keyword of the connection
+// string connects without it, and check says so; options come along.
+func TestKeywords(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Start(t, 12), pgtest.Start(t, 18)
+	for _, c := range []*cluster.Cluster{source, target} {
+		pgtest.Exec(t, c.ConnString("postgres"), `CREATE DATABASE d`)
+	}
+	o := options{db: "d", targetURI: target.ConnString("d") + "&channel_binding=disable&sslsni=0&load_balance_hosts=random&options=-c%20work_mem%3D5MB"}
+	r := run(t, source, target, o)
+	f := want(t, r, "connection-keywords", postgres.Source, preflight.Warning)
+	if !slices.Equal(f.Objects, []string{"channel_binding", "sslsni"}) {
+		t.Errorf("%+v", f)
+	}
+	wantNot(t, r, "connection-keywords", postgres.Target)
+	wantNot(t, r, "probe-target-from-source", postgres.Source)
+	_, remedy, _ := strings.Cut(f.Remedy, "--target-from-source \"")
+	o.targetFromSource, _, _ = strings.Cut(remedy, "\"")
+	r = run(t, source, target, o)
+	wantNot(t, r, "connection-keywords", postgres.Source)
+	wantNot(t, r, "probe-target-from-source", postgres.Source)
+	// A setting that the server refuses shows that options reach it.
+	o.targetURI = target.ConnString("d")
+	o.targetFromSource = target.ConnString("d") + "&options=-c%20nonsense%3D1"
+	want(t, run(t, source, target, o), "probe-target-from-source", postgres.Source, preflight.Warning)
+}
+
 // TestReach: the servers reach each other, or the finding shows why not.
 func TestReach(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -33,11 +34,12 @@ func probe(ctx context.Context, subscriber *end, conninfo postgres.Conninfo) err
 func probeSource(ctx context.Context, s *survey, e *end) error {
 	// Without these rights, which are findings of their own, the server does not
 	// come to the point of connecting, or is turned away there.
-	lacking := s.SourceFromTarget["user"] == s.source.role.name && !s.source.role.mayReplicate()
+	lacking := s.SourceFromTarget.User() == s.source.role.name && !s.source.role.mayReplicate()
 	if lacking || !e.maySubscribe() || e.exists && !e.role.create {
 		return nil
 	}
-	err := probe(ctx, e, s.SourceFromTarget)
+	conninfo := s.SourceFromTarget.For(e.Version())
+	err := probe(ctx, e, conninfo)
 	if err == nil {
 		return nil
 	}
@@ -50,15 +52,36 @@ func probeSource(ctx context.Context, s *survey, e *end) error {
 		return nil
 	}
 	e.add(Finding{Code: "probe-source-from-target", Severity: Blocker, Side: e.Side,
-		Text:   fmt.Sprintf("the target's server cannot connect to the source with %s: %s", s.SourceFromTarget.Redacted(), redact(postgres.Describe(err), s.SourceFromTarget)),
+		Text:   fmt.Sprintf("the target's server cannot connect to the source with %s: %s", conninfo.Redacted(), redact(postgres.Describe(err), conninfo)),
 		Remedy: reachHint("source", "--source-from-target")})
+	return nil
+}
+
+// checkKeywords says what a subscriber's libpq is too old for: its subscription
+// connects without.
+func checkKeywords(ctx context.Context, s *survey, e *end) error {
+	for _, way := range []struct {
+		reach      postgres.Reach
+		flag       string
+		subscriber *end
+	}{{s.SourceFromTarget, "--source-from-target", s.target}, {s.TargetFromSource, "--target-from-source", s.source}} {
+		names := way.reach.LeftOut(way.subscriber.Version())
+		if len(names) == 0 {
+			continue
+		}
+		s.add(Finding{Code: "connection-keywords", Severity: Warning, Side: way.subscriber.Side, Objects: names,
+			Text: fmt.Sprintf("PostgreSQL %d does not know %s: the %s's server connects to the %s without", way.subscriber.Version().Major(),
+				list(names), way.subscriber.Side, way.subscriber.Side.Other()),
+			Remedy: fmt.Sprintf("if that will do, say so: %s \"%s=''\"; if it protected the connection, give there what does the same in that version, for instance sslmode=verify-full",
+				way.flag, strings.Join(names, "='' "))})
+	}
 	return nil
 }
 
 // probeTarget lets the source reach the target, as the way back will. A target
 // database that is still to be made is stood in for by the maintenance database.
 func probeTarget(ctx context.Context, s *survey, e *end) error {
-	conninfo := s.TargetFromSource
+	conninfo := s.TargetFromSource.For(s.source.Version())
 	if !e.exists {
 		conninfo = conninfo.With("dbname", e.conn.Config().Database)
 	}

@@ -93,6 +93,7 @@ var (
 		{"generated columns and the way back", checkGeneratedOnTarget},
 		{"lock table of the target", checkLocksOnTarget},
 		{"settings for the load", checkLoadSettings},
+		{"keywords of the connection strings", checkKeywords},
 		{"reaching the source from the target", probeSource},
 		{"reaching the target from the source", probeTarget},
 	}

@@ -68,7 +68,7 @@ func dump(source *postgres.Server, snapshot, file string, args []string) Command
 	if snapshot != "" {
 		args = append(args, "--snapshot="+snapshot)
 	}
-	args = append(args, "--file="+file, "--dbname="+source.ClientConninfo())
+	args = append(args, "--file="+file)
 	return Command{Program: "pg_dump", Args: args, server: source}
 }
 
@@ -96,7 +96,7 @@ type RestoreOptions struct {
 // Restore builds the pg_restore of a section. It does not stop at the first
 // error, so that a DBA sees all of them; RunRestore judges them.
 func Restore(target *postgres.Server, archive, section string, o RestoreOptions) Command {
-	args := []string{"--dbname=" + target.ClientConninfo(), "--verbose"}
+	args := []string{"--verbose"}
 	if section != Everything {
 		args = append(args, "--section="+section)
 	}

@@ -95,7 +95,7 @@ func toolMajor(dir, name string) int {
 // The password goes by the environment.
 type Command struct {
 	Program  string
-	Args     []string
+	Args     []string // but for the server's address
 	server   *postgres.Server
 	settings []string // of its sessions, "name=value"
 }
@@ -103,13 +103,19 @@ type Command struct {
 // String prints the command as one would type it.
 func (c Command) String() string {
 	words := []string{c.Program}
-	for _, a := range c.Args {
+	for _, a := range c.args(0) {
 		if strings.ContainsAny(a, " '\"\\$`&;|<>()*?") {
 			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
 		}
 		words = append(words, a)
 	}
 	return strings.Join(words, " ")
+}
+
+// args are all arguments, for programs of a major version (0: of any). Where the
+// server is comes first: it is known for sure once there was a session.
+func (c Command) args(major int) []string {
+	return append([]string{"--dbname=" + c.server.ClientConninfo(major)}, c.Args...)
 }
 
 // applicationPrefix begins the application names of the sessions of client programs
@@ -141,7 +147,7 @@ func EndOrphans(ctx context.Context, conn *pgx.Conn) error {
 // run executes the program and returns what it wrote to standard error. The
 // whole process group ends with ctx, so that no pg_restore worker outlives us.
 func (c Command) run(ctx context.Context, tools Tools, onLine func(string)) (stderr string, err error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(tools.Dir, c.Program), c.Args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(tools.Dir, c.Program), c.args(tools.Major)...)
 	cmd.Env = c.server.ClientEnv(applicationPrefix+c.Program, c.settings...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
