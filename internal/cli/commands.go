@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"pgbaton/internal/event"
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/outcome"
 	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
@@ -96,15 +98,24 @@ func (a *app) checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			state := outcome.State{}
+			if !report.Started {
+				state.Phase = migrate.PhaseNew
+			}
+			if len(report.Blockers()) > 0 {
+				state.Code = outcome.NotNow
+			}
+			next := a.next(state)
 			if a.json {
 				p := ui.NewPrinter(a.stdout, a.stderr, true)
 				for _, finding := range report.Findings {
 					p.Object("finding", finding)
 				}
 				n := len(report.Blockers())
-				p.Result(map[string]any{"ok": n == 0, "blockers": n, "findings": len(report.Findings)})
+				p.Result(map[string]any{"ok": n == 0, "blockers": n, "findings": len(report.Findings)}, next)
 			} else {
 				ui.Check(a.stdout, report)
+				ui.Next(a.stdout, next)
 			}
 			if len(report.Blockers()) > 0 {
 				return errReported
@@ -138,7 +149,7 @@ func (a *app) planCommand() *cobra.Command {
 					for _, step := range append(steps, handOver...) {
 						p.Object("step", step)
 					}
-					p.Result(map[string]any{"ok": true})
+					p.Result(map[string]any{"ok": true}, a.next(outcome.State{Phase: planned(steps)}))
 					return nil
 				}
 				ui.Plan(a.stdout, "pgbaton start", steps)
@@ -150,6 +161,14 @@ func (a *app) planCommand() *cobra.Command {
 	}
 	f.register(cmd)
 	return cmd
+}
+
+// planned is the phase of a migration that is planned: "" when it has begun.
+func planned(steps []migrate.PlannedStep) string {
+	if len(steps) > 0 && steps[0].Done {
+		return ""
+	}
+	return migrate.PhaseNew
 }
 
 func (a *app) startCommand() *cobra.Command {
@@ -186,8 +205,9 @@ func (a *app) startCommand() *cobra.Command {
 					return err
 				}
 				p.Close()
+				next := a.next(outcome.State{Phase: result.Phase})
 				if a.json {
-					p.Result(okayStart{true, result})
+					p.Result(okayStart{true, result}, next)
 					return nil
 				}
 				copied := ""
@@ -199,6 +219,7 @@ func (a *app) startCommand() *cobra.Command {
 					copied += ". "
 				}
 				fmt.Fprintf(a.stdout, "%sThe migration is %s after %s.\n", copied, result.Phase, ui.Seconds(result.Seconds))
+				ui.Next(a.stdout, next)
 				return nil
 			})
 		},
@@ -228,7 +249,11 @@ func (a *app) runningCommand(name, short string, run bool) *cobra.Command {
 					return err
 				}
 				if a.json {
-					p.Result(map[string]any{"ok": true, "enabled": run})
+					state := outcome.State{Broken: len(stream.Gone) > 0, Generation: stream.Generation}
+					if !run {
+						state.Phase = migrate.PhaseHeld
+					}
+					p.Result(map[string]any{"ok": true, "enabled": run}, a.next(state))
 					return nil
 				}
 				switch {
@@ -281,22 +306,29 @@ func (a *app) statusOnce(cmd *cobra.Command, watch bool) error {
 		if err != nil {
 			return err
 		}
+		next := a.next(outcome.State{Phase: status.Phase, Paused: paused(status), Baton: status.Baton, Generation: max(status.Source.Generation, status.Target.Generation),
+			Working: status.Working, Unfinished: status.Unfinished, Broken: status.Broken, Unread: status.Phase != migrate.PhaseNew && !(status.Source.Reachable && status.Target.Reachable)})
 		switch {
 		case a.json && watch:
 			p.Object("status", status)
 		case a.json:
-			p.Result(status)
+			p.Result(status, next)
 		default:
 			if watch {
 				fmt.Fprintf(a.stdout, "%s\n", time.Now().Format(time.DateTime))
 			}
-			ui.Status(a.stdout, status)
+			ui.Status(a.stdout, status, next)
 			if watch {
 				fmt.Fprintln(a.stdout)
 			}
 		}
 		return nil
 	})
+}
+
+// paused says whether a stream to the side without the baton is disabled.
+func paused(s *migrate.Status) bool {
+	return slices.ContainsFunc(s.Groups, func(g migrate.GroupStatus) bool { return g.Subscription == "disabled" })
 }
 
 // okayStart is the result of a start that went well.
@@ -360,14 +392,18 @@ func (a *app) cleaning(cmd *cobra.Command, yes bool, question string,
 		if err != nil {
 			return err
 		}
+		next := a.next(outcome.State{Left: len(result.Left) > 0})
 		if a.json {
 			p.Result(struct {
 				OK bool `json:"ok"`
 				migrate.CleanResult
-			}{true, result})
+			}{true, result}, next)
 			return nil
 		}
 		ui.Clean(a.stdout, result)
+		if len(result.Left) > 0 {
+			ui.Next(a.stdout, next)
+		}
 		return nil
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pgbaton/internal/demo"
+	"pgbaton/internal/outcome"
 	"pgbaton/internal/ui"
 )
 
@@ -44,7 +45,7 @@ POSTGRES_DIR and where the usual packages put them; "make demo" brings them.`,
 				ui.NewPrinter(a.stdout, a.stderr, true).Result(struct {
 					OK bool `json:"ok"`
 					demo.Report
-				}{true, report})
+				}{true, report}, a.next(outcome.State{}))
 			}
 			return nil
 		},

@@ -14,6 +14,7 @@ import (
 	"pgbaton/internal/guardian"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/outcome"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/traffic"
@@ -181,14 +182,16 @@ Exit code 3 when a real handover would be refused.`,
 				if err != nil {
 					return &withResult{err, result}
 				}
+				next := a.next(outcome.State{Forth: result.Command})
 				if a.json {
 					p.Result(struct {
 						OK bool `json:"ok"`
 						handover.Rehearsal
-					}{true, result})
+					}{true, result}, next)
 					return nil
 				}
 				ui.Rehearsal(a.stdout, result)
+				ui.Next(a.stdout, next)
 				return nil
 			})
 		},
@@ -202,14 +205,16 @@ func (a *app) handedOver(p *ui.Printer, result handover.Result, err error) error
 	if err != nil {
 		return &withResult{err, result}
 	}
+	next := a.next(outcome.State{Baton: result.Baton})
 	if a.json {
 		p.Result(struct {
 			OK bool `json:"ok"`
 			handover.Result
-		}{true, result})
+		}{true, result}, next)
 		return nil
 	}
 	ui.Handover(a.stdout, result)
+	ui.Next(a.stdout, next)
 	return nil
 }
 

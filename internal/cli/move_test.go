@@ -62,6 +62,10 @@ func (m *move) result(code int, args ...string) map[string]any {
 	if last["type"] != "result" {
 		m.t.Fatalf("last line of pgbaton %s is no result: %s", strings.Join(args, " "), lines[len(lines)-1])
 	}
+	next, _ := last["next"].(map[string]any)
+	if command, _ := next["command"].(string); next["why"] == nil || next["why"] == "" || command != "" && !strings.HasPrefix(command, "pgbaton ") {
+		m.t.Errorf("pgbaton %s does not say what to run next: %v", strings.Join(args, " "), last)
+	}
 	return last
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/outcome"
 	"pgbaton/internal/ui"
 )
 
@@ -32,7 +33,7 @@ with finish --report FILE.`,
 					return err
 				}
 				if a.json || format == "json" {
-					ui.NewPrinter(a.stdout, a.stderr, true).Result(report)
+					ui.NewPrinter(a.stdout, a.stderr, true).Result(report, a.next(outcome.State{Baton: report.Baton}))
 					return nil
 				}
 				ui.Report(a.stdout, report)

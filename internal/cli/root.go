@@ -17,21 +17,11 @@ import (
 
 	"pgbaton/internal/handover"
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/outcome"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/routine"
 	"pgbaton/internal/ui"
-)
-
-// Exit codes (docs/exit-codes.md).
-const (
-	exitDone      = 0
-	exitFailed    = 1
-	exitUsage     = 2
-	exitNotNow    = 3
-	exitAborted   = 4
-	exitAfterPass = 6
-	exitUnknown   = 7
 )
 
 // usageError is wrong usage or configuration: nothing was touched.
@@ -53,6 +43,7 @@ type app struct {
 	connections connections
 	printer     *ui.Printer    // of the migration's command; nil for others
 	signals     chan os.Signal // what ends the command cleanly
+	command     string         // that runs, by its name
 }
 
 // Run executes the command line and returns the exit code. A panic, of whatever
@@ -64,7 +55,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	defer stop()
 	defer func() {
 		if value := recover(); value != nil {
-			code = exitFailed
+			code = outcome.Failed
 			a.panicked(routine.Recovered(value))
 		}
 	}()
@@ -73,14 +64,16 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	ran, err := root.ExecuteContextC(ctx)
 	if err == nil {
-		return exitDone
+		return outcome.Done
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) && !errors.Is(err, errStopped) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
-	code = exitCode(err)
+	if code = exitCode(err); ran != root {
+		a.command = ran.Name()
+	}
 	if !errors.Is(err, errReported) {
 		a.printError(err, code)
 	}
@@ -94,7 +87,7 @@ func (a *app) panicked(p *routine.Panic) {
 	if last := a.printer.Last(); last != "" {
 		err = fmt.Errorf("in %s: %w", last, p)
 	}
-	a.printError(err, exitFailed)
+	a.printError(err, outcome.Failed)
 }
 
 // withSignals ends the context at the first SIGINT or SIGTERM, and SIGHUP, see
@@ -148,6 +141,7 @@ downtime, nothing lost.
 	root.AddCommand(a.checkCommand(), a.planCommand(), a.startCommand(), a.pauseCommand(), a.resumeCommand(),
 		a.statusCommand(), a.rehearseCommand(), a.switchoverCommand(), a.rollbackCommand(), a.reportCommand(), a.guardCommand(), a.finishCommand(), a.resetCommand(), a.demoCommand(), a.versionCommand())
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		a.command = cmd.Name()
 		a.minds(cmd)
 		if cmd.Name() == guardName {
 			return nil // it is told everything on its standard input
@@ -182,22 +176,22 @@ func exitCode(err error) int {
 	)
 	switch {
 	case errors.As(err, &usage):
-		return exitUsage
+		return outcome.Usage
 	case errors.As(err, &unknown):
-		return exitUnknown
+		return outcome.Unknown
 	case errors.As(err, &afterPass):
-		return exitAfterPass
+		return outcome.AfterPass
 	case errors.As(err, &aborted):
 		if len(aborted.Lost) > 0 {
-			return exitFailed // the holder may not serve
+			return outcome.Failed // the holder may not serve
 		}
-		return exitAborted
+		return outcome.Aborted
 	case errors.As(err, &refused), errors.As(err, &pooler):
-		return exitNotNow
+		return outcome.NotNow
 	case strings.HasPrefix(err.Error(), "unknown command"):
-		return exitUsage // cobra has no type for it
+		return outcome.Usage // cobra has no type for it
 	}
-	return exitFailed
+	return outcome.Failed
 }
 
 // failure is an error in JSON.
@@ -235,7 +229,7 @@ func (a *app) printError(err error, code int) {
 		f.Result = result.result
 	}
 	if a.json {
-		ui.NewPrinter(a.stdout, a.stderr, true).Result(f)
+		ui.NewPrinter(a.stdout, a.stderr, true).Result(f, a.next(stateOf(err, code)))
 		return
 	}
 	if refused != nil {
@@ -257,6 +251,22 @@ func (a *app) printError(err error, code int) {
 	}
 }
 
+// next decides what to run after the command that runs, by what is known of it.
+func (a *app) next(s outcome.State) outcome.Next {
+	s.Command = a.command
+	return outcome.After(s)
+}
+
+// stateOf is what an error tells of how things stand.
+func stateOf(err error, code int) outcome.State {
+	s := outcome.State{Code: code}
+	var copying *migrate.Copying
+	if errors.As(err, &copying) {
+		s.Phase = migrate.PhaseCopying
+	}
+	return s
+}
+
 func describeError(err error) string {
 	var sided *postgres.Error
 	if errors.As(err, &sided) {
@@ -267,14 +277,14 @@ func describeError(err error) string {
 
 // hint is the remedy: the error's own, or what the exit code calls for.
 func hint(err error, code int) string {
-	if errors.Is(err, migrate.Interrupted()) && code == exitFailed {
+	if errors.Is(err, migrate.Interrupted()) && code == outcome.Failed {
 		return "run the same command again to continue; pgbaton status shows what is there, pgbaton reset removes it"
 	}
 	if h := postgres.Hint(err); h != "" {
 		return h
 	}
 	var aborted *handover.Aborted
-	if errors.As(err, &aborted) && len(aborted.Lost) > 0 || code == exitUnknown {
+	if errors.As(err, &aborted) && len(aborted.Lost) > 0 || code == outcome.Unknown {
 		return "the guardian, a process of its own, goes on trying; pgbaton status shows where things stand, and the same command, run again, takes over from it"
 	}
 	var panicked *routine.Panic
@@ -286,11 +296,11 @@ func hint(err error, code int) string {
 		return trouble.Remedy
 	}
 	switch {
-	case code == exitUsage:
+	case code == outcome.Usage:
 		return "pgbaton help shows the commands, pgbaton COMMAND --help their flags"
-	case code == exitAborted:
+	case code == outcome.Aborted:
 		return "the holder serves again; pgbaton status shows where things stand"
-	case code == exitAfterPass:
+	case code == outcome.AfterPass:
 		return "run the same command again: it continues from here"
 	}
 	return ""
@@ -310,7 +320,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "Print the version",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.json {
-				ui.NewPrinter(a.stdout, a.stderr, true).Result(map[string]any{"ok": true, "version": version()})
+				ui.NewPrinter(a.stdout, a.stderr, true).Result(map[string]any{"ok": true, "version": version()}, a.next(outcome.State{}))
 				return nil
 			}
 			_, err := fmt.Fprintf(a.stdout, "pgbaton %s\n", version())

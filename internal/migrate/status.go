@@ -58,6 +58,9 @@ type Status struct {
 	Slots    []SlotStatus  `json:"slots"`
 	XminAge  int64         `json:"xmin_age"` // transactions that vacuum cannot clean behind on the source, because of us
 	Findings []Note        `json:"findings"`
+
+	Broken     bool   `json:"broken"`               // the stream to the side without the baton is lost for good
+	Unfinished string `json:"unfinished,omitempty"` // the command that has not come to its end, and does when run again
 }
 
 // SideStatus is one server as status found it.
@@ -137,6 +140,18 @@ type reader struct {
 func (r *reader) publisher() *pgx.Conn        { return r.conn(r.baton.Side) }
 func (r *reader) subscriber() *pgx.Conn       { return r.conn(r.baton.Side.Other()) }
 func (r *reader) groups() []replication.Group { return r.streams(r.baton.Side) }
+
+// lost notes what makes the stream to the side without the baton useless.
+func (r *reader) lost(text, remedy string) {
+	r.Broken = true
+	r.note(text, remedy)
+}
+
+// died notes what a command that did not come to its end has left; run again, it does.
+func (r *reader) died(text, command, does string) {
+	r.Unfinished = command
+	r.note(text, "pgbaton "+command+", run again"+does)
+}
 
 func (r *reader) note(text, remedy string) {
 	r.Findings = append(r.Findings, Note{text, remedy})
@@ -274,7 +289,7 @@ func (r *reader) readSlots(ctx context.Context) error {
 				RestartLSN: slot.RestartLSN.String(), Confirmed: slot.Confirmed.String()})
 			r.XminAge = max(r.XminAge, slot.XminAge)
 			if slot.Lost {
-				r.note(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL that the %s still needs", slot.Name, side, side.Other()),
+				r.lost(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL that the %s still needs", slot.Name, side, side.Other()),
 					lostRemedy(r.baton))
 			}
 			if slot.Synced && side == r.baton.Side {
@@ -329,7 +344,7 @@ func (r *reader) readPhase(ctx context.Context) error {
 	switch {
 	case r.baton.Passed && holder == postgres.Target && r.target == nil && r.TargetConn != nil:
 		r.Phase = PhaseSwitched
-		r.note("the target has no record of the migration: finish was run while the source was out of reach", "pgbaton finish, run again, cleans the source")
+		r.died("the target has no record of the migration: finish was run while the source was out of reach", "finish", ", cleans the source")
 		return nil
 	case r.baton.Passed && r.publisher() == nil:
 		r.Phase = PhaseSwitched
@@ -337,11 +352,11 @@ func (r *reader) readPhase(ctx context.Context) error {
 		return nil
 	case r.baton.Passed:
 		r.Phase = PhaseSwitched
-		r.note(fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet: nobody can write", holder.Other(), holder),
-			"pgbaton "+Handover{To: holder}.command()+", run again, completes it")
+		r.died(fmt.Sprintf("the %s has handed the baton over and the %s has not taken it yet: nobody can write", holder.Other(), holder),
+			Handover{To: holder}.command(), ", completes it")
 		return nil
 	case r.source == nil && r.SourceConn != nil:
-		r.note("the source has no record of the migration: reset was run while the target was out of reach", "pgbaton reset, run again, cleans the target")
+		r.died("the source has no record of the migration: reset was run while the target was out of reach", "reset", ", cleans the target")
 		return nil
 	}
 	if err := r.readTraffic(ctx); err != nil {
@@ -385,16 +400,15 @@ func (r *reader) readTraffic(ctx context.Context) error {
 	fenced := map[postgres.Side]SideStatus{postgres.Source: r.Status.Source, postgres.Target: r.Status.Target}[side].Fenced
 	switch {
 	case fenced:
-		r.note(fmt.Sprintf("the %s is fenced: a handover died before the pass, and applications cannot write", side), "pgbaton "+next+", run again, undoes or completes it")
+		r.died(fmt.Sprintf("the %s is fenced: a handover died before the pass, and applications cannot write", side), next, ", undoes or completes it")
 	case paused != nil:
 		text := "a handover died while it held traffic back"
 		if len(paused.By) > 0 {
 			text += ": " + strings.Join(paused.By, ", ")
 		}
-		r.note(text, "pgbaton "+next+", run again with the same traffic options, lets it go and hands over")
+		r.died(text, next, " with the same traffic options, lets it go and hands over")
 	case waiting:
-		r.note(fmt.Sprintf("the %s is open, but traffic has not been moved to it", side),
-			"pgbaton "+Handover{To: side}.command()+", run again, moves it")
+		r.died(fmt.Sprintf("the %s is open, but traffic has not been moved to it", side), Handover{To: side}.command(), ", moves it")
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func (r *reader) readStream(ctx context.Context) error {
 	for _, g := range r.groups() {
 		if r.slot(g) == nil && r.publisher() != nil {
 			gone = true
-			r.note(fmt.Sprintf("replication slot %s is gone from the %s", g.Name(), from), lostRemedy(r.baton))
+			r.lost(fmt.Sprintf("replication slot %s is gone from the %s", g.Name(), from), lostRemedy(r.baton))
 		}
 	}
 	switch {
@@ -141,7 +141,7 @@ func (r *reader) readLag(ctx context.Context) error {
 			return postgres.Wrap(from, "comparing the tables' files", err)
 		}
 		for _, text := range rewritten {
-			r.note(text, fmt.Sprintf("if it was a TRUNCATE, the %s still has the rows: %s", to, lostRemedy(r.baton)))
+			r.lost(text, fmt.Sprintf("if it was a TRUNCATE, the %s still has the rows: %s", to, lostRemedy(r.baton)))
 		}
 		if slot := r.slot(g); slot != nil && (r.LagBytes == nil || *r.LagBytes < slot.BehindBytes) {
 			r.LagBytes = &slot.BehindBytes

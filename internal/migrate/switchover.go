@@ -66,6 +66,12 @@ func Look(ctx context.Context, c Config, s *Sessions, h Handover) error {
 	return handover.Look(ctx, c.handover(h), s.conn(h.To.Other()), s.conn(h.To))
 }
 
+// Copying is the refusal of what needs a complete copy.
+type Copying struct{ *refusal.Refusal }
+
+// Unwrap implements errors.Unwrap.
+func (c *Copying) Unwrap() error { return c.Refusal }
+
 // copyComplete refuses what needs a complete start: all else that is missing by then
 // is no reason of its own.
 func copyComplete(ctx context.Context, s *Sessions, to postgres.Side, source *journal.Record, command string) error {
@@ -83,7 +89,7 @@ func copyComplete(ctx context.Context, s *Sessions, to postgres.Side, source *jo
 		complete = sub != nil
 	}
 	if err == nil && !complete {
-		err = refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")
+		err = &Copying{refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")}
 	}
 	return postgres.Wrap(postgres.Target, "looking whether the copy is complete", err)
 }
@@ -197,9 +203,10 @@ func (c Config) handover(h Handover) handover.Config {
 
 // Running is the stream that pause or resume was about.
 type Running struct {
-	Publisher postgres.Side // keeps WAL for it while it is disabled
-	Gone      []string      // its slots that are lost or not there any more: nothing is kept for those
-	Lost      string        // the remedy for that
+	Publisher  postgres.Side // keeps WAL for it while it is disabled
+	Generation int64         // of the baton; 0: it never passed
+	Gone       []string      // its slots that are lost or not there any more: nothing is kept for those
+	Lost       string        // the remedy for that
 }
 
 // SetRunning is `pgbaton pause` and `pgbaton resume`: it disables or enables the
@@ -217,7 +224,7 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (stream Ru
 	if !known || target == nil {
 		return stream, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
-	stream.Publisher, stream.Lost = b.Side, lostRemedy(b)
+	stream.Publisher, stream.Generation, stream.Lost = b.Side, b.Generation, lostRemedy(b)
 	if err := handover.NotStale(ctx, command, s.SourceConn, s.TargetConn); err != nil {
 		return stream, err
 	}

@@ -40,6 +40,7 @@ type Finding struct {
 // Report is everything found, blockers first.
 type Report struct {
 	Findings []Finding `json:"findings"`
+	Started  bool      `json:"started"` // the source has a record of this migration
 }
 
 // Blockers are the findings with which a migration cannot start.
@@ -78,7 +79,7 @@ func Run(ctx context.Context, in Input) (Report, error) {
 	if err := s.run(ctx); err != nil {
 		return Report{}, err
 	}
-	r := Report{Findings: accept(s.findings, in.Accept)}
+	r := Report{Findings: accept(s.findings, in.Accept), Started: s.source.record != nil && !s.fresh(s.source)}
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Severity.rank(), b.Severity.rank()), cmp.Compare(a.Code, b.Code), cmp.Compare(a.Side, b.Side))
 	})

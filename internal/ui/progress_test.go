@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pgbaton/internal/event"
+	"pgbaton/internal/outcome"
 )
 
 const giga = 1 << 30
@@ -330,11 +331,11 @@ func TestJSON(t *testing.T) {
 		p.Observe(event.Progress{TablesTotal: 1, Running: []event.Task{{What: "copy", Name: "\"a\x1b\""}}})
 		p.Observe(event.RetainedWAL{Bytes: 5})
 	}
-	p.Result(map[string]int{"n": 1})
+	p.Result(map[string]int{"n": 1}, outcome.Next{Command: "pgbaton status", Why: "so"})
 	p.Close()
 	const progress = `{"type":"progress","tables_total":1,"tables_copied":0,"bytes_total":0,"bytes_copied":0,"bytes_per_second":0,"indexes_total":0,"indexes_built":0,"eta_seconds":0,"running":[{"what":"copy","name":"\"a\u001b\"","done":0,"total":0,"seconds":0}]}` + "\n"
 	const wal = `{"type":"retained_wal","bytes":5,"bytes_per_second":0}` + "\n"
-	if expected := strings.Repeat(progress+wal, 3) + `{"type":"result","n":1}` + "\n"; out.String() != expected {
+	if expected := strings.Repeat(progress+wal, 3) + `{"type":"result","n":1,"next":{"command":"pgbaton status","why":"so"}}` + "\n"; out.String() != expected {
 		t.Errorf("got\n%s\nnot\n%s", out.String(), expected)
 	}
 }

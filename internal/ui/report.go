@@ -45,7 +45,7 @@ func Report(w io.Writer, r *migrate.Report) {
 			Seconds(r.Loaded.Sub(r.Began).Seconds()))
 	}
 	for _, h := range r.Handovers {
-		p("| %s | %s |", h.Began.UTC().Format(millis), outcome(h))
+		p("| %s | %s |", h.Began.UTC().Format(millis), howItWent(h))
 	}
 	for _, h := range r.Handovers {
 		reportHandover(p, h)
@@ -59,7 +59,7 @@ func Report(w io.Writer, r *migrate.Report) {
 	}
 }
 
-func outcome(h handover.Result) string {
+func howItWent(h handover.Result) string {
 	who := h.Command
 	if h.Guardian {
 		who = "the guardian of a " + h.Command
@@ -77,7 +77,7 @@ func outcome(h handover.Result) string {
 
 func reportHandover(p func(string, ...any), h handover.Result) {
 	p("\n## %s of %s\n", strings.ToUpper(h.Command[:1])+h.Command[1:], h.Began.UTC().Format(millis))
-	p("%s.", strings.ToUpper(outcome(h)[:1])+outcome(h)[1:])
+	p("%s.", strings.ToUpper(howItWent(h)[:1])+howItWent(h)[1:])
 	if h.Reason != "" {
 		p("Reason: %s.", markdown(h.Reason))
 	}

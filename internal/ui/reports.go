@@ -7,10 +7,18 @@ import (
 
 	"pgbaton/internal/handover"
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/outcome"
 	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 )
+
+// Next prints what to run next.
+func Next(w io.Writer, n outcome.Next) {
+	if n.Command != "" {
+		fmt.Fprintf(w, "Next: %s (%s)\n", n.Command, n.Why)
+	}
+}
 
 // Check prints the findings of a check.
 func Check(w io.Writer, r preflight.Report) {
@@ -58,7 +66,7 @@ func Plan(w io.Writer, title string, steps []migrate.PlannedStep) {
 }
 
 // Status prints a status.
-func Status(w io.Writer, s *migrate.Status) {
+func Status(w io.Writer, s *migrate.Status, next outcome.Next) {
 	line := func(label, format string, args ...any) {
 		fmt.Fprintf(w, "%-12s %s\n", label, fmt.Sprintf(format, args...))
 	}
@@ -114,6 +122,7 @@ func Status(w io.Writer, s *migrate.Status) {
 			line("", "hint: %s", n.Remedy)
 		}
 	}
+	line("next", "%s: %s", next.Command, next.Why)
 }
 
 func sideLine(s migrate.SideStatus, baton bool) string {

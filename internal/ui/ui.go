@@ -11,6 +11,7 @@
 package ui
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 	"golang.org/x/term"
 
 	"pgbaton/internal/event"
+	"pgbaton/internal/outcome"
 	"pgbaton/internal/phrase"
 )
 
@@ -103,11 +105,17 @@ func (p *Printer) Last() string {
 	return p.last
 }
 
-// Result prints the command's result as the last JSON object.
-func (p *Printer) Result(v any) {
+// Result prints the command's result as the last JSON object, with what to run next.
+func (p *Printer) Result(v any, next outcome.Next) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.object("result", v)
+	p.object("result", v, member{"next", next})
+}
+
+// member is one more member of an object.
+type member struct {
+	name  string
+	value any
 }
 
 // Object prints one JSON object with a type.
@@ -117,16 +125,25 @@ func (p *Printer) Object(typ string, v any) {
 	p.object(typ, v)
 }
 
-func (p *Printer) object(typ string, v any) {
+func (p *Printer) object(typ string, v any, more ...member) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `{"type":%q`, typ)
+	if body := marshal(v); len(body) > len("{}") {
+		b.WriteByte(',')
+		b.Write(body[1 : len(body)-1])
+	}
+	for _, m := range more {
+		fmt.Fprintf(&b, `,%q:%s`, m.name, marshal(m.value))
+	}
+	fmt.Fprintf(p.out, "%s}\n", b.Bytes())
+}
+
+func marshal(v any) []byte {
 	body, err := json.Marshal(v)
 	if err != nil {
-		body = []byte("{}")
+		return []byte("{}")
 	}
-	head := fmt.Sprintf(`{"type":%q`, typ)
-	if string(body) != "{}" {
-		head += ","
-	}
-	fmt.Fprintf(p.out, "%s%s\n", head, body[1:])
+	return body
 }
 
 // Close leaves the terminal tidy.
