@@ -139,6 +139,8 @@ var varying = map[string]string{
 	"pg_database.datlocale":           "17 18 19",
 	"pg_database.datlocprovider":      "15 17 18 19",
 	"pg_index.indnkeyatts":            "12 13 15 17 18 19",
+	"pg_replication_slots.failover":   "17 18 19",
+	"pg_replication_slots.synced":     "17 18 19",
 	"pg_replication_slots.wal_status": "13 15 17 18 19",
 
 	"pg_stat_progress_copy.bytes_processed":      "15 17 18 19",
