@@ -243,7 +243,7 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	}
 	side := string(r.Taker.Side)
 	switch {
-	case level != "logical":
+	case !replication.Decodes(r.Taker.Version(), level):
 		say(fmt.Sprintf("wal_level is %s on the %s: nothing could flow back", level, side), "set it to logical and restart"+without)
 		return nil
 	case slots < 1:

@@ -103,7 +103,7 @@ func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
 	}
 	var actions []Action
 	for i := range st.divided {
-		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.For(st.Target.Version()).Redacted(), terms))...)
+		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.For(st.Target.Version()).Redacted(), terms)...)...)
 	}
 	return actions, nil
 }

@@ -326,7 +326,7 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 	}
 	prepare := append(
 		on(postgres.Target, replication.MarkerTableSQL(back.MarkerTable()), replication.PublicationSQL(back.Name(), replication.Publishable(tables, back), c.streamsTruncate())),
-		on(postgres.Source, replication.MarkerTableSQL(back.MarkerTable()), replication.SubscriptionSQL(back.Name(), c.TargetFromSource.For(c.Source.Version()).Redacted(), terms))...)
+		on(postgres.Source, append([]string{replication.MarkerTableSQL(back.MarkerTable())}, replication.SubscriptionSQL(back.Name(), c.TargetFromSource.For(c.Source.Version()).Redacted(), terms)...)...)...)
 	settle := on(postgres.Source, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(back.Name())+" ENABLE")
 	var drain, wayBack []Action
 	for _, g := range c.streams(postgres.Source) {

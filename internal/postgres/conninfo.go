@@ -251,15 +251,27 @@ func (c Conninfo) String() string {
 // secretKeys are the keywords whose values never reach a person.
 var secretKeys = []string{"password", "sslpassword"}
 
-// Redacted prints the string without its secrets.
-func (c Conninfo) Redacted() string {
+// Redacted returns a copy whose secrets are hidden, for people.
+func (c Conninfo) Redacted() Conninfo {
 	n := maps.Clone(c)
 	for _, k := range secretKeys {
 		if _, ok := n[k]; ok {
 			n[k] = "********"
 		}
 	}
-	return n.String()
+	return n
+}
+
+// Split parts what may be known from who connects: the secrets, and the user.
+func (c Conninfo) Split() (open, user Conninfo) {
+	open, user = maps.Clone(c), Conninfo{}
+	for _, k := range append([]string{"user"}, secretKeys...) {
+		if v, ok := c[k]; ok {
+			user[k] = v
+			delete(open, k)
+		}
+	}
+	return open, user
 }
 
 // ForServer keeps what makes sense when another server connects with it: where,

@@ -28,6 +28,7 @@ const (
 	QueryCanceled         = "57014"
 	TooManyConnections    = "53300"
 	ConfigLimitExceeded   = "53400"
+	InvalidOptionName     = "HV00D"
 )
 
 // Error is something that failed on one side, with the remedy.

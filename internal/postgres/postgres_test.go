@@ -51,7 +51,7 @@ func TestConninfo(t *testing.T) {
 		if err != nil || again.String() != c.want {
 			t.Errorf("%s: read again: %s, %v", c.in, again, err)
 		}
-		if p := got["password"]; p != "" && strings.Contains(got.Redacted(), p) {
+		if p := got["password"]; p != "" && strings.Contains(got.Redacted().String(), p) {
 			t.Errorf("%s: the password is in %s", c.in, got.Redacted())
 		}
 	}

@@ -8,7 +8,7 @@ import "strings"
 var (
 	CatalogRelations = strings.Fields(`
 	pg_am pg_attribute pg_auth_members pg_cast pg_class pg_constraint pg_database pg_db_role_setting
-	pg_default_acl pg_depend pg_event_trigger pg_extension pg_foreign_data_wrapper pg_index pg_inherits
+	pg_default_acl pg_depend pg_event_trigger pg_extension pg_foreign_data_wrapper pg_foreign_server pg_index pg_inherits
 	pg_language pg_locks pg_namespace pg_opclass pg_policy pg_prepared_xacts pg_proc pg_publication
 	pg_publication_rel pg_replication_slots pg_rewrite pg_roles pg_sequence pg_settings pg_shdepend
 	pg_stat_activity pg_stat_progress_copy pg_stat_progress_create_index pg_stat_replication

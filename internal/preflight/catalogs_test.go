@@ -133,15 +133,16 @@ func TestCatalogList(t *testing.T) {
 // not every server has, with those that have them. Where such a column is read, the
 // statement must be chosen by version, or read it in a way that does without.
 var varying = map[string]string{
-	"pg_attribute.attgenerated":       "12 13 15 17 18 19",
-	"pg_class.relhasoids":             "10",
-	"pg_database.daticulocale":        "15",
-	"pg_database.datlocale":           "17 18 19",
-	"pg_database.datlocprovider":      "15 17 18 19",
-	"pg_index.indnkeyatts":            "12 13 15 17 18 19",
-	"pg_replication_slots.failover":   "17 18 19",
-	"pg_replication_slots.synced":     "17 18 19",
-	"pg_replication_slots.wal_status": "13 15 17 18 19",
+	"pg_attribute.attgenerated":             "12 13 15 17 18 19",
+	"pg_class.relhasoids":                   "10",
+	"pg_database.daticulocale":              "15",
+	"pg_database.datlocale":                 "17 18 19",
+	"pg_database.datlocprovider":            "15 17 18 19",
+	"pg_foreign_data_wrapper.fdwconnection": "19",
+	"pg_index.indnkeyatts":                  "12 13 15 17 18 19",
+	"pg_replication_slots.failover":         "17 18 19",
+	"pg_replication_slots.synced":           "17 18 19",
+	"pg_replication_slots.wal_status":       "13 15 17 18 19",
 
 	"pg_stat_progress_copy.bytes_processed":      "15 17 18 19",
 	"pg_stat_progress_copy.pid":                  "15 17 18 19",

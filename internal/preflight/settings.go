@@ -10,6 +10,7 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
 )
 
 // settingsSQL reads the settings that checks look at. Memory and time settings
@@ -118,7 +119,7 @@ SELECT
 			WHERE s.active_pid = r.pid AND s.slot_name LIKE $1))::int`
 
 func checkPublisherOnSource(ctx context.Context, s *survey, e *end) error {
-	if e.setting["wal_level"] != "logical" {
+	if !replication.Decodes(e.Version(), e.setting["wal_level"]) {
 		e.add(Finding{Code: "wal-level", Severity: Blocker, Side: e.Side,
 			Text:   fmt.Sprintf("wal_level is %s: changes cannot be decoded", e.setting["wal_level"]),
 			Remedy: alterSystem("wal_level", "'logical'")})
@@ -159,7 +160,7 @@ func (s *survey) checkSlotLimit(e *end) {
 }
 
 func checkPublisherOnTarget(ctx context.Context, s *survey, e *end) error {
-	if e.setting["wal_level"] != "logical" {
+	if !replication.Decodes(e.Version(), e.setting["wal_level"]) {
 		e.add(Finding{Code: "wal-level", Severity: Blocker, Side: e.Side,
 			Text:   fmt.Sprintf("wal_level is %s: after the switchover nothing could flow back, so rollback would not be possible", e.setting["wal_level"]),
 			Remedy: alterSystem("wal_level", "'logical'") + "\n-- or go without a way back: --accept wal-level"})

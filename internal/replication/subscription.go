@@ -15,12 +15,24 @@ import (
 )
 
 // CreateSubscription makes the subscription; conninfo is how the subscriber
-// reaches the publisher and may hold a password.
+// reaches the publisher and may hold a password. A keyword that libpq knows and a
+// foreign server does not take leads to a subscription without one.
 func CreateSubscription(ctx context.Context, conn *pgx.Conn, name string, conninfo postgres.Conninfo, t Terms) error {
-	return discreetly(ctx, conn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), t))
-		return err
-	})
+	err := discreetly(ctx, conn, func(tx pgx.Tx) error { return createSubscription(ctx, tx, name, conninfo, t) })
+	if t.Server && postgres.Code(err) == postgres.InvalidOptionName {
+		t.Server = false
+		return CreateSubscription(ctx, conn, name, conninfo, t)
+	}
+	return err
+}
+
+func createSubscription(ctx context.Context, tx pgx.Tx, name string, conninfo postgres.Conninfo, t Terms) error {
+	for _, sql := range SubscriptionSQL(name, conninfo, t) {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // errProbe ends the probe's transaction.
@@ -54,7 +66,7 @@ func Probe(ctx context.Context, conn *pgx.Conn, conninfo postgres.Conninfo) erro
 	err := discreetly(ctx, conn, func(tx pgx.Tx) error {
 		const name = "pgbaton_probe"
 		conninfo = conninfo.With("connect_timeout", "10") // a network may drop packets silently
-		if _, err := tx.Exec(ctx, SubscriptionSQL(name, conninfo.String(), Terms{})); err != nil {
+		if err := createSubscription(ctx, tx, name, conninfo, Terms{}); err != nil {
 			return err
 		}
 		return errProbe
@@ -197,7 +209,15 @@ func DropSubscription(ctx context.Context, db postgres.DB, name string) (uint32,
 			return s.OID, err
 		}
 	}
-	_, err = db.Exec(ctx, "DROP SUBSCRIPTION "+q)
+	drop := "DROP SUBSCRIPTION " + q
+	var server bool
+	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_server WHERE srvname = $1)`, name).Scan(&server)
+	if server {
+		drop += "; DROP SERVER " + q + " CASCADE" // one string, one transaction: neither stays alone
+	}
+	if err == nil {
+		_, err = db.Exec(ctx, drop)
+	}
 	return s.OID, err
 }
 

@@ -3,6 +3,8 @@ package replication
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"pgbaton/internal/postgres"
@@ -25,12 +27,21 @@ type Terms struct {
 	Streaming  string
 	Failover   bool // of the subscription; both servers are 17 or newer
 	RunAsOwner bool
+	Server     bool // through a foreign server of ours; the subscriber is 19 or newer
 }
 
 // FailoverSlot says whether a publisher's slots are made such that its standbys can
 // carry them on (sync_replication_slots): they are there after a promotion. Which
 // version subscribes does not matter.
 func FailoverSlot(publisher postgres.Version) bool { return publisher.Major() >= 17 }
+
+// Decodes says whether a server with this wal_level can have logical slots: since 19
+// one with replica goes over to logical by itself while there is such a slot, as
+// effective_wal_level says, without a restart
+// (https://www.postgresql.org/docs/19/runtime-config-wal.html).
+func Decodes(v postgres.Version, walLevel string) bool {
+	return walLevel == "logical" || walLevel == "replica" && v.Major() >= 19
+}
 
 // KnownTerms are the terms that versions alone decide.
 //
@@ -78,6 +89,11 @@ func ParallelApply(ctx context.Context, subscriber postgres.DB, migration string
 // TermsFor are the terms for so many streams of a migration to a subscriber.
 func TermsFor(ctx context.Context, subscriber postgres.DB, pv, sv postgres.Version, migration string, streams int, copyData bool) (Terms, error) {
 	t := KnownTerms(pv, sv, copyData)
+	if sv.Major() >= 19 {
+		if err := subscriber.QueryRow(ctx, foreignServerSQL).Scan(&t.Server); err != nil {
+			return t, err
+		}
+	}
 	if t.Streaming != StreamingParallel {
 		return t, nil
 	}
@@ -88,21 +104,54 @@ func TermsFor(ctx context.Context, subscriber postgres.DB, pv, sv postgres.Versi
 	return t, err
 }
 
-// SubscriptionSQL is the statement that makes a subscription, connected and
-// disabled, on a slot that pgbaton makes itself (rule 12).
-func SubscriptionSQL(name, conninfo string, t Terms) string {
-	var sql strings.Builder
-	fmt.Fprintf(&sql, "CREATE SUBSCRIPTION %[1]s CONNECTION %[2]s PUBLICATION %[1]s "+
+// foreignServerSQL says whether the role may make a foreign server whose wrapper
+// can give a subscription its connection string: 1.3 of postgres_fdw, which comes
+// with 19. The extension itself is not ours to make: what others then make with it
+// would be lost with it.
+const foreignServerSQL = `
+SELECT EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper w
+	WHERE w.fdwname = 'postgres_fdw' AND w.fdwconnection <> 0 AND pg_catalog.has_foreign_data_wrapper_privilege(w.oid, 'USAGE'))`
+
+// SubscriptionSQL are the statements that make a subscription, connected and
+// disabled, on a slot that pgbaton makes itself (rule 12). Those that make its
+// foreign server come first: the connection string, with the password, is then in a
+// user mapping, which can be altered, and neither in pg_subscription nor in the
+// statement that connects
+// (https://www.postgresql.org/docs/19/sql-createsubscription.html).
+func SubscriptionSQL(name string, conninfo postgres.Conninfo, t Terms) []string {
+	q := postgres.QuoteIdent(name)
+	var statements []string
+	from := "CONNECTION " + postgres.QuoteLiteral(conninfo.String())
+	if t.Server {
+		server, user := conninfo.Split()
+		from = "SERVER " + q
+		statements = append(statements,
+			fmt.Sprintf("CREATE SERVER %s FOREIGN DATA WRAPPER postgres_fdw%s", q, fdwOptions(server)),
+			fmt.Sprintf("CREATE USER MAPPING FOR CURRENT_USER SERVER %s%s", q, fdwOptions(user)))
+	}
+	sql := fmt.Sprintf("CREATE SUBSCRIPTION %[1]s %[2]s PUBLICATION %[1]s "+
 		"WITH (copy_data = %[3]t, create_slot = false, enabled = false, slot_name = %[4]s",
-		postgres.QuoteIdent(name), postgres.QuoteLiteral(conninfo), t.CopyData, postgres.QuoteLiteral(name))
+		q, from, t.CopyData, postgres.QuoteLiteral(name))
 	if t.Streaming != StreamingOff {
-		sql.WriteString(", streaming = " + t.Streaming)
+		sql += ", streaming = " + t.Streaming
 	}
 	if t.Failover {
-		sql.WriteString(", failover = true")
+		sql += ", failover = true"
 	}
 	if t.RunAsOwner {
-		sql.WriteString(", run_as_owner = true")
+		sql += ", run_as_owner = true"
 	}
-	return sql.String() + ")"
+	return append(statements, sql+")")
+}
+
+// fdwOptions writes keywords as the options of a foreign server or user mapping.
+func fdwOptions(c postgres.Conninfo) string {
+	var options []string
+	for _, k := range slices.Sorted(maps.Keys(c)) {
+		options = append(options, postgres.QuoteIdent(k)+" "+postgres.QuoteLiteral(c[k]))
+	}
+	if len(options) == 0 {
+		return ""
+	}
+	return " OPTIONS (" + strings.Join(options, ", ") + ")"
 }

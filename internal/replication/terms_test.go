@@ -24,11 +24,67 @@ func TestKnownTerms(t *testing.T) {
 		{17, 18, "streaming = parallel, failover = true, run_as_owner = true"},
 	} {
 		terms := replication.KnownTerms(postgres.Version(c.publisher*10000), postgres.Version(c.subscriber*10000), false)
-		sql := replication.SubscriptionSQL("s", "host=x", terms)
-		_, options, _ := strings.Cut(sql, "slot_name = 's'")
+		sql := replication.SubscriptionSQL("s", postgres.Conninfo{"host": "x"}, terms)
+		_, options, _ := strings.Cut(sql[0], "slot_name = 's'")
 		if got := strings.TrimPrefix(strings.TrimSuffix(options, ")"), ", "); got != c.want {
 			t.Errorf("from %d to %d: %q, want %q", c.publisher, c.subscriber, got, c.want)
 		}
+	}
+}
+
+// TestDecodes: from 19 on wal_level = replica is enough.
+func TestDecodes(t *testing.T) {
+	for level, since := range map[string]int{"logical": 10, "replica": 19, "minimal": 99} {
+		for major := 10; major <= 20; major++ {
+			if got := replication.Decodes(postgres.Version(major*10000), level); got != (major >= since) {
+				t.Errorf("%d with wal_level = %s: %t", major, level, got)
+			}
+		}
+	}
+}
+
+// TestServerTerms: from 19 on the connection string is in a foreign server of ours,
+// the secrets in its user mapping, where the database has a wrapper for it.
+func TestServerTerms(t *testing.T) {
+	t.Parallel()
+	conn := pgtest.Connect(t, pgtest.Start(t, 19).ConnString("postgres"))
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	exec("CREATE SCHEMA elsewhere; CREATE ROLE plain; SET search_path = ''")
+	const v = postgres.Version(190000)
+	for _, c := range []struct {
+		name, before string
+		want         bool
+	}{
+		{"without the extension", "SELECT 1", false},
+		{"with an old one", "CREATE EXTENSION postgres_fdw SCHEMA elsewhere VERSION '1.2'", false},
+		{"with a new one", "ALTER EXTENSION postgres_fdw UPDATE", true},
+		{"without the right to use it", "SET ROLE plain", false},
+		{"with it", "RESET ROLE; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO plain; SET ROLE plain", true},
+	} {
+		exec(c.before)
+		terms, err := replication.TermsFor(t.Context(), conn, v, v, "demo", 1, false)
+		if err != nil || terms.Server != c.want {
+			t.Errorf("%s: %t, %v", c.name, terms.Server, err)
+		}
+	}
+	secrets := postgres.Conninfo{"host": "o'x", "user": `M "y"`, "password": `p'\ w`, "sslpassword": "sp"}
+	sql := replication.SubscriptionSQL(`s "1"`, secrets, replication.Terms{Server: true})
+	exec("RESET ROLE")
+	for i, s := range sql {
+		if has := strings.Contains(s, " w'"); has != (i == 1) {
+			t.Errorf("the password is in %s", s)
+		}
+		if i < 2 { // the third would connect
+			exec(s)
+		}
+	}
+	if got := pgtest.QueryValue[[]string](t, conn, `SELECT umoptions FROM pg_catalog.pg_user_mappings`); len(got) != 3 || got[0] != `password=p'\ w` {
+		t.Errorf("%q", got)
 	}
 }
 
