@@ -175,7 +175,7 @@ func (st *start) runRows(ctx context.Context) error {
 	st.result.TablesCopied = job.Before.TablesCopied + result.Tables
 	st.result.BytesCopied = job.Before.BytesCopied + result.Bytes
 	if err != nil {
-		return err
+		return st.copyAgain(ctx, err)
 	}
 	if s := result.Elapsed.Seconds(); s > 0 {
 		st.result.BytesPerSec = float64(result.Bytes) / s
@@ -184,6 +184,31 @@ func (st *start) runRows(ctx context.Context) error {
 		return err
 	}
 	return st.compareIndexes(ctx)
+}
+
+// copyAgain forgets that tables were copied whose rows have to be repaired on the
+// source: what changes them there is in the stream, which flows only when the load is
+// complete. The next run closes the groups without these tables, and copies them under
+// a new snapshot.
+func (st *start) copyAgain(ctx context.Context, failure error) error {
+	var rows *tablecopy.RowsError
+	if !errors.As(failure, &rows) {
+		return failure
+	}
+	err := pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error {
+		for _, t := range rows.Tables {
+			for _, kind := range []string{kindCopied, kindBuilt} {
+				if err := journal.Delete(ctx, tx, kind, t.String()); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Join(failure, postgres.Wrap(postgres.Target, "writing the journal", err))
+	}
+	return failure
 }
 
 // record notes what tables have reached, with the slot that their rows go with.

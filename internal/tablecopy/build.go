@@ -2,8 +2,11 @@ package tablecopy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgbaton/internal/postgres"
 )
@@ -143,11 +146,39 @@ func (w *worker) finishBatch(ctx context.Context, batch []*Table, try int) error
 		sql = append(sql, note)
 	}
 	if err := exec(ctx, w.target, strings.Join(sql, "; ")); err != nil {
-		return postgres.WrapHint(postgres.Target, fmt.Sprintf("building the indexes and keys of %s", names(batch)), err,
-			hintOr(postgres.Hint(err), postgres.Target, batch[0].Ident, err))
+		guilty := among(batch, err)
+		return blame(postgres.Target, err, postgres.WrapHint(postgres.Target, fmt.Sprintf("building the indexes and keys of %s", names(batch)), err,
+			hintOr(postgres.Hint(err), postgres.Target, guilty[0], err)), guilty...)
 	}
 	w.meter.indexes.Add(indexes)
 	return nil
+}
+
+// among is the table that the server names, or else all of them.
+func among(batch []*Table, err error) (tables []postgres.Ident) {
+	var e *pgconn.PgError
+	errors.As(err, &e)
+	for _, t := range batch {
+		if e != nil && t.Ident == (postgres.Ident{Schema: e.SchemaName, Name: e.TableName}) {
+			return []postgres.Ident{t.Ident}
+		}
+		tables = append(tables, t.Ident)
+	}
+	return tables
+}
+
+// explainKeys is explain for foreign keys: the rows of the tables that they refer to
+// may be to blame as well, and are read under the same snapshot when they are copied
+// again with them.
+func explainKeys(doing string, keys []ForeignKey, err error) error {
+	err = explain(postgres.Target, doing, keys[0].Table, err)
+	var rows *RowsError
+	if errors.As(err, &rows) {
+		for _, f := range keys {
+			rows.Tables = append(rows.Tables, f.References)
+		}
+	}
+	return err
 }
 
 // addForeignKeys adds those of one table, without looking at its rows or, where
@@ -171,7 +202,7 @@ func (l *loader) addForeignKeys(keys []ForeignKey, validate bool) *task {
 				sql = append(sql, f.ValidateSQL())
 			}
 		}
-		return explain(postgres.Target, "adding the foreign keys of", table, exec(ctx, w.target, strings.Join(sql, "; ")))
+		return explainKeys("adding the foreign keys of", keys, exec(ctx, w.target, strings.Join(sql, "; ")))
 	}
 	return t
 }
@@ -188,7 +219,7 @@ func (l *loader) validate(f ForeignKey, ordered bool) *task {
 			postgres.QuoteLiteral(f.Table.String()), sql)
 	}
 	t.run = func(ctx context.Context, w *worker, _ int) error {
-		return explain(postgres.Target, fmt.Sprintf("validating foreign key %s of", postgres.QuoteIdent(f.Name)), f.Table,
+		return explainKeys(fmt.Sprintf("validating foreign key %s of", postgres.QuoteIdent(f.Name)), []ForeignKey{f},
 			exec(ctx, w.target, sql))
 	}
 	return t

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"pgbaton/internal/postgres"
@@ -28,6 +29,9 @@ const (
 	deadlockDetected             = "40P01"
 	classIntegrity               = "23"
 	classConnection              = "08"
+	classData                    = "22"
+	classRaised                  = "P0"
+	classExternal                = "38"
 )
 
 // explainRelay names the table in an error of relay, and adds the remedy.
@@ -44,7 +48,38 @@ func explain(side postgres.Side, doing string, t postgres.Ident, err error) erro
 	if err == nil {
 		return nil
 	}
-	return postgres.WrapHint(side, fmt.Sprintf("%s %s", doing, t), err, hintOr(postgres.Hint(err), side, t, err))
+	return blame(side, err, postgres.WrapHint(side, fmt.Sprintf("%s %s", doing, t), err, hintOr(postgres.Hint(err), side, t, err)), t)
+}
+
+// RowsError is a failure that rows are to blame for, which are on the target already
+// and do not satisfy an index, a key or a check: no later try with these rows can
+// succeed. Once they are repaired on the source, their tables have to be copied again.
+type RowsError struct {
+	Tables []postgres.Ident // whose rows it may be
+	Err    error
+}
+
+// Error is that of the failure.
+func (e *RowsError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the failure.
+func (e *RowsError) Unwrap() error { return e.Err }
+
+// blame makes an error a RowsError if it is one of rows. cause is what the server
+// said: it may know which of the tables it was.
+func blame(side postgres.Side, cause, err error, tables ...postgres.Ident) error {
+	if side != postgres.Target || !ofRows(postgres.Code(cause)) {
+		return err
+	}
+	return &RowsError{Tables: tables, Err: err}
+}
+
+// ofRows says whether it is for what is in a row that a statement failed: it violates
+// a constraint, or an expression cannot be computed from it.
+func ofRows(code string) bool {
+	return slices.ContainsFunc([]string{classIntegrity, classData, classRaised, classExternal}, func(class string) bool {
+		return strings.HasPrefix(code, class)
+	})
 }
 
 // hintOr keeps a hint that is there and else finds one.
@@ -68,11 +103,11 @@ func hintOr(known string, side postgres.Side, t postgres.Ident, err error) strin
 	case code == postgres.InsufficientPrivilege:
 		return fmt.Sprintf("pgbaton's role must own %s or be a member of the role that does; %s", t, again)
 	case code == postgres.UndefinedTable, code == postgres.InvalidSchema, code == undefinedColumn, code == badCopyFormat, code == invalidBinary:
-		return fmt.Sprintf("%s is not the same on both sides: was it changed after start began? make them equal, %s", t, again)
+		return fmt.Sprintf("%s was changed on one side after start began: %s", t, strings.TrimPrefix(again, "then "))
 	case code == untranslatableCharacter, code == characterNotInRepertoire:
-		return fmt.Sprintf("the target cannot store this text: create its database with the encoding of the source's, or repair the rows of %s on the source, %s", t, again)
-	case side == postgres.Target && strings.HasPrefix(code, classIntegrity):
-		return fmt.Sprintf("rows of the source do not satisfy a constraint of the target's %s: repair them on the source, or drop the constraint if it is the target's only, %s", t, again)
+		return fmt.Sprintf("the target cannot store this text: repair the rows of %s on the source, %s; or pgbaton reset, and start into a database with the encoding of the source's", t, again)
+	case side == postgres.Target && ofRows(code):
+		return fmt.Sprintf("rows of %s are not as this asks for: repair them on the source, %s: it copies what they are in anew", t, again)
 	}
 	return "remove the cause, " + again
 }

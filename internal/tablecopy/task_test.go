@@ -1,6 +1,7 @@
 package tablecopy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -194,7 +195,12 @@ func testBatches(t *testing.T, l lab) {
 	again.Tables = slices.DeleteFunc(slices.Clone(job.Tables), func(t Table) bool { return t.Name != "small9" })
 	again.Tables[0].Snapshot = "" // its rows are there
 	again.Tables[0].Indexes = slices.DeleteFunc(slices.Clone(again.Tables[0].Indexes), func(x Index) bool { return x.Key == "PRIMARY KEY" })
-	wantError(t, (<-start(t.Context(), again)).err, postgres.Target, "23505")
+	o = <-start(t.Context(), again)
+	wantError(t, o.err, postgres.Target, "23505")
+	var rows *RowsError // and, in whatever batch, the one table whose rows it is
+	if !errors.As(o.err, &rows) || !slices.Equal(rows.Tables, []postgres.Ident{again.Tables[0].Ident}) {
+		t.Errorf("to blame: %+v", rows)
+	}
 }
 
 // addIndexes makes a job build what indexes the source has.
