@@ -4,6 +4,8 @@ package fence
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,6 +30,13 @@ type Saved struct {
 	Owner    string  `json:"owner"`
 	Grants   []Grant `json:"grants"`              // in the list's own order
 	ReadOnly string  `json:"read_only,omitempty"` // the database's own default_transaction_read_only, "" for none
+	Sum      string  `json:"sum,omitempty"`       // of all that, in the journal: without it nobody could be let in again
+}
+
+// sum is what Sum must be.
+func (s Saved) sum() string {
+	s.Sum = ""
+	return fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%q", s)))
 }
 
 // Read reads the database's grants and read-only default as they are now.
@@ -65,6 +74,7 @@ func Read(ctx context.Context, db postgres.DB) (s Saved, err error) {
 // from another cluster, and lets the owner be the one given.
 func (s Saved) OnlyRoles(exists map[string]bool, owner string) Saved {
 	known := Saved{Owner: owner, ReadOnly: s.ReadOnly}
+	at := map[[2]string]int{} // of grantee and grantor, who may be one by now
 	rename := func(role string) string {
 		if role == s.Owner {
 			return owner
@@ -74,10 +84,24 @@ func (s Saved) OnlyRoles(exists map[string]bool, owner string) Saved {
 	for _, g := range s.Grants {
 		g.Grantee, g.Grantor = rename(g.Grantee), rename(g.Grantor)
 		if (g.Grantee == "" || exists[g.Grantee]) && exists[g.Grantor] {
-			known.Grants = append(known.Grants, g)
+			key := [2]string{g.Grantee, g.Grantor}
+			i, twice := at[key]
+			if !twice {
+				at[key] = len(known.Grants)
+				known.Grants = append(known.Grants, g)
+				continue
+			}
+			known.Grants[i].Privileges = union(known.Grants[i].Privileges, g.Privileges)
+			known.Grants[i].Grantable = union(known.Grants[i].Grantable, g.Grantable)
 		}
 	}
 	return known
+}
+
+func union(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func role(name string) string {
@@ -103,6 +127,12 @@ func revokeSQL(database, privilege string, grants []Grant) []string {
 		privilege, postgres.QuoteIdent(database), strings.Join(grantees, ", "))}
 }
 
+// Who grants.
+const (
+	setRole   = "SET LOCAL ROLE "
+	resetRole = "RESET ROLE"
+)
+
 // grantSQL gives the list back, entry by entry, each by its own grantor.
 func (s Saved) grantSQL(database string) []string {
 	var sql []string
@@ -119,16 +149,16 @@ func (s Saved) grantSQL(database string) []string {
 			}
 		}
 		if g.Grantor != s.Owner {
-			grants = append(append([]string{"SET LOCAL ROLE " + role(g.Grantor)}, grants...), "RESET ROLE")
+			grants = append(append([]string{setRole + role(g.Grantor)}, grants...), resetRole)
 		}
 		sql = append(sql, grants...)
 	}
 	return sql
 }
 
-// LiftSQL is the exact set of statements that lifts a fence, to be run in one
+// liftSQL is the exact set of statements that lifts a fence, to be run in one
 // transaction by a superuser or the owner. now are the grants in force.
-func (s Saved) LiftSQL(database string, now []Grant) []string {
+func (s Saved) liftSQL(database string, now []Grant) []string {
 	sql := append(revokeSQL(database, "ALL", now), s.grantSQL(database)...)
 	readOnly := fmt.Sprintf("ALTER DATABASE %s RESET default_transaction_read_only", postgres.QuoteIdent(database))
 	if s.ReadOnly != "" {
@@ -160,34 +190,49 @@ func NeedGrant(ctx context.Context, db postgres.DB, keep []string) ([]string, er
 // The journal's kind under which a fenced side keeps what the fence changed.
 const journalKind = "fence"
 
-// Raised returns what was saved when the side was fenced, nil when it is not.
+// Raised returns what was saved when the side was fenced, nil when it is not. What
+// cannot be what was saved is a *journal.Damaged.
 func Raised(ctx context.Context, db postgres.DB) (*Saved, error) {
 	var s Saved
-	ok, err := journal.Get(ctx, db, journalKind, "saved", &s)
+	ok, err := journal.Get(ctx, db, journalKind, keySaved, &s)
 	if err != nil || !ok {
 		return nil, err
 	}
+	if s.Owner == "" || s.Sum != "" && s.Sum != s.sum() {
+		return nil, &journal.Damaged{Kind: journalKind, Key: keySaved, Err: errors.New("the grants in it are not those that were saved")}
+	}
 	return &s, nil
+}
+
+// keySaved is the journal's key of what the fence changed.
+const keySaved = "saved"
+
+// SaveSQL is the statement that puts a damaged or lost entry right.
+func (s Saved) SaveSQL() (string, error) {
+	s.Sum = s.sum()
+	return journal.PutSQL(journalKind, []string{keySaved}, []any{s})
 }
 
 // Raise commits the fence (a of rule 2). It saves what it changes in the same
 // transaction, once: raising a raised fence again changes nothing. instead, if
 // not nil, is what shall be restored later in place of what is found: the
-// grants of a database that was made for the migration.
-func Raise(ctx context.Context, conn *pgx.Conn, database string, keep []string, instead *Saved) error {
-	return postgres.Durably(ctx, conn, func(tx pgx.Tx) error {
+// grants of a database that was made for the migration. It returns what was saved.
+func Raise(ctx context.Context, conn *pgx.Conn, database string, keep []string, instead *Saved) (saved *Saved, err error) {
+	err = postgres.Durably(ctx, conn, func(tx pgx.Tx) error {
 		now, err := Read(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if saved, err := Raised(ctx, tx); err != nil || saved != nil {
+		if saved, err = Raised(ctx, tx); err != nil || saved != nil {
 			return err
 		}
 		restore := now
 		if instead != nil {
 			restore = *instead
 		}
-		if err := journal.Put(ctx, tx, journalKind, "saved", restore); err != nil {
+		restore.Sum = restore.sum()
+		saved = &restore
+		if err := journal.Put(ctx, tx, journalKind, keySaved, restore); err != nil {
 			return err
 		}
 		granted, err := NeedGrant(ctx, tx, keep)
@@ -196,25 +241,7 @@ func Raise(ctx context.Context, conn *pgx.Conn, database string, keep []string, 
 		}
 		return execAll(ctx, tx, now.RaiseSQL(database, granted))
 	})
-}
-
-// Lift restores what the fence changed, in one transaction. A side that is not
-// fenced is left alone.
-func Lift(ctx context.Context, conn *pgx.Conn, database string) error {
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		saved, err := Raised(ctx, tx)
-		if err != nil || saved == nil {
-			return err
-		}
-		now, err := Read(ctx, tx)
-		if err != nil {
-			return err
-		}
-		if err := execAll(ctx, tx, saved.LiftSQL(database, now.Grants)); err != nil {
-			return err
-		}
-		return journal.Delete(ctx, tx, journalKind, "saved")
-	})
+	return saved, err
 }
 
 // execAll runs statements in one message: applications wait for them.

@@ -39,7 +39,7 @@ func prepare(t *testing.T, major int) (app func() (*pgx.Conn, error), conn *pgx.
 
 // raise does what the handover's phase does.
 func raise(ctx context.Context, conn *pgx.Conn) error {
-	if err := fence.Raise(ctx, conn, "app", []string{"postgres"}, nil); err != nil {
+	if _, err := fence.Raise(ctx, conn, "app", []string{"postgres"}, nil); err != nil {
 		return err
 	}
 	if err := fence.Barrier(ctx, conn, "app", 10*time.Second); err != nil {
@@ -161,8 +161,8 @@ func TestFenceUnderStorm(t *testing.T) {
 						t.Fatalf("round %d: %d rows were written after the fence was declared", round, m-n)
 					}
 				}
-				if err := fence.Lift(ctx, conn, "app"); err != nil {
-					t.Fatal(err)
+				if left, err := fence.Lift(ctx, conn, "app", nil); err != nil || len(left) > 0 {
+					t.Fatal(left, err)
 				}
 			}
 			stop()
@@ -209,8 +209,8 @@ func TestGrantsComeBack(t *testing.T) {
 	if during := state(); strings.Contains(during, "app=CTc") || !strings.Contains(during, "read_only=on") {
 		t.Fatalf("not fenced: %s", during)
 	}
-	if err := fence.Lift(ctx, conn, "app"); err != nil {
-		t.Fatal(err)
+	if left, err := fence.Lift(ctx, conn, "app", nil); err != nil || len(left) > 0 {
+		t.Fatal(left, err)
 	}
 	if after := state(); after != before {
 		t.Fatalf("grants differ:\n%s\n%s", before, after)

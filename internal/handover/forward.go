@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
@@ -53,7 +54,7 @@ func (r *run) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recording that the baton was taken: %w", err)
 	}
-	return fence.Lift(ctx, r.taker, r.Taker.Database())
+	return r.lift(ctx, r.Taker, r.taker, r.opening)
 }
 
 // TrafficWaits says whether traffic is still to be moved to a side that took the
@@ -128,8 +129,15 @@ func (r *run) settle(ctx context.Context) error {
 			}
 		}
 	}
-	try(r.Taker.Side, "validating the foreign keys between groups", replication.ValidateWithheld(ctx, r.taker))
-	_, err := schema.RestoreTriggers(ctx, r.taker)
+	left, err := replication.ValidateWithheld(ctx, r.taker)
+	for _, l := range left {
+		errs = append(errs, postgres.WrapHint(r.Taker.Side, "completing the foreign keys between groups", errors.New(l.Why), l.Remedy+"; then run the same command again"))
+	}
+	try(r.Taker.Side, "validating the foreign keys between groups", err)
+	_, left, err = schema.RestoreTriggers(ctx, r.taker)
+	for _, l := range left {
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: l.Why, Remedy: l.Remedy})
+	}
 	try(r.Taker.Side, "restoring triggers", err)
 	try(r.Taker.Side, "refreshing materialized views", r.populate(ctx))
 	return errors.Join(errs...)

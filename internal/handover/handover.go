@@ -83,10 +83,12 @@ type run struct {
 	preset                map[replication.SequenceValue]bool // what the taker's sequences are set to already
 	values                []replication.SequenceValue        // of the holder's, behind the fence
 	result                Result
-	took                  bool      // the baton was taken in this run
-	paused                time.Time // zero until someone waits
-	fenced                time.Time // zero until the fence is being raised
-	problems              []error   // after the pass
+	took                  bool         // the baton was taken in this run
+	opening               *fence.Saved // what the taker's fence saved, as ready has read it; nil before
+	closed                *fence.Saved // what the holder's fence saved, in this run; nil before
+	paused                time.Time    // zero until someone waits
+	fenced                time.Time    // zero until the fence is being raised
+	problems              []error      // after the pass
 }
 
 // phase is one step of the handover: data, with its own undo.

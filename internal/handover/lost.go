@@ -161,7 +161,7 @@ func FenceStale(ctx context.Context, p Party, migration string, conn, other *pgx
 	ctx, cancel := context.WithTimeout(ctx, fenceStaleTimeout)
 	defer cancel()
 	database := p.Database()
-	err = fence.Raise(ctx, conn, database, p.Keeps, nil)
+	_, err = fence.Raise(ctx, conn, database, p.Keeps, nil)
 	if err == nil {
 		err = fence.Barrier(ctx, conn, database, fenceStaleTimeout)
 	}

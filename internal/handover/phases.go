@@ -99,9 +99,11 @@ func (r *run) canLetGo(h *Held) error {
 func (r *run) fence(ctx context.Context) error {
 	database := r.Holder.Database()
 	r.fenced = time.Now()
-	if err := fence.Raise(ctx, r.holder, database, r.Holder.Keeps, nil); err != nil {
+	saved, err := fence.Raise(ctx, r.holder, database, r.Holder.Keeps, nil)
+	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "raising the fence", err)
 	}
+	r.closed = saved
 	deadline, _ := ctx.Deadline()
 	if err := fence.Barrier(ctx, r.holder, database, time.Until(deadline)); err != nil {
 		return postgres.Wrap(r.Holder.Side, "waiting at the barrier for sessions that start up", err)
@@ -126,7 +128,16 @@ func (r *run) undoFence(ctx context.Context) error {
 	if err := fence.CloseLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {
 		return err
 	}
-	return fence.Lift(ctx, r.holder, r.Holder.Database())
+	return r.lift(ctx, r.Holder, r.holder, r.closed)
+}
+
+// lift lets applications into a side again, and says whom it cannot.
+func (r *run) lift(ctx context.Context, p Party, conn *pgx.Conn, remembered *fence.Saved) error {
+	left, err := fence.Lift(ctx, conn, p.Database(), remembered)
+	for _, l := range left {
+		r.Observe(event.Warning{Side: string(p.Side), Text: l.Why, Remedy: l.Remedy})
+	}
+	return err
 }
 
 // drain proves that the taker has applied everything up to the fence: a marker

@@ -96,6 +96,28 @@ func Drop(ctx context.Context, db postgres.DB) error {
 	return err
 }
 
+// Damaged is an entry of the journal that is not what pgbaton has written.
+type Damaged struct {
+	Kind, Key string
+	Err       error
+}
+
+// Error implements error.
+func (d *Damaged) Error() string {
+	return fmt.Sprintf("entry %s %q of pgbaton.journal is damaged: %s", d.Kind, d.Key, d.Err)
+}
+
+// Unwrap implements errors.Unwrap.
+func (d *Damaged) Unwrap() error { return d.Err }
+
+// decode reads what Put has written.
+func decode(kind, key, text string, v any) error {
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		return &Damaged{kind, key, err}
+	}
+	return nil
+}
+
 // Put stores a value under kind and key, replacing what was there.
 func Put(ctx context.Context, db postgres.DB, kind, key string, value any) error {
 	b, err := json.Marshal(value)
@@ -162,7 +184,7 @@ func GetAt(ctx context.Context, db postgres.DB, kind, key string, v any) (*time.
 		return nil, err
 	}
 	at = at.UTC()
-	return &at, json.Unmarshal([]byte(text), v)
+	return &at, decode(kind, key, text, v)
 }
 
 // List reads all values of a kind, by key.
@@ -178,8 +200,8 @@ func List[T any](ctx context.Context, db postgres.DB, kind string) (map[string]T
 	var key, text string
 	_, err = pgx.ForEachRow(rows, []any{&key, &text}, func() error {
 		var v T
-		if err := json.Unmarshal([]byte(text), &v); err != nil {
-			return fmt.Errorf("journal entry %s %q: %w", kind, key, err)
+		if err := decode(kind, key, text, &v); err != nil {
+			return err
 		}
 		values[key] = v
 		return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"pgbaton/internal/catalog"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
@@ -79,17 +80,16 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 	// A holder without a record was finished while the other was out of reach.
 	k.lift(ctx, b.Side) // should a handover have died: applications first
 	k.cleanStreams(ctx)
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		k.putBack(ctx, side)
+	}
+	k.tellUnready(ctx, b.Side)
 	old := b.Side.Other()
 	if s.conn(old) != nil {
 		k.finishOldSide(ctx, old, unfence)
 	} else {
 		k.result.left(fmt.Sprintf("the %s could not be reached: %s", old, s.err(old)),
 			"if it comes back, pgbaton finish again cleans it: it stays fenced until then")
-	}
-	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
-		if conn := s.conn(side); conn != nil {
-			k.try(side, "triggers restored", func() (bool, error) { return schema.RestoreTriggers(ctx, conn) })
-		}
 	}
 	k.dropSchemas(ctx)
 	return k.result, nil
@@ -108,12 +108,12 @@ func (k *cleaner) finishOldSide(ctx context.Context, side postgres.Side, unfence
 		k.lift(ctx, side)
 		return
 	}
-	now, err := fence.Read(ctx, k.conn(side))
+	sql, err := saved.LiftSQL(ctx, k.conn(side), k.Server(side).Database())
 	if err != nil {
 		k.result.left(fmt.Sprintf("the %s's grants could not be read: %s", side, err), "pgbaton finish again")
 		return
 	}
-	k.tellUnfence(side, saved.LiftSQL(k.Server(side).Database(), now.Grants))
+	k.tellUnfence(side, sql)
 }
 
 // tellUnfence says which side stays fenced, and the SQL that lifts its fence.
@@ -155,6 +155,7 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 	}
 	made, roles, empty := k.madeTarget(ctx), k.madeRoles(ctx), k.neverEntered(ctx)
 	k.cleanStreams(ctx)
+	k.putBack(ctx, postgres.Source)
 	if s.SourceConn == nil {
 		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
 			fmt.Sprintf("pgbaton reset again when it is back: slot %s, and those of other groups, keep WAL until then", c.Group().Name()))
@@ -250,13 +251,17 @@ func (k *cleaner) lift(ctx context.Context, side postgres.Side) {
 		if err != nil || saved == nil {
 			return false, err
 		}
-		return true, fence.Lift(ctx, k.conn(side), k.Server(side).Database())
+		left, err := fence.Lift(ctx, k.conn(side), k.Server(side).Database(), nil)
+		k.say(side, left)
+		return true, err
 	})
 }
 
 func (k *cleaner) emptyTarget(ctx context.Context) {
 	k.result.Emptied = k.try(postgres.Target, "copied tables and all else that was restored", func() (bool, error) {
-		return emptyTarget(ctx, k.TargetConn)
+		left, known, err := emptyTarget(ctx, k.TargetConn)
+		k.say(postgres.Target, left)
+		return known, err
 	})
 	k.lift(ctx, postgres.Target)
 }
@@ -265,6 +270,7 @@ func (k *cleaner) emptyTarget(ctx context.Context) {
 // which cannot be asked, may be serving, or may have passed the baton. So the
 // target stays fenced, with its record, and its rows stay.
 func (k *cleaner) keepTarget(ctx context.Context) {
+	k.putBack(ctx, postgres.Target)
 	k.failed[postgres.Target] = true // its journal is still needed
 	k.result.left("the target keeps its rows, its fence and its record, because the source could not be asked where the baton is",
 		"pgbaton reset again when the source is back; if it is lost for good and the target's rows are not needed, DROP DATABASE by hand")
@@ -272,8 +278,8 @@ func (k *cleaner) keepTarget(ctx context.Context) {
 	if err != nil || saved == nil {
 		return
 	}
-	if now, err := fence.Read(ctx, k.TargetConn); err == nil {
-		k.tellUnfence(postgres.Target, saved.LiftSQL(k.Target.Database(), now.Grants))
+	if sql, err := saved.LiftSQL(ctx, k.TargetConn, k.Target.Database()); err == nil {
+		k.tellUnfence(postgres.Target, sql)
 	}
 }
 
@@ -340,8 +346,49 @@ func (k *cleaner) cleanStreams(ctx context.Context) {
 				return exists, err
 			})
 		}
-		// Nothing publishes the tables any more: their identities can go back.
-		k.try(side, "replica identities restored", func() (bool, error) { return restoreIdentities(ctx, conn) })
+	}
+}
+
+// putBack puts back what a side remembers of what was changed for the time of the
+// migration, once nothing publishes its tables, or applies to them, any more: each
+// thing by itself. What cannot be put back is said and forgotten.
+func (k *cleaner) putBack(ctx context.Context, side postgres.Side) {
+	conn := k.conn(side)
+	if conn == nil {
+		return
+	}
+	k.try(side, "replica identities restored", func() (bool, error) {
+		restored, left, err := replication.RestoreIdentities(ctx, conn)
+		k.say(side, left)
+		return restored > 0, err
+	})
+	k.try(side, "triggers restored", func() (bool, error) {
+		restored, left, err := schema.RestoreTriggers(ctx, conn)
+		k.say(side, left)
+		return restored > 0, err
+	})
+}
+
+// tellUnready says what the side with the baton never got, before it is forgotten.
+func (k *cleaner) tellUnready(ctx context.Context, side postgres.Side) {
+	failed, err := schema.Failed(ctx, k.conn(side))
+	for _, d := range failed {
+		k.result.left(fmt.Sprintf("%s: %s", side, d.Text()), schema.RefreshSQL(catalog.MatView{Ident: d.View}, false)+", when the cause is mended")
+	}
+	if err != nil {
+		k.result.left(fmt.Sprintf("%s: the materialized views could not be looked at: %s", side, postgres.Describe(err)), "pgbaton finish again")
+	}
+	k.try(side, "foreign keys between groups", func() (bool, error) {
+		left, err := replication.ValidateWithheld(ctx, k.conn(side))
+		k.say(side, left)
+		return false, err
+	})
+}
+
+// say takes up what could not be put back on a side.
+func (k *cleaner) say(side postgres.Side, left []refusal.Reason) {
+	for _, l := range left {
+		k.result.left(fmt.Sprintf("%s: %s", side, l.Why), l.Remedy)
 	}
 }
 
@@ -357,22 +404,6 @@ func (k *cleaner) names(ctx context.Context, side postgres.Side, publisher, subs
 		return false, err
 	})
 	return names
-}
-
-// restoreIdentities puts replica identities back as the side's journal remembers
-// them. A table that is gone by now needs nothing.
-func restoreIdentities(ctx context.Context, conn *pgx.Conn) (bool, error) {
-	changes, err := journal.List[replication.IdentityChange](ctx, conn, kindIdentity)
-	if err != nil {
-		return false, err
-	}
-	for _, c := range changes {
-		_, err := conn.Exec(ctx, c.RestoreSQL())
-		if code := postgres.Code(err); err != nil && code != postgres.UndefinedTable && code != postgres.UndefinedObject && code != postgres.InvalidSchema {
-			return false, fmt.Errorf("%s: %w", c.RestoreSQL(), err)
-		}
-	}
-	return len(changes) > 0, nil
 }
 
 // dropSchemas removes the journal last, and only where nothing failed: it holds

@@ -131,20 +131,23 @@ func (st *start) clearTarget(ctx context.Context) error {
 	if err := replication.Withhold(ctx, conn, nil); err != nil {
 		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
-	_, err = emptyTarget(ctx, conn)
+	left, _, err := emptyTarget(ctx, conn)
+	if err == nil && len(left) > 0 {
+		err = postgres.WrapHint(postgres.Target, "emptying the target database", errors.New(left[0].Why), left[0].Remedy)
+	}
 	return err
 }
 
 // emptyTarget takes everything out of the target database that a restore put
-// in: it was empty when the migration began. It says whether it could know what
-// that is.
-func emptyTarget(ctx context.Context, conn *pgx.Conn) (bool, error) {
+// in: it was empty when the migration began. left is what could not be taken out;
+// known says whether it could know what there is to take.
+func emptyTarget(ctx context.Context, conn *pgx.Conn) (left []refusal.Reason, known bool, err error) {
 	var baseline schema.Baseline
-	known, err := journal.Get(ctx, conn, kindTarget, keyBaseline, &baseline)
+	known, err = journal.Get(ctx, conn, kindTarget, keyBaseline, &baseline)
 	if err == nil && known {
-		err = schema.Empty(ctx, conn, baseline)
+		left, err = schema.Empty(ctx, conn, baseline)
 	}
-	return known, postgres.Wrap(postgres.Target, "emptying the target database", err)
+	return left, known, postgres.Wrap(postgres.Target, "emptying the target database", err)
 }
 
 // snapshot is what the archive is read under, "" for none.
@@ -271,6 +274,9 @@ func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progr
 func (st *start) markLoaded(ctx context.Context, l loaded) error {
 	if err := schema.QuietTriggers(ctx, st.TargetConn); err != nil {
 		return postgres.Wrap(postgres.Target, "keeping triggers from firing twice", err)
+	}
+	if err := replication.LocateIdentities(ctx, st.TargetConn); err != nil {
+		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
 	err := postgres.Durably(ctx, st.TargetConn, func(tx pgx.Tx) error {
 		for _, kind := range []string{kindCopied, kindBuilt} { // what counts is the whole now

@@ -265,7 +265,7 @@ func (st *start) runFence(ctx context.Context) error {
 		instead = &grants
 	}
 	database := st.Target.Database()
-	err = fence.Raise(ctx, st.TargetConn, database, st.holderKeeps(postgres.Target), instead)
+	_, err = fence.Raise(ctx, st.TargetConn, database, st.holderKeeps(postgres.Target), instead)
 	if err == nil {
 		err = fence.Barrier(ctx, st.TargetConn, database, fenceTimeout)
 	}
@@ -321,7 +321,7 @@ func (st *start) runIdentities(ctx context.Context) error {
 	}
 	for _, c := range changes {
 		// The target gets the identity with the schema: it must be restored there too.
-		if err := journal.PutNew(ctx, st.TargetConn, kindIdentity, c.Table.String(), c); err != nil {
+		if err := c.RememberAhead(ctx, st.TargetConn); err != nil {
 			return postgres.Wrap(postgres.Target, "writing the journal", err)
 		}
 		began := time.Now()
@@ -330,7 +330,7 @@ func (st *start) runIdentities(ctx context.Context) error {
 				if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+identityLockTimeout+"'"); err != nil {
 					return err
 				}
-				if err := journal.PutNew(ctx, tx, kindIdentity, c.Table.String(), c); err != nil {
+				if err := c.Remember(ctx, tx); err != nil {
 					return err
 				}
 				_, err := tx.Exec(ctx, c.ApplySQL())

@@ -111,11 +111,11 @@ func (r *Report) readFence(ctx context.Context, c Config, s *Sessions, side post
 	if err != nil || saved == nil {
 		return postgres.Wrap(side, "looking for a fence", err)
 	}
-	now, err := fence.Read(ctx, conn)
+	sql, err := saved.LiftSQL(ctx, conn, c.Server(side).Database())
 	if err != nil {
 		return postgres.Wrap(side, "reading the database's grants", err)
 	}
-	r.Fenced, r.Unfence = side, unfenceSQL(saved.LiftSQL(c.Server(side).Database(), now.Grants))
+	r.Fenced, r.Unfence = side, unfenceSQL(sql)
 	return nil
 }
 

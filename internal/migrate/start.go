@@ -62,16 +62,15 @@ type start struct {
 
 // Journal kinds and keys.
 const (
-	kindCopy     = "copy"
-	keyProgress  = "progress" // event.Progress, for status
-	keyLoaded    = "loaded"   // target: rows, keys and statistics are complete; value: loaded
-	keyFinished  = "analyzed" // target: what follows the copy is done too
-	kindTarget   = "target-database"
-	keyCreated   = "created"  // source: start makes, or made, the target database
-	keyEntered   = "entered"  // source: the target has, or is about to have, its record
-	keyBaseline  = "baseline" // target: what was there before
-	kindIdentity = "replica-identity"
-	kindRole     = "role" // source: the roles that start created on the target, under keyCreated
+	kindCopy    = "copy"
+	keyProgress = "progress" // event.Progress, for status
+	keyLoaded   = "loaded"   // target: rows, keys and statistics are complete; value: loaded
+	keyFinished = "analyzed" // target: what follows the copy is done too
+	kindTarget  = "target-database"
+	keyCreated  = "created"  // source: start makes, or made, the target database
+	keyEntered  = "entered"  // source: the target has, or is about to have, its record
+	keyBaseline = "baseline" // target: what was there before
+	kindRole    = "role"     // source: the roles that start created on the target, under keyCreated
 )
 
 // loaded says which slots the target's rows go with.

@@ -90,6 +90,21 @@ func Code(err error) string {
 	return ""
 }
 
+// Refused says whether a server has answered, and would answer the same the next time:
+// that it will not do something, not that it cannot do it now.
+func Refused(err error) bool {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) || pe.Severity != "ERROR" || len(pe.Code) != 5 {
+		return false
+	}
+	switch pe.Code[:2] {
+	// connection, rollback, resources, prerequisite state, operator, system, internal
+	case "08", "40", "53", "55", "57", "58", "XX":
+		return false
+	}
+	return true
+}
+
 // Describe prints an error with the server's detail and hint, which pgconn
 // leaves out of its own text.
 func Describe(err error) string {

@@ -14,6 +14,7 @@ import (
 	"pgbaton/internal/journal"
 	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 )
 
 // GroupNumbers lists the groups of a direction of which anything exists: a
@@ -201,33 +202,48 @@ func foreignKeyExists(ctx context.Context, db postgres.DB, k WithheldKey) (exist
 	return exists, err
 }
 
-// ValidateWithheld looks at the rows, and forgets each key that is complete.
-func ValidateWithheld(ctx context.Context, conn *pgx.Conn) error {
+// ValidateWithheld looks at the rows, and forgets each key that is complete, or whose
+// table is gone. left is what the server refuses: rows that violate it, above all.
+func ValidateWithheld(ctx context.Context, conn *pgx.Conn) (left []refusal.Reason, err error) {
 	keys, err := Withheld(ctx, conn)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	slices.SortStableFunc(keys, func(a, b WithheldKey) int { return cmp.Compare(a.Whole, b.Whole) }) // leaves first
 	for _, k := range keys {
-		for _, sql := range []string{k.Validate, k.Whole, k.Comment} {
-			if sql == "" {
-				continue
-			}
-			if sql == k.Whole {
-				if exists, err := foreignKeyExists(ctx, conn, k); err != nil || exists {
-					if err != nil {
-						return err
-					}
-					continue
-				}
-			}
-			if _, err := conn.Exec(ctx, sql); err != nil {
-				return fmt.Errorf("validating foreign key %s of %s: %w", postgres.QuoteIdent(k.Name), k.Table, err)
-			}
+		sql, err := k.complete(ctx, conn)
+		switch code := postgres.Code(err); {
+		case code == postgres.UndefinedTable, code == postgres.UndefinedObject, code == postgres.InvalidSchema:
+		case postgres.Refused(err):
+			left = append(left, refusal.Reason{Why: fmt.Sprintf("foreign key %s of %s is not validated: %s", postgres.QuoteIdent(k.Name), k.Table, postgres.Describe(err)), Remedy: sql})
+			continue
+		case err != nil:
+			return left, fmt.Errorf("validating foreign key %s of %s: %w", postgres.QuoteIdent(k.Name), k.Table, err)
 		}
 		if err := journal.Delete(ctx, conn, withheldKind, k.Table.String()+"."+postgres.QuoteIdent(k.Name)); err != nil {
-			return err
+			return left, err
 		}
 	}
-	return nil
+	return left, nil
+}
+
+// complete makes a key that is there as it was; sql is the statement that failed.
+func (k WithheldKey) complete(ctx context.Context, conn *pgx.Conn) (sql string, err error) {
+	for _, sql := range []string{k.Validate, k.Whole, k.Comment} {
+		if sql == "" {
+			continue
+		}
+		if sql == k.Whole {
+			if exists, err := foreignKeyExists(ctx, conn, k); err != nil || exists {
+				if err != nil {
+					return sql, err
+				}
+				continue
+			}
+		}
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return sql, err
+		}
+	}
+	return "", nil
 }

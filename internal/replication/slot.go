@@ -221,7 +221,7 @@ func ReadSlot(ctx context.Context, db postgres.DB, v postgres.Version, name stri
 // DropSlots removes this database's slots whose names match a pattern, ending
 // whoever is active on one: a dead operator's walsender may linger (rule 15). It
 // returns how many there were; none is no error. It gives up after 10 seconds of
-// a slot that stays in use.
+// a slot that stays in use; that one keeps no other.
 func DropSlots(ctx context.Context, db postgres.DB, pattern string) (dropped int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -232,10 +232,8 @@ func DropSlots(ctx context.Context, db postgres.DB, pattern string) (dropped int
 		if err != nil {
 			return dropped, err
 		}
-		tag, err := db.Exec(ctx, `
-			SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots
-			WHERE slot_name ~ $1 AND database = pg_catalog.current_database()`, pattern)
-		dropped += tag.RowsAffected()
+		n, err := dropIdle(ctx, db, pattern)
+		dropped += n
 		if postgres.Code(err) != postgres.ObjectInUse && postgres.Code(err) != postgres.UndefinedObject {
 			return dropped, err
 		}
@@ -243,4 +241,26 @@ func DropSlots(ctx context.Context, db postgres.DB, pattern string) (dropped int
 			return dropped, err
 		}
 	}
+}
+
+// dropIdle drops slots one by one, those last that somebody is active on: they are an
+// error.
+func dropIdle(ctx context.Context, db postgres.DB, pattern string) (dropped int64, err error) {
+	rows, err := db.Query(ctx, `
+		SELECT slot_name FROM pg_catalog.pg_replication_slots
+		WHERE slot_name ~ $1 AND database = pg_catalog.current_database() ORDER BY active_pid IS NOT NULL, slot_name`, pattern)
+	if err != nil {
+		return 0, err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range names {
+		if _, err := db.Exec(ctx, `SELECT pg_catalog.pg_drop_replication_slot($1)`, name); err != nil {
+			return dropped, err
+		}
+		dropped++
+	}
+	return dropped, nil
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 )
 
 // Baseline is what an empty target database held before anything was restored
@@ -72,11 +74,12 @@ func ReadBaseline(ctx context.Context, q catalog.Querier) (b Baseline, err error
 }
 
 // leftovers lists, as DROP statements, everything that is not in the
-// baseline ($1 schemas, $2 extensions, $3 languages). Objects inside a schema go
+// baseline ($1 schemas, $2 extensions, $3 languages), but for statements that were
+// refused ($4). Objects inside a schema go
 // with it, except in schemas that were there before, of which only public can
 // have been filled: those are made anew.
 const leftovers = `
-SELECT pg_catalog.format('DROP EVENT TRIGGER %I CASCADE', evtname) FROM pg_catalog.pg_event_trigger t
+SELECT d FROM (SELECT pg_catalog.format('DROP EVENT TRIGGER %I CASCADE', evtname) FROM pg_catalog.pg_event_trigger t
 	WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.deptype = 'e'
 		AND d.classid = 'pg_catalog.pg_event_trigger'::pg_catalog.regclass AND d.objid = t.oid)
 UNION ALL
@@ -90,7 +93,8 @@ UNION ALL
 SELECT pg_catalog.format('DROP CAST (%s AS %s) CASCADE', castsource::pg_catalog.regtype, casttarget::pg_catalog.regtype)
 	FROM pg_catalog.pg_cast WHERE oid >= 16384
 UNION ALL
-SELECT pg_catalog.format('DROP LANGUAGE %I CASCADE', lanname) FROM pg_catalog.pg_language WHERE lanname <> ALL ($3)`
+SELECT pg_catalog.format('DROP LANGUAGE %I CASCADE', lanname) FROM pg_catalog.pg_language WHERE lanname <> ALL ($3)
+) AS drops (d) WHERE d <> ALL ($4)`
 
 // defaultGrants lists what takes a database-wide ALTER DEFAULT PRIVILEGES back:
 // everything that was granted is revoked, and the built-in default granted again.
@@ -115,25 +119,41 @@ ORDER BY 2`
 
 // Empty takes everything out of a target database that a restore put in, back
 // to its baseline. It is for a database that was there, empty, before pgbaton;
-// one that pgbaton made is dropped instead.
-func Empty(ctx context.Context, conn *pgx.Conn, b Baseline) error {
+// one that pgbaton made is dropped instead. left is what could not be taken out, or
+// not be made as it was.
+func Empty(ctx context.Context, conn *pgx.Conn, b Baseline) (left []refusal.Reason, err error) {
 	names := make([]string, len(b.Schemas))
 	for i, n := range b.Schemas {
 		names[i] = n.Name
 	}
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	refused := []string{}
+	// try runs what belongs together, or nothing of it, and goes on without it.
+	try := func(tx pgx.Tx, statements ...string) error {
+		sql := strings.Join(statements, "; ")
+		err := pgx.BeginFunc(ctx, tx, func(save pgx.Tx) error { _, err := save.Exec(ctx, sql); return err })
+		if postgres.Refused(err) {
+			refused = append(refused, sql)
+			left = append(left, refusal.Reason{Why: sql + ": " + postgres.Describe(err), Remedy: sql + ", by hand, if it is still wanted"})
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+		return nil
+	}
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		// One at a time: what one drops may take others along.
 		for {
 			var drop string
-			err := tx.QueryRow(ctx, leftovers+" LIMIT 1", names, b.Extensions, b.Languages).Scan(&drop)
+			err := tx.QueryRow(ctx, leftovers+" LIMIT 1", names, b.Extensions, b.Languages, refused).Scan(&drop)
 			if errors.Is(err, pgx.ErrNoRows) {
 				break
 			}
 			if err == nil {
-				_, err = tx.Exec(ctx, drop)
+				err = try(tx, drop)
 			}
 			if err != nil {
-				return fmt.Errorf("%s: %w", drop, err)
+				return err
 			}
 		}
 		now, err := readNamespaces(ctx, tx)
@@ -145,7 +165,7 @@ func Empty(ctx context.Context, conn *pgx.Conn, b Baseline) error {
 				if is.Name != was.Name {
 					continue
 				}
-				if err := remake(ctx, tx, was, is); err != nil {
+				if err := remake(ctx, tx, was, is, try); err != nil {
 					return err
 				}
 			}
@@ -163,17 +183,18 @@ func Empty(ctx context.Context, conn *pgx.Conn, b Baseline) error {
 			return err
 		}
 		for _, sql := range statements {
-			if _, err := tx.Exec(ctx, sql); err != nil {
-				return fmt.Errorf("%s: %w", sql, err)
+			if err := try(tx, sql); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+	return left, err
 }
 
 // remake drops a schema with all it holds and makes it again as it was. One that
 // holds nothing and is as it was is left alone.
-func remake(ctx context.Context, tx pgx.Tx, was, is Namespace) error {
+func remake(ctx context.Context, tx pgx.Tx, was, is Namespace, try func(pgx.Tx, ...string) error) error {
 	var holds bool
 	err := tx.QueryRow(ctx, `
 		SELECT EXISTS (SELECT FROM pg_catalog.pg_depend d
@@ -187,17 +208,17 @@ func remake(ctx context.Context, tx pgx.Tx, was, is Namespace) error {
 		return nil
 	}
 	q := postgres.QuoteIdent(was.Name)
-	statements := []string{
-		fmt.Sprintf("DROP SCHEMA %s CASCADE", q),
-		fmt.Sprintf("CREATE SCHEMA %s AUTHORIZATION %s", q, postgres.QuoteIdent(was.Owner)),
+	if err := try(tx, "DROP SCHEMA "+q+" CASCADE", "CREATE SCHEMA "+q); err != nil {
+		return err
 	}
+	statements := []string{fmt.Sprintf("ALTER SCHEMA %s OWNER TO %s", q, postgres.QuoteIdent(was.Owner))}
 	statements = append(statements, was.Grants...)
 	if was.Comment != "" {
 		statements = append(statements, fmt.Sprintf("COMMENT ON SCHEMA %s IS %s", q, postgres.QuoteLiteral(was.Comment)))
 	}
 	for _, sql := range statements {
-		if _, err := tx.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("%s: %w", sql, err)
+		if err := try(tx, sql); err != nil {
+			return err
 		}
 	}
 	return nil

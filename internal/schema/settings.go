@@ -122,7 +122,7 @@ func give(ctx context.Context, tx pgx.Tx, a assignment) (why string, err error) 
 		}
 		return nil
 	})
-	return refusal(err)
+	return saysNo(err)
 }
 
 // loadable loads the libraries of a setting as a session that begins would.
@@ -141,15 +141,15 @@ func loadable(ctx context.Context, server *postgres.Server, s Setting) (why stri
 			name = dir + name
 		}
 		_, err := conn.Exec(ctx, "LOAD "+postgres.QuoteLiteral(name))
-		if why, err := refusal(err); err != nil || why != "" {
+		if why, err := saysNo(err); err != nil || why != "" {
 			return why, err
 		}
 	}
 	return "", nil
 }
 
-// refusal tells a server that says no from one that could not be asked.
-func refusal(err error) (why string, _ error) {
+// saysNo tells a server that says no from one that could not be asked.
+func saysNo(err error) (why string, _ error) {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) && pe.Severity == "ERROR" {
 		return pe.Message, nil

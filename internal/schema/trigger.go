@@ -2,13 +2,17 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 )
 
 // Trigger is a trigger that fires in an apply worker: ENABLE ALWAYS or ENABLE
@@ -16,6 +20,7 @@ import (
 // publishing side; on the receiving side it would happen twice.
 type Trigger struct {
 	Table   postgres.Ident `json:"table"`
+	OID     uint32         `json:"oid,omitempty"` // of the trigger; 0: not known
 	Name    string         `json:"name"`
 	Enabled string         `json:"enabled"` // pg_trigger.tgenabled: A or R
 }
@@ -41,7 +46,7 @@ func (t Trigger) RestoreSQL() string {
 // ApplyTriggers lists the triggers that would fire in an apply worker.
 func ApplyTriggers(ctx context.Context, q catalog.Querier) ([]Trigger, error) {
 	rows, err := q.Query(ctx, `
-		SELECT n.nspname, c.relname, t.tgname, t.tgenabled::text
+		SELECT n.nspname, c.relname, t.oid, t.tgname, t.tgenabled::text
 		FROM pg_catalog.pg_trigger t
 		JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -52,7 +57,7 @@ func ApplyTriggers(ctx context.Context, q catalog.Querier) ([]Trigger, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Trigger, err error) {
-		err = row.Scan(&t.Table.Schema, &t.Table.Name, &t.Name, &t.Enabled)
+		err = row.Scan(&t.Table.Schema, &t.Table.Name, &t.OID, &t.Name, &t.Enabled)
 		return t, err
 	})
 }
@@ -80,19 +85,58 @@ func QuietTriggers(ctx context.Context, conn *pgx.Conn) error {
 	})
 }
 
-// RestoreTriggers puts the quieted triggers back, once the side receives no more,
-// and says whether there were any.
-func RestoreTriggers(ctx context.Context, conn *pgx.Conn) (bool, error) {
-	triggers, err := journal.List[Trigger](ctx, conn, quietKind)
-	if err != nil || len(triggers) == 0 {
+// Quieted lists the triggers that a side remembers.
+func Quieted(ctx context.Context, db postgres.DB) (map[string]Trigger, error) {
+	return journal.List[Trigger](ctx, db, quietKind)
+}
+
+// RestoreTriggers puts the quieted triggers back, once the side receives no more, each
+// by itself, and forgets them. A trigger that is gone, or that somebody has enabled or
+// disabled since, needs nothing. left is what cannot be put back.
+func RestoreTriggers(ctx context.Context, conn *pgx.Conn) (restored int, left []refusal.Reason, err error) {
+	triggers, err := Quieted(ctx, conn)
+	var errs []error
+	for _, key := range slices.Sorted(maps.Keys(triggers)) {
+		t := triggers[key]
+		did, err := t.restore(ctx, conn)
+		if postgres.Refused(err) {
+			left = append(left, refusal.Reason{Why: fmt.Sprintf("trigger %s of %s does not fire as it did: %s", postgres.QuoteIdent(t.Name), t.Table, postgres.Describe(err)),
+				Remedy: t.RestoreSQL()})
+			err = nil
+		}
+		if err == nil {
+			err = journal.Delete(ctx, conn, quietKind, key)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("trigger %s of %s: %w", postgres.QuoteIdent(t.Name), t.Table, err))
+		}
+		if did {
+			restored++
+		}
+	}
+	return restored, left, errors.Join(append(errs, err)...)
+}
+
+// restore does so for one, by the name that it has now.
+func (t *Trigger) restore(ctx context.Context, conn *pgx.Conn) (did bool, err error) {
+	var now string
+	err = conn.QueryRow(ctx, `
+		SELECT n.nspname, c.relname, t.tgname, t.tgenabled::text
+		FROM pg_catalog.pg_trigger t
+		JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE NOT t.tgisinternal AND CASE WHEN $1::oid <> 0 THEN t.oid = $1 ELSE n.nspname = $2 AND c.relname = $3 AND t.tgname = $4 END`,
+		t.OID, t.Table.Schema, t.Table.Name, t.Name).Scan(&t.Table.Schema, &t.Table.Name, &t.Name, &now)
+	quiet := "O" // of A
+	if t.Enabled == "R" {
+		quiet = "D"
+	}
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false, nil
+	case err != nil || now != quiet:
 		return false, err
 	}
-	return true, pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		for _, t := range triggers {
-			if _, err := tx.Exec(ctx, t.RestoreSQL()); err != nil {
-				return fmt.Errorf("%s: %w", t.RestoreSQL(), err)
-			}
-		}
-		return journal.Delete(ctx, tx, quietKind, "")
-	})
+	_, err = conn.Exec(ctx, t.RestoreSQL())
+	return err == nil, err
 }
