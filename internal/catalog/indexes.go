@@ -203,6 +203,19 @@ func AnalyzeLater(ctx context.Context, q Querier) ([]postgres.Ident, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[postgres.Ident])
 }
 
+// WithStatistics lists the tables that ANALYZE looks at.
+func WithStatistics(ctx context.Context, q Querier) ([]postgres.Ident, error) {
+	rows, err := q.Query(ctx, `
+		SELECT n.nspname, c.relname
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND `+ours+`
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[postgres.Ident])
+}
+
 // PartitionedKey is a foreign key from or to a partitioned table, or both.
 type PartitionedKey struct {
 	ForeignKey

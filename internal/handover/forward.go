@@ -134,6 +134,11 @@ func (r *run) settle(ctx context.Context) error {
 		errs = append(errs, postgres.WrapHint(r.Taker.Side, "completing the foreign keys between groups", errors.New(l.Why), l.Remedy+"; then run the same command again"))
 	}
 	try(r.Taker.Side, "validating the foreign keys between groups", err)
+	not, err := schema.ValidateChecks(ctx, r.taker)
+	try(r.Taker.Side, "validating constraints that call functions", err)
+	for _, u := range not {
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: u.Text(), Remedy: u.Remedy()})
+	}
 	_, left, err = schema.RestoreTriggers(ctx, r.taker)
 	for _, l := range left {
 		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: l.Why, Remedy: l.Remedy})

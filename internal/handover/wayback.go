@@ -122,13 +122,17 @@ func (r *run) wayBack(ctx context.Context) error {
 }
 
 // addWithheld adds the foreign keys between groups, which are at one position now
-// (rule 13). Their rows are looked at when nobody waits any more.
+// (rule 13), and the constraints that may look into tables of several. Their rows are
+// looked at when nobody waits any more.
 func (r *run) addWithheld(ctx context.Context) error {
 	keys, err := replication.Withheld(ctx, r.taker)
 	if err == nil {
 		err = replication.AddWithheld(ctx, r.taker, keys)
 	}
-	return postgres.Wrap(r.Taker.Side, "adding the foreign keys between groups", err)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "adding the foreign keys between groups", err)
+	}
+	return postgres.Wrap(r.Taker.Side, "adding constraints that call functions", schema.AddChecks(ctx, r.taker))
 }
 
 func (r *run) durable(ctx context.Context) error {
@@ -165,6 +169,9 @@ func (r *run) undoWayBack(ctx context.Context) error {
 	keys, err := replication.Withheld(ctx, r.taker)
 	if err == nil {
 		err = replication.DropWithheld(ctx, r.taker, keys)
+	}
+	if err == nil {
+		err = schema.DropChecks(ctx, r.taker)
 	}
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -123,7 +124,7 @@ func (st *start) clearTarget(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription", err)
 	}
-	for _, kind := range []string{kindCopy, kindCopied, kindBuilt, "quiet-trigger"} {
+	for _, kind := range []string{kindCopy, kindCopied, kindBuilt, "quiet-trigger", "check"} {
 		if err := journal.Delete(ctx, conn, kind, ""); err != nil {
 			return postgres.Wrap(postgres.Target, "writing the journal", err)
 		}
@@ -219,7 +220,17 @@ func (st *start) restoreSection(ctx context.Context, section string) error {
 	if err != nil {
 		return err
 	}
-	return schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, section, o), nil)
+	return st.restore(ctx, section, o, nil)
+}
+
+// restore runs a restore, and warns of what only helps and could not be restored.
+func (st *start) restore(ctx context.Context, section string, o schema.RestoreOptions, onItem func(id string)) error {
+	helps, err := schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, section, o), onItem)
+	for _, text := range helps {
+		st.Observe(event.Warning{Side: string(postgres.Target), Text: "not restored: " + strings.ReplaceAll(text, "\n", " "),
+			Remedy: "rows and all other definitions are complete without it; mend the cause and run the statement there by hand, if it is wanted"})
+	}
+	return err
 }
 
 // restoreList writes a list of the archive's entries without the foreign keys that
@@ -246,7 +257,8 @@ func leftOut(lost []catalog.LostForeignKey) (constraints []schema.Constraint) {
 }
 
 func (st *start) planPreData(ctx context.Context) ([]Action, error) {
-	return st.planSection(ctx, st.archiveFile(), schema.PreData)
+	actions, err := st.planSection(ctx, st.archiveFile(), schema.PreData)
+	return st.planHeld(ctx, actions, err)
 }
 
 // donePreData: by method stream the definitions outlive an interrupted load.
@@ -261,8 +273,9 @@ func (st *start) runPreData(ctx context.Context) error {
 	if err := st.restoreSection(ctx, schema.PreData); err != nil {
 		return err
 	}
-	return postgres.Wrap(postgres.Target, "writing the journal",
-		journal.Put(ctx, st.TargetConn, kindCopy, keyDefined, time.Now().UTC().Format(time.RFC3339)))
+	return st.holdChecks(ctx, func(tx pgx.Tx) error {
+		return journal.Put(ctx, tx, kindCopy, keyDefined, time.Now().UTC().Format(time.RFC3339))
+	})
 }
 
 func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progress) error {
@@ -296,12 +309,16 @@ func (st *start) one() loaded {
 }
 
 func (st *start) planSchema(ctx context.Context) ([]Action, error) {
-	return st.planSection(ctx, st.archiveFile(), schema.Everything)
+	actions, err := st.planSection(ctx, st.archiveFile(), schema.Everything)
+	return st.planHeld(ctx, actions, err)
 }
 
 // runSchema restores all definitions at once, for a subscription that copies.
 func (st *start) runSchema(ctx context.Context) error {
 	if err := st.restoreSection(ctx, schema.Everything); err != nil {
+		return err
+	}
+	if err := st.holdChecks(ctx, nil); err != nil {
 		return err
 	}
 	return st.markLoaded(ctx, st.one())
@@ -358,7 +375,12 @@ func unfinishedDump(entries []os.DirEntry) bool {
 }
 
 func (st *start) planRestore(ctx context.Context) ([]Action, error) {
-	return st.planSection(ctx, st.dumpDirectory(), schema.Everything)
+	actions, err := st.planSection(ctx, st.dumpDirectory(), schema.PreData)
+	if actions, err = st.planHeld(ctx, actions, err); err != nil {
+		return nil, err
+	}
+	rest, err := st.planSection(ctx, st.dumpDirectory(), schema.AfterPre)
+	return append(actions, rest...), err
 }
 
 func (st *start) runRestore(ctx context.Context) error {
@@ -371,6 +393,12 @@ func (st *start) runRestore(ctx context.Context) error {
 		return err
 	}
 	if o.List, err = st.restoreList(ctx); err != nil {
+		return err
+	}
+	if err := st.restore(ctx, schema.PreData, o, nil); err != nil {
+		return err
+	}
+	if err := st.holdChecks(ctx, nil); err != nil {
 		return err
 	}
 	// Only a parallel restore reports its items.
@@ -388,7 +416,7 @@ func (st *start) runRestore(ctx context.Context) error {
 	for _, t := range st.tables {
 		sizes[t.Ident] = t.Bytes
 	}
-	err = schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, schema.Everything, o), func(id string) {
+	err = st.restore(ctx, schema.AfterPre, o, func(id string) {
 		t, ok := items[id]
 		if !ok {
 			return

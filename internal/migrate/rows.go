@@ -337,7 +337,7 @@ func (st *start) runRest(ctx context.Context) error {
 		if err := schema.WriteList(o.List, entries); err != nil {
 			return err
 		}
-		if err := schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, schema.PostData, o), nil); err != nil {
+		if err := st.restore(ctx, schema.PostData, o, nil); err != nil {
 			return err
 		}
 	}

@@ -23,28 +23,18 @@ func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing materialized views", err)
 	}
+	_, add, err := schema.PlanChecks(ctx, st.SourceConn, st.Source.Version())
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "listing constraints", err)
+	}
 	sql, err := st.analyzeSQL(ctx, st.SourceConn)
-	actions := on(postgres.Target, sql...)
+	actions := on(postgres.Target, append(add, sql...)...)
 	for _, v := range views {
 		if v.Populated {
 			actions = append(actions, on(postgres.Target, plannedRefresh(v, false))...)
 		}
 	}
 	return actions, postgres.Wrap(postgres.Source, "listing tables", err)
-}
-
-// analyzeSQL gathers the statistics that are not there yet: by method stream those
-// that wait for other definitions, or for all children of a table.
-func (st *start) analyzeSQL(ctx context.Context, q catalog.Querier) ([]string, error) {
-	if st.Method != Stream {
-		return []string{"ANALYZE"}, nil
-	}
-	tables, err := catalog.AnalyzeLater(ctx, q)
-	var sql []string
-	for _, t := range tables {
-		sql = append(sql, "ANALYZE "+t.String())
-	}
-	return sql, err
 }
 
 // doneAnalyze: with --hold the native copy has not even begun.
@@ -61,18 +51,15 @@ func (st *start) doneAnalyze(ctx context.Context) (bool, error) {
 }
 
 func (st *start) runAnalyze(ctx context.Context) error {
+	if err := st.addChecks(ctx); err != nil {
+		return err
+	}
 	views, err := catalog.MatViews(ctx, st.SourceConn, st.Selection)
 	if err != nil {
 		return postgres.Wrap(postgres.Source, "listing materialized views", err)
 	}
-	sql, err := st.analyzeSQL(ctx, st.TargetConn)
-	if err != nil {
-		return postgres.Wrap(postgres.Target, "listing tables", err)
-	}
-	for _, analyze := range sql {
-		if _, err := st.TargetConn.Exec(ctx, analyze); err != nil {
-			return postgres.Wrap(postgres.Target, "gathering statistics", err)
-		}
+	if err := st.analyze(ctx); err != nil {
+		return err
 	}
 	err = pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error { return schema.Enlist(ctx, tx, views) })
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 const (
 	PreData    = "pre-data"
 	PostData   = "post-data"
+	AfterPre   = "data post-data" // both
 	Everything = ""
 )
 
@@ -97,8 +98,8 @@ type RestoreOptions struct {
 // error, so that a DBA sees all of them; RunRestore judges them.
 func Restore(target *postgres.Server, archive, section string, o RestoreOptions) Command {
 	args := []string{"--verbose"}
-	if section != Everything {
-		args = append(args, "--section="+section)
+	for _, one := range strings.Fields(section) {
+		args = append(args, "--section="+one)
 	}
 	if o.Jobs > 1 && section != PreData {
 		args = append(args, fmt.Sprintf("--jobs=%d", o.Jobs))
@@ -116,29 +117,30 @@ func Restore(target *postgres.Server, archive, section string, o RestoreOptions)
 	return Command{Program: "pg_restore", Args: append(args, archive), server: target, settings: []string{"synchronous_commit=off"}}
 }
 
-// RunRestore runs pg_restore and fails unless every error it met is harmless.
-// onItem hears each finished item of a parallel restore: its number in the
-// archive's list.
-func RunRestore(ctx context.Context, tools Tools, c Command, onItem func(id string)) error {
+// RunRestore runs pg_restore and fails unless every error it met is harmless. helps
+// are errors of statements without which the database is the same: comments, labels,
+// statistics. onItem hears each finished item of a parallel restore: its number in
+// the archive's list.
+func RunRestore(ctx context.Context, tools Tools, c Command, onItem func(id string)) (helps []string, err error) {
 	stderr, err := c.run(ctx, tools, func(line string) {
 		if m := finishedItem.FindStringSubmatch(line); m != nil && onItem != nil {
 			onItem(m[1])
 		}
 	})
-	failures := restoreFailures(stderr)
+	failures, helps := restoreFailures(stderr)
 	if err == nil && len(failures) == 0 {
-		return nil
+		return helps, nil
 	}
 	if len(failures) == 0 && exitStatus(err) == 1 && strings.Contains(stderr, "errors ignored on restore") {
-		return nil // only harmless ones
+		return helps, nil // only harmless ones
 	}
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
 	if len(failures) == 0 {
 		failures = tail(stderr, 5)
 	}
-	return postgres.WrapHint(postgres.Target, "pg_restore", fmt.Errorf("%s", strings.Join(failures, "\n")),
+	return nil, postgres.WrapHint(postgres.Target, "pg_restore", fmt.Errorf("%s", strings.Join(failures, "\n")),
 		"the target cannot hold the source's definitions as they are; change them on the source, then pgbaton reset and start again")
 }
 
@@ -152,11 +154,14 @@ var (
 // extension's owner may set (the extension brings the same comment).
 var harmless = []string{"Command was: SET transaction_timeout", "Command was: COMMENT ON EXTENSION"}
 
-// restoreFailures cuts pg_restore's messages into failures, without the
-// harmless ones. A failure begins with "pg_restore: error:" and goes on until
-// the next message.
-func restoreFailures(stderr string) []string {
-	var failures []string
+// helping matches failures of statements that only help. (A mark of CLUSTER stands in
+// the statement that makes its index.)
+var helping = regexp.MustCompile(`Command was: (COMMENT ON|SECURITY LABEL|CREATE STATISTICS|ALTER STATISTICS|ALTER (TABLE|INDEX|FOREIGN TABLE|MATERIALIZED VIEW) .* (SET STATISTICS|CLUSTER ON)) `)
+
+// restoreFailures cuts pg_restore's messages into failures, without the harmless
+// ones, and puts those aside that only help. A failure begins with "pg_restore:
+// error:" and goes on until the next message.
+func restoreFailures(stderr string) (failures, helps []string) {
 	var current []string
 	end := func() {
 		text := strings.Join(current, "\n")
@@ -168,6 +173,10 @@ func restoreFailures(stderr string) []string {
 			if strings.Contains(text, h) {
 				return
 			}
+		}
+		if helping.MatchString(text) {
+			helps = append(helps, text)
+			return
 		}
 		failures = append(failures, text)
 	}
@@ -183,7 +192,7 @@ func restoreFailures(stderr string) []string {
 		}
 	}
 	end()
-	return failures
+	return failures, helps
 }
 
 func tail(s string, n int) []string {

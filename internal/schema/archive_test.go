@@ -89,7 +89,7 @@ func TestExclusions(t *testing.T) {
 					t.Fatal(err)
 				}
 				target := newServer(t, postgres.Target, server.ConnString("e"))
-				if err := schema.RunRestore(t.Context(), tools, schema.Restore(target, file, schema.Everything, schema.RestoreOptions{}), nil); err != nil {
+				if _, err := schema.RunRestore(t.Context(), tools, schema.Restore(target, file, schema.Everything, schema.RestoreOptions{}), nil); err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
 				have := relations(t, server, "e")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"pgbaton/internal/event"
 	"pgbaton/internal/postgres"
 )
 
@@ -101,18 +102,36 @@ func finishSQL(t *Table, have map[string]bool) (sql []string) {
 	return sql
 }
 
-// finishTable makes keys of a table's indexes, and gathers its statistics.
+// finishTable makes keys of a table's indexes, and gathers its statistics. These only
+// help: what an index's expression calls may fail in ANALYZE.
 func (l *loader) finishTable(table *Table) *task {
 	t := &task{class: building, what: "statistics", name: table.Ident.String(), cost: analyzeCost(table)}
 	t.run = func(ctx context.Context, w *worker, try int) error {
 		have, err := w.constraints(ctx, try > 1, table)
 		if err == nil {
-			sql := append(finishSQL(table, have), l.record(Finished, Loaded{Table: table.Ident}))
-			err = exec(ctx, w.target, strings.Join(sql, "; "))
+			err = l.finish(ctx, w, table, have)
 		}
 		return explain(postgres.Target, "adding keys and gathering statistics of", table.Ident, err)
 	}
 	return t
+}
+
+func (l *loader) finish(ctx context.Context, w *worker, table *Table, have map[string]bool) error {
+	run := func(t *Table) error {
+		return exec(ctx, w.target, strings.Join(append(finishSQL(t, have), l.record(Finished, Loaded{Table: t.Ident})), "; "))
+	}
+	err := run(table)
+	if err == nil || table.AnalyzeLater || ctx.Err() != nil || Transient(err) || postgres.Code(err) == "" {
+		return err
+	}
+	without := *table
+	without.AnalyzeLater = true
+	if run(&without) != nil { // it was not the statistics
+		return err
+	}
+	l.observe(event.Warning{Side: string(postgres.Target), Text: fmt.Sprintf("gathering statistics of %s: %s", table.Ident, postgres.Describe(err)),
+		Remedy: fmt.Sprintf("the planner guesses until they are there: mend the cause, then ANALYZE %s on the target", table.Ident)})
+	return nil
 }
 
 // finishBatch builds all indexes and keys of small tables in one transaction.
