@@ -19,6 +19,7 @@ type Proxy struct {
 	cut   bool
 	conns map[net.Conn]bool
 	rule  func(seen []byte) Verdict
+	lie   [2][]byte // what servers say, and what clients hear instead
 	wg    sync.WaitGroup
 }
 
@@ -69,6 +70,13 @@ func (p *Proxy) Rule(rule func(seen []byte) Verdict) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rule = rule
+}
+
+// Replace lets clients hear something else of the same length than what servers say.
+func (p *Proxy) Replace(said, heard []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lie = [2][]byte{said, heard}
 }
 
 // Stall forwards nothing any more and leaves every connection open, as a network that drops packets.
@@ -198,10 +206,19 @@ func (p *Proxy) fromServer(client, server net.Conn, deaf chan struct{}) {
 			return
 		default:
 		}
-		if _, err := client.Write(piece[:n]); err != nil {
+		if _, err := client.Write(p.altered(piece[:n])); err != nil {
 			return
 		}
 	}
+}
+
+func (p *Proxy) altered(piece []byte) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.lie[0]) == 0 {
+		return piece
+	}
+	return bytes.ReplaceAll(piece, p.lie[0], p.lie[1])
 }
 
 // LastQuery says whether the last that a client has sent is this simple query.

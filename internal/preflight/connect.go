@@ -11,7 +11,7 @@ import (
 // The versions that pgbaton is made for.
 const (
 	oldestMajor = 10
-	newestMajor = 18
+	newestMajor = 19
 )
 
 // checkVersions judges what each side runs. A migration goes to the same or a
@@ -26,9 +26,9 @@ func checkVersions(s *survey) {
 				Text:   fmt.Sprintf("server %s is older than %d: it has no logical replication", v, oldestMajor),
 				Remedy: "use pg_dump and pg_restore, or pg_upgrade"})
 		case v.Major() > newestMajor:
-			s.add(Finding{Code: "version", Severity: Warning, Side: e.Side,
+			s.add(Finding{Code: "version-untested", Severity: Blocker, Side: e.Side,
 				Text:   fmt.Sprintf("server %s is newer than %d, the newest that pgbaton is tested with", v, newestMajor),
-				Remedy: "look for a newer pgbaton; try the migration on a copy first"})
+				Remedy: "look for a newer pgbaton; or try the whole migration on copies first, then --accept version-untested"})
 		}
 	}
 	if s.source.conn == nil || s.target.conn == nil {

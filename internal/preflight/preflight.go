@@ -87,8 +87,9 @@ func Run(ctx context.Context, in Input) (Report, error) {
 }
 
 // acceptable are the blockers that an operator may decide to live with: what is
-// not moved, or not possible afterwards, and does not endanger what is moved.
-var acceptable = []string{"equal-rows", "large-objects", "unlogged-tables", "wal-level"}
+// not moved, or not possible afterwards, and does not endanger what is moved; and
+// what others than he have not tried.
+var acceptable = []string{"equal-rows", "large-objects", "unlogged-tables", "version-untested", "wal-level"}
 
 // Acceptable lists the codes of the blockers that an operator may accept.
 func Acceptable() []string { return slices.Clone(acceptable) }

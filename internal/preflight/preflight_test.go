@@ -177,6 +177,21 @@ func TestReach(t *testing.T) {
 	}
 }
 
+// TestUntestedVersion: a server newer than the newest that pgbaton is tested with is
+// the operator's decision. There is none yet: one says that it is.
+func TestUntestedVersion(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Start(t, 19)
+	pgtest.Exec(t, c.ConnString("postgres"), `CREATE DATABASE d`, `CREATE DATABASE e`)
+	proxy := pgtest.NewProxy(t, c.ConnString("d"))
+	proxy.Replace([]byte("server_version\x0019"), []byte("server_version\x0099"))
+	o := options{db: "d", targetDB: "e", targetURI: proxy.Through(t, c.ConnString("e"))}
+	wantNot(t, run(t, c, c, o), "version-untested", postgres.Source)
+	want(t, run(t, c, c, o), "version-untested", postgres.Target, preflight.Blocker)
+	o.accept = []string{"version-untested"}
+	want(t, run(t, c, c, o), "version-untested", postgres.Target, preflight.Warning)
+}
+
 // TestVersions: a database moves to the same or a newer major version, to
 // another server, never from or to a standby.
 func TestVersions(t *testing.T) {

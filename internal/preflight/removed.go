@@ -2,12 +2,15 @@ package preflight
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/schema"
 )
 
 // checkRemoved finds what the source uses and newer servers no longer have.
@@ -22,9 +25,16 @@ func checkRemoved(ctx context.Context, s *survey, e *end) error {
 		}
 	}
 	if from < 14 && to >= 14 {
-		return checkRemovedFunctions(ctx, s.source, e)
+		if err := checkRemovedFunctions(ctx, s.source, e); err != nil {
+			return err
+		}
 	}
-	return nil
+	if from < 19 && to >= 19 {
+		if err := checkLineBreaks(ctx, s.source, e); err != nil {
+			return err
+		}
+	}
+	return checkRemovedSettings(ctx, s.source, e)
 }
 
 // checkOIDs: tables WITH OIDS do not exist since 12.
@@ -136,4 +146,109 @@ func checkRemovedFunctions(ctx context.Context, e, target *end) error {
 		Text:   fmt.Sprintf("%s that cannot be created on %s as defined: factorial and postfix operators are gone since 14, and array functions take anycompatible arguments", plural(len(objects), "object"), target.Version()),
 		Remedy: "drop them on the source, and create them anew on the target after the switchover: aggregates over anycompatiblearray, factorial() instead of !"})
 	return nil
+}
+
+// checkLineBreaks: databases and roles cannot have them in their names since 19
+// (https://www.postgresql.org/docs/19/release-19.html).
+func checkLineBreaks(ctx context.Context, source, target *end) error {
+	const breaks = "\n\r"
+	if !target.exists && strings.ContainsAny(target.Database(), breaks) {
+		target.add(Finding{Code: "line-breaks", Severity: Blocker, Side: target.Side, Objects: []string{target.database()},
+			Text:   "a database cannot have a line break in its name since 19",
+			Remedy: "give --target another name of the database"})
+	}
+	needed, err := schema.ReadOwnership(ctx, source.conn)
+	if err != nil {
+		return err
+	}
+	var objects, rename []string
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(needed.Owners, needed.Grantees)))) {
+		if strings.ContainsAny(name, breaks) {
+			escaped := strings.NewReplacer(`\`, `\\`, `"`, `""`, "\n", `\000A`, "\r", `\000D`).Replace(name)
+			other := strings.NewReplacer("\n", " ", "\r", " ").Replace(name)
+			objects = append(objects, fmt.Sprintf("%q", name))
+			rename = append(rename, fmt.Sprintf(`ALTER ROLE U&"%s" RENAME TO %s`, escaped, postgres.QuoteIdent(other)))
+		}
+	}
+	if len(objects) > 0 {
+		source.add(Finding{Code: "line-breaks", Severity: Blocker, Side: source.Side, Objects: objects,
+			Text:   fmt.Sprintf("%s of the database's objects with a line break in the name, which cannot be since 19", plural(len(objects), "role")),
+			Remedy: statements(rename...) + "\n-- whoever logs in with an MD5 password needs a new one"})
+	}
+	return nil
+}
+
+// functionSettingsSQL lists the settings that functions and procedures bring along,
+// and the statement that takes each away. Schemas $1 are left out.
+const functionSettingsSQL = `
+SELECT pg_catalog.split_part(s.setting, '=', 1), pg_catalog.substr(s.setting, pg_catalog.strpos(s.setting, '=') + 1),
+	p.oid::pg_catalog.regprocedure::text,
+	pg_catalog.format('ALTER ROUTINE %%s RESET %%I', p.oid::pg_catalog.regprocedure, pg_catalog.split_part(s.setting, '=', 1))
+FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+CROSS JOIN pg_catalog.unnest(p.proconfig) AS s (setting)
+WHERE n.nspname::text <> ALL ($1) AND %s AND %s
+ORDER BY 3, 1`
+
+// checkRemovedSettings finds functions that cannot be created because the target
+// does not know a setting of theirs any more, or not its value.
+func checkRemovedSettings(ctx context.Context, source, target *end) error {
+	sql := fmt.Sprintf(functionSettingsSQL, userSchema, notExtension("p.oid", "pg_proc"))
+	if source.Version().Major() < 11 { // no procedures, and no word for both
+		sql = strings.Replace(sql, "ALTER ROUTINE", "ALTER FUNCTION", 1)
+	}
+	rows, err := source.conn.Query(ctx, sql, source.schemasOut)
+	if err != nil {
+		return err
+	}
+	var name, value, function, reset string
+	refused := map[[2]string]string{} // by name and value: why
+	var objects, remedy []string
+	type use struct{ name, value, function, reset string }
+	var uses []use
+	_, err = pgx.ForEachRow(rows, []any{&name, &value, &function, &reset}, func() error {
+		uses = append(uses, use{name, value, function, reset})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, u := range uses {
+		why, asked := refused[[2]string{u.name, u.value}]
+		if !asked {
+			if why, err = refusedSetting(ctx, target, u.name, u.value); err != nil {
+				return err
+			}
+			refused[[2]string{u.name, u.value}] = why
+		}
+		if why != "" {
+			objects = append(objects, fmt.Sprintf("%s: %s", u.function, why))
+			remedy = append(remedy, u.reset)
+		}
+	}
+	if len(objects) == 0 {
+		return nil
+	}
+	source.add(Finding{Code: "removed-settings", Severity: Blocker, Side: source.Side, Objects: objects,
+		Remedy: statements(append(remedy, "-- and see to what relied on them")...),
+		Text:   fmt.Sprintf("%s with a setting that server %s does not take: they could not be created there", plural(len(objects), "function"), target.Version())})
+	return nil
+}
+
+// refusedSetting is why a server does not take a setting: it does not know it, or no
+// longer supports the value. Other refusals are of this session, or of the moment.
+func refusedSetting(ctx context.Context, e *end, name, value string) (why string, err error) {
+	tx, err := e.conn.Begin(ctx)
+	if err != nil {
+		return "", err
+	}
+	_, err = tx.Exec(ctx, `SELECT pg_catalog.set_config($1, $2, true)`, name, value)
+	rolledBack := tx.Rollback(ctx)
+	switch code := postgres.Code(err); {
+	case code == postgres.UndefinedObject || code == postgres.FeatureNotSupported:
+		return postgres.Describe(err), rolledBack
+	case code != "":
+		return "", rolledBack
+	}
+	return "", errors.Join(err, rolledBack)
 }

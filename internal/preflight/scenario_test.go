@@ -226,10 +226,10 @@ var native = scenario{
 	},
 }
 
-// TestNewServers: what 16 to 18 do otherwise.
+// TestNewServers: what 16 to 19 do otherwise.
 func TestNewServers(t *testing.T) {
 	t.Parallel()
-	source, target := pgtest.Start(t, 18), pgtest.Start(t, 18)
+	source, target := pgtest.Start(t, 18), pgtest.Start(t, 19)
 	scenario{
 		options: options{user: "mover", targetUser: "postgres"},
 		before:  `CREATE ROLE mover LOGIN; CREATE ROLE helper; CREATE ROLE visitor; GRANT helper TO mover WITH SET TRUE`,
@@ -243,6 +243,11 @@ SET ROLE helper;
 GRANT CONNECT ON DATABASE "its db" TO visitor`},
 			{code: "identity-impossible", side: src, severity: blocker, remedied: true,
 				source: `CREATE TABLE person (name text, at point, g int GENERATED ALWAYS AS (1) STORED); CREATE TABLE emp (pay int) INHERITS (person)`},
+			{code: "removed-settings", side: src, severity: blocker, remedied: true, says: []string{`"F n"(integer): ERROR: unrecognized`, "p(): ERROR: non-standard string literals"},
+				source: `CREATE FUNCTION "F n" (int) RETURNS int LANGUAGE sql SET escape_string_warning = off SET work_mem = '1MB' AS 'SELECT 1';
+CREATE PROCEDURE p() LANGUAGE sql SET standard_conforming_strings = off SET search_path = "S c", pg_temp AS 'SELECT 1'`},
+			{code: "line-breaks", side: src, severity: blocker, remedied: true, says: []string{`two\n\"lines\"`},
+				source: "CREATE ROLE \"two\n\"\"lines\"\"\"; GRANT SELECT ON keyed TO \"two\n\"\"lines\"\"\""},
 			// Measured on 18: FULL with a generated column of either kind, and a key with one.
 			{code: "generated-identity", side: src, severity: blocker, remedied: true,
 				source: `CREATE TABLE "F s" (a int, g int GENERATED ALWAYS AS (a + 1) STORED);
