@@ -42,6 +42,9 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 	if err := sessions.Direct(); err != nil {
 		return err
 	}
+	if err := m.Identify(ctx, sessions); err != nil {
+		return err
+	}
 	if err := migrate.FenceStale(ctx, m, sessions); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type Guard interface {
 // Ward is what a guardian must know to take over from a process.
 type Ward struct {
 	ID         string `json:"id"` // of the migration
+	Label      string `json:"label"`
 	Generation int64  `json:"generation"`
 	Attempt    int64  `json:"attempt"`
 	HolderPID  uint32 `json:"holder_pid"` // of the sessions that hold the lock
@@ -42,6 +43,6 @@ type Ward struct {
 }
 
 func (r *run) ward() Ward {
-	return Ward{ID: r.id, Generation: r.generation, Attempt: r.attempt, HolderPID: pid(r.holder), TakerPID: pid(r.taker),
+	return Ward{ID: r.id, Label: r.Label, Generation: r.generation, Attempt: r.attempt, HolderPID: pid(r.holder), TakerPID: pid(r.taker),
 		Groups: r.Groups, Selection: r.Selection}
 }

@@ -36,7 +36,8 @@ type Party struct {
 
 // Config is what a handover needs to know.
 type Config struct {
-	Migration     string
+	Migration     string            // its name
+	Label         string            // what names carry, see [journal.Label]
 	Selection     catalog.Selection // what the migration includes
 	Command       string            // for people: switchover or rollback
 	Holder, Taker Party

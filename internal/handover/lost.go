@@ -139,7 +139,7 @@ const fenceStaleTimeout = 30 * time.Second
 // taken a later generation, by force: the higher generation wins. It says whether
 // there was one. The sessions are those of the side that is looked at, and of the
 // other.
-func FenceStale(ctx context.Context, p Party, migration string, conn, other *pgx.Conn, observe event.Observer) (bool, error) {
+func FenceStale(ctx context.Context, p Party, label string, conn, other *pgx.Conn, observe event.Observer) (bool, error) {
 	if conn == nil || other == nil {
 		return false, nil
 	}
@@ -166,7 +166,7 @@ func FenceStale(ctx context.Context, p Party, migration string, conn, other *pgx
 		err = fence.Barrier(ctx, conn, database, fenceStaleTimeout)
 	}
 	if err == nil {
-		_, err = fence.Evict(ctx, conn, []int32{int32(conn.PgConn().PID())}, replication.AllOf(migration))
+		_, err = fence.Evict(ctx, conn, []int32{int32(conn.PgConn().PID())}, replication.AllOf(label))
 	}
 	if err == nil {
 		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {

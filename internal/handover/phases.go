@@ -36,7 +36,7 @@ type Held struct {
 }
 
 // leakSlot is the temporary slot that shows writes after the fence.
-func (r *run) leakSlot() string { return postgres.ClusterName(r.Migration, "leak") }
+func (r *run) leakSlot() string { return postgres.ClusterName(r.Label, "leak") }
 
 // pause holds traffic back. The intention was noted right before: whoever comes
 // after a death in this phase finds nothing else that shows it.
@@ -109,7 +109,7 @@ func (r *run) fence(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "waiting at the barrier for sessions that start up", err)
 	}
 	ours := []int32{int32(r.holder.PgConn().PID()), int32(r.holderSide.watch.PgConn().PID())}
-	provider, err := fence.Evict(ctx, r.holder, ours, replication.AllOf(r.Migration))
+	provider, err := fence.Evict(ctx, r.holder, ours, replication.AllOf(r.Label))
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "ending the sessions that could still write", err)
 	}

@@ -180,7 +180,7 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 			say(fmt.Sprintf("%s on the %s could be committed after the fence, or would hold up a slot", p, side.Side),
 				"COMMIT PREPARED or ROLLBACK PREPARED it")
 		}
-		open, err := replication.OldTransactions(ctx, side.conn, replication.AllOf(r.Migration))
+		open, err := replication.OldTransactions(ctx, side.conn, replication.AllOf(r.Label))
 		if err != nil {
 			return postgres.Wrap(side.Side, "looking for old transactions", err)
 		}
@@ -216,7 +216,7 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 // readyIntruders looks for subscriptions of others that write into the holder's
 // database: the fence does not stop their workers.
 func (r *run) readyIntruders(ctx context.Context, say func(why, remedy string)) error {
-	names, err := replication.OtherSubscriptions(ctx, r.holder, replication.AllOf(r.Migration))
+	names, err := replication.OtherSubscriptions(ctx, r.holder, replication.AllOf(r.Label))
 	for _, name := range names {
 		q := postgres.QuoteIdent(name)
 		say(fmt.Sprintf("subscription %s writes into the %s's database, and would go on behind the fence", q, r.Holder.Side),

@@ -220,7 +220,7 @@ func (r *run) warmHolder(ctx context.Context) error {
 	if _, err := r.trySlot(ctx, PhaseDrain, r.Holder, r.holder, r.publications()); err != nil {
 		return err
 	}
-	if err := fence.Look(ctx, r.holder, replication.AllOf(r.Migration)); err != nil {
+	if err := fence.Look(ctx, r.holder, replication.AllOf(r.Label)); err != nil {
 		return postgres.Wrap(r.Holder.Side, "looking for sessions", err)
 	}
 	// As the pass, but of an attempt that never was.

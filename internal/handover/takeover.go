@@ -68,6 +68,7 @@ func (t *TrafficHeld) Unwrap() error { return t.Err }
 // call it again with the same ward.
 func TakeOver(ctx context.Context, c Config, w *Ward, kill func(), why string) (Result, error) {
 	c.Groups, c.Selection = w.Groups, w.Selection
+	c.Label, c.Back.Label = w.Label, w.Label
 	r := newRun(c, nil, nil)
 	r.result.Guardian = true
 	r.id, r.generation = w.ID, w.Generation

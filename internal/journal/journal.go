@@ -39,6 +39,7 @@ type Record struct {
 	HandedOver bool
 	Took       bool
 	MadeAt     time.Time
+	Ends       *Ends // nil: of a migration begun before the ends were recorded
 }
 
 // NewID makes the identity that ties the two records of one migration together.
@@ -56,10 +57,15 @@ func Read(ctx context.Context, db postgres.DB) (*Record, error) {
 		return nil, err
 	}
 	var r Record
-	err := db.QueryRow(ctx, `SELECT name, id, side, method, generation, attempt, handed_over, took, made_at FROM pgbaton.migration`).
-		Scan(&r.Name, &r.ID, &r.Side, &r.Method, &r.Generation, &r.Attempt, &r.HandedOver, &r.Took, &r.MadeAt)
+	var ends *string
+	err := db.QueryRow(ctx, `SELECT name, id, side, method, generation, attempt, handed_over, took, made_at, pg_catalog.to_jsonb(m) ->> 'ends'
+		FROM pgbaton.migration m`).
+		Scan(&r.Name, &r.ID, &r.Side, &r.Method, &r.Generation, &r.Attempt, &r.HandedOver, &r.Took, &r.MadeAt, &ends)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
+	}
+	if err == nil && ends != nil {
+		err = json.Unmarshal([]byte(*ends), &r.Ends)
 	}
 	return &r, err
 }
@@ -83,6 +89,9 @@ func Create(ctx context.Context, conn *pgx.Conn, r Record, more func(pgx.Tx) err
 			INSERT INTO pgbaton.migration (name, id, side, method, generation, handed_over, took)
 			VALUES ($1, $2, $3, $4, 0, false, $5)`,
 			r.Name, r.ID, r.Side, r.Method, r.Side == postgres.Source)
+		if err == nil && r.Ends != nil {
+			err = PutEnds(ctx, tx, *r.Ends)
+		}
 		if err != nil || more == nil {
 			return err
 		}

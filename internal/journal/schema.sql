@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS pgbaton.migration (
     handed_over boolean     NOT NULL,               -- this side gave the baton away in that generation
     took        boolean     NOT NULL,               -- this side received it in that generation
     made_at     timestamptz NOT NULL DEFAULT now(),
+    ends        jsonb,                              -- the two databases, and what names of slots and subscriptions carry
     CHECK (NOT (handed_over AND took))
 );
 -- At most one migration per database: one row, whatever its name.

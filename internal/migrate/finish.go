@@ -329,7 +329,7 @@ func (k *cleaner) cleanStreams(ctx context.Context) {
 		}
 		names := k.names(ctx, side, conn, nil, k.stream(side))
 		k.try(side, "slot "+strings.Join(names, ", "), func() (bool, error) {
-			dropped, err := replication.DropSlots(ctx, conn, replication.AllOf(k.Name))
+			dropped, err := replication.DropSlots(ctx, conn, replication.AllOf(k.label))
 			for _, oid := range oids[side.Other()] {
 				if err == nil && oid != 0 {
 					_, err = replication.DropSlots(ctx, conn, replication.SyncSlotPattern(oid))

@@ -51,7 +51,7 @@ const (
 
 // forward is the forward group of a number.
 func (c Config) forward(number int) replication.Group {
-	return replication.Group{Migration: c.Name, Direction: replication.Forward, Number: number}
+	return replication.Group{Label: c.label, Direction: replication.Forward, Number: number}
 }
 
 // doneGroups: every run without a live snapshot arranges anew.

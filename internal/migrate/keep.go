@@ -35,7 +35,7 @@ func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*gr
 	if rest > 0 {
 		groups++
 	}
-	if lacks, err := replication.RoomFor(ctx, st.SourceConn, st.TargetConn, st.Target.Version(), st.Name, groups); err != nil {
+	if lacks, err := replication.RoomFor(ctx, st.SourceConn, st.TargetConn, st.Target.Version(), st.label, groups); err != nil {
 		return nil, err
 	} else if lacks != "" {
 		st.Observe(event.Warning{Text: "the tables that an interrupted run has copied cannot be kept: " + lacks + "; they are copied again"})

@@ -49,18 +49,19 @@ type Config struct {
 	DumpDir          string   // method dump: where the archive goes, "" for a temporary directory
 	Observe          event.Observer
 
+	id, label string              // of the migration, see Identify
 	streaming []replication.Group // the forward groups that there are, see Remember
 }
 
 // Group is the migration's forward group: one, as long as nothing was
 // interrupted or divided.
 func (c Config) Group() replication.Group {
-	return replication.Group{Migration: c.Name, Direction: replication.Forward, Number: 1}
+	return replication.Group{Label: c.label, Direction: replication.Forward, Number: 1}
 }
 
 // ReverseGroup is the way back: always one group (rule 13).
 func (c Config) ReverseGroup() replication.Group {
-	return replication.Group{Migration: c.Name, Direction: replication.Reverse, Number: 1}
+	return replication.Group{Label: c.label, Direction: replication.Reverse, Number: 1}
 }
 
 // streams are the groups through which changes flow to the side without the baton.
@@ -85,6 +86,28 @@ func (c Config) stream(from postgres.Side) replication.Group {
 func sameSelection(a, b catalog.Selection) bool {
 	return slices.Equal(a.Schemas, b.Schemas) && slices.Equal(a.ExcludeSchemas, b.ExcludeSchemas) &&
 		slices.Equal(a.Tables, b.Tables) && slices.Equal(a.ExcludeTables, b.ExcludeTables)
+}
+
+// Identify takes the migration's id, and with it the names of all it makes, from
+// the record of either side. A migration that has none yet draws its id: plan shows
+// it, start records it.
+func (c *Config) Identify(ctx context.Context, s *Sessions) error {
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if s.conn(side) == nil {
+			continue
+		}
+		record, err := journal.Read(ctx, s.conn(side))
+		if err != nil {
+			return postgres.Wrap(side, "reading the migration's record", err)
+		}
+		if record != nil && record.Name == c.Name && record.Side == side {
+			c.id, c.label = record.ID, record.Label()
+			return nil
+		}
+	}
+	c.id = journal.NewID()
+	c.label = journal.Label(c.Name, c.id)
+	return nil
 }
 
 // kindSelection is the journal's kind, on both sides, of what the migration includes.
@@ -299,6 +322,9 @@ func (s *Sessions) records(ctx context.Context, c Config) (source, target *journ
 		return nil, nil, err
 	}
 	if target, err = read(postgres.Target, s.TargetConn); err != nil {
+		return nil, nil, err
+	}
+	if err := s.bound(ctx, c, source, target); err != nil {
 		return nil, nil, err
 	}
 	if source != nil && target != nil && source.ID != target.ID {

@@ -22,13 +22,17 @@ import (
 // replica identities, publication.
 
 func (st *start) planSourceRecord(context.Context) ([]Action, error) {
-	return on(postgres.Source, journal.SchemaSQL(), replication.MarkerTableSQL(st.Group().MarkerTable())), nil
+	return on(postgres.Source, "-- the names of slots, publications and subscriptions carry the beginning of an id that start draws: "+st.label, journal.SchemaSQL(), replication.MarkerTableSQL(st.Group().MarkerTable())), nil
 }
 
 func (st *start) doneSourceRecord(context.Context) (bool, error) { return st.sourceRecord != nil, nil }
 
 func (st *start) runSourceRecord(ctx context.Context) error {
-	r := journal.Record{Name: st.Name, ID: journal.NewID(), Side: postgres.Source, Method: string(st.Method), Took: true}
+	ends, err := st.ends(ctx)
+	if err != nil {
+		return err
+	}
+	r := journal.Record{Name: st.Name, ID: st.id, Side: postgres.Source, Method: string(st.Method), Took: true, Ends: &ends}
 	if err := st.makeRecord(ctx, postgres.Source, r); err != nil {
 		return err
 	}
@@ -195,11 +199,19 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 	if err := journal.Put(ctx, st.SourceConn, kindTarget, keyEntered, true); err != nil {
 		return postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
-	r := journal.Record{Name: st.Name, ID: st.sourceRecord.ID, Side: postgres.Target, Method: string(st.Method)}
+	ends, err := st.ends(ctx)
+	if err != nil {
+		return err
+	}
+	r := journal.Record{Name: st.Name, ID: st.sourceRecord.ID, Side: postgres.Target, Method: string(st.Method), Ends: &ends}
 	if err := st.makeRecord(ctx, postgres.Target, r); err != nil {
 		return err
 	}
 	st.targetRecord = &r
+	// The database may have been made since the source's record was.
+	if err := journal.PutEnds(ctx, st.SourceConn, ends); err != nil {
+		return postgres.Wrap(postgres.Source, "recording the target", err)
+	}
 	if err := journal.PutNew(ctx, conn, kindTarget, keyBaseline, baseline); err != nil {
 		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
@@ -272,7 +284,7 @@ func (st *start) runFence(ctx context.Context) error {
 	if err == nil {
 		evictCtx, cancel := context.WithTimeout(ctx, fenceTimeout)
 		defer cancel()
-		_, err = fence.Evict(evictCtx, st.TargetConn, []int32{int32(st.TargetConn.PgConn().PID())}, replication.AllOf(st.Name))
+		_, err = fence.Evict(evictCtx, st.TargetConn, []int32{int32(st.TargetConn.PgConn().PID())}, replication.AllOf(st.label))
 	}
 	return postgres.WrapHint(postgres.Target, "fencing the target database", err, "the role must own the database or be superuser")
 }

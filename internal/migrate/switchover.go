@@ -165,7 +165,7 @@ func TakeByForce(ctx context.Context, c Config, s *Sessions, h Handover) (handov
 func FenceStale(ctx context.Context, c Config, s *Sessions) error {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		party := c.handover(Handover{To: side}).Taker
-		if _, err := handover.FenceStale(ctx, party, c.Name, s.conn(side), s.conn(side.Other()), c.Observe); err != nil {
+		if _, err := handover.FenceStale(ctx, party, c.label, s.conn(side), s.conn(side.Other()), c.Observe); err != nil {
 			return err
 		}
 	}
@@ -195,7 +195,7 @@ func (c Config) handover(h Handover) handover.Config {
 		return handover.Party{Server: c.Server(side), Keeps: c.holderKeeps(side), Reach: c.reach(side)}
 	}
 	return handover.Config{
-		Migration: c.Name, Selection: c.Selection, Command: h.command(), Holder: party(h.To.Other()), Taker: party(h.To),
+		Migration: c.Name, Label: c.label, Selection: c.Selection, Command: h.command(), Holder: party(h.To.Other()), Taker: party(h.To),
 		Groups: c.streams(h.To.Other()), Back: c.stream(h.To), NoRollback: h.NoRollback,
 		MaxPause: h.MaxPause, Traffic: h.Traffic, Guard: h.Guard, Observe: c.Observe,
 	}

@@ -110,6 +110,9 @@ func (s *survey) run(ctx context.Context) error {
 	checkRecord(s, s.source)
 	checkRecord(s, s.target)
 	checkSameRun(s)
+	if err := checkEnds(ctx, s); err != nil {
+		return err
+	}
 	checkTools(s)
 	if s.source.conn != nil && s.target.conn != nil {
 		if same, err := checkSame(ctx, s); err != nil || same {
@@ -295,10 +298,15 @@ func texts(ctx context.Context, q catalog.Querier, sql string, args ...any) ([]s
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// mine is a LIKE pattern for the names of what this migration makes in the
-// cluster: it is never in its own way.
+// mine is a LIKE pattern for the names of what this migration has made in the
+// cluster: it is never in its own way. It matches nothing when none has begun.
 func (s *survey) mine() string {
-	return strings.NewReplacer(`\`, `\\`, `_`, `\_`, `%`, `\%`).Replace(postgres.ClusterName(s.Migration, "")) + "%"
+	for _, e := range []*end{s.source, s.target} {
+		if !s.fresh(e) {
+			return strings.NewReplacer(`\`, `\\`, `_`, `\_`, `%`, `\%`).Replace(postgres.ClusterName(e.record.Label(), "")) + "%"
+		}
+	}
+	return ""
 }
 
 // fresh says whether the migration is still to be started on a side.

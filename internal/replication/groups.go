@@ -89,16 +89,16 @@ FROM pg_catalog.pg_subscription WHERE subname !~ $1`
 
 // RoomFor says what is missing for so many groups, "" when nothing is. A handover
 // needs a slot and a WAL sender more.
-func RoomFor(ctx context.Context, publisher, subscriber postgres.DB, sv postgres.Version, migration string, groups int) (string, error) {
+func RoomFor(ctx context.Context, publisher, subscriber postgres.DB, sv postgres.Version, label string, groups int) (string, error) {
 	var slots, senders, origins, workers, processes int
-	if err := publisher.QueryRow(ctx, roomSQL, AllOf(migration)).Scan(&slots, &senders); err != nil {
+	if err := publisher.QueryRow(ctx, roomSQL, AllOf(label)).Scan(&slots, &senders); err != nil {
 		return "", err
 	}
 	limit := "max_replication_slots" // which limits origins too, before 18
 	if sv.Major() >= 18 {
 		limit = "max_active_replication_origins"
 	}
-	if err := subscriber.QueryRow(ctx, subscriberRoomSQL, AllOf(migration), limit).Scan(&origins, &workers, &processes); err != nil {
+	if err := subscriber.QueryRow(ctx, subscriberRoomSQL, AllOf(label), limit).Scan(&origins, &workers, &processes); err != nil {
 		return "", err
 	}
 	for _, r := range []struct {

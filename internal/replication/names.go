@@ -19,16 +19,16 @@ const (
 )
 
 // Group is a set of tables with its own publication, slot, subscription and
-// marker table. All four names derive from migration, direction and number.
+// marker table. All four names derive from label, direction and number.
 type Group struct {
-	Migration string
+	Label     string // of the migration, see [journal.Label]
 	Direction Direction
 	Number    int
 }
 
 // Name is that of the publication, the slot and the subscription alike.
 func (g Group) Name() string {
-	return postgres.ClusterName(g.Migration, fmt.Sprintf("%s_%d", g.Direction, g.Number))
+	return postgres.ClusterName(g.Label, fmt.Sprintf("%s_%d", g.Direction, g.Number))
 }
 
 // MarkerTable is the group's marker table, present on both sides.
@@ -41,7 +41,7 @@ func (g Group) MarkerTable() postgres.Ident {
 func Exactly(name string) string { return "^" + name + "$" }
 
 // AllOf is the pattern that matches the names of every slot and subscription of
-// a migration, and of no other migration's.
-func AllOf(migration string) string {
-	return "^" + postgres.ClusterName(migration, "") + "(forward_[0-9]+|reverse_[0-9]+|leak)$"
+// a migration, by its label, and of no other migration's.
+func AllOf(label string) string {
+	return "^" + postgres.ClusterName(label, "") + "(forward_[0-9]+|reverse_[0-9]+|leak)$"
 }
