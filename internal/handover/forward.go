@@ -123,6 +123,9 @@ func (r *run) settle(ctx context.Context) error {
 		if r.holder != nil {
 			_, err = replication.DropSlots(ctx, r.holder, replication.Exactly(g.Name()))
 			try(r.Holder.Side, "dropping slot "+g.Name(), err)
+			if !r.holder.IsClosed() {
+				try(r.Holder.Side, "writing the journal", replication.ForgetSlot(ctx, r.holder, g))
+			}
 			if g.Number > 1 && !r.holder.IsClosed() { // from now on there is one
 				_, err = r.holder.Exec(ctx, replication.DropPublicationSQL(g.Name()))
 				try(r.Holder.Side, "dropping publication "+g.Name(), err)

@@ -84,6 +84,7 @@ type run struct {
 	preset                map[replication.SequenceValue]bool // what the taker's sequences are set to already
 	values                []replication.SequenceValue        // of the holder's, behind the fence
 	result                Result
+	backPoint             postgres.LSN // where the slot of the way back begins
 	took                  bool         // the baton was taken in this run
 	opening               *fence.Saved // what the taker's fence saved, as ready has read it; nil before
 	closed                *fence.Saved // what the holder's fence saved, in this run; nil before
@@ -232,6 +233,7 @@ func (r *run) undoLeftovers(ctx context.Context) error {
 			return err
 		} else if err != nil {
 			r.warnStream(err)
+			defer r.leaveStream(ctx)
 		}
 		if err := r.undoFence(ctx); err != nil {
 			return postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", err, "mend this and run the same command again")
@@ -307,6 +309,7 @@ func because(ctx context.Context, err error) error {
 // its own: the budget may be the reason.
 func (r *run) abort(ctx context.Context, name string, cause error, begun []phase) error {
 	aborted := &Aborted{Phase: name, Err: cause}
+	streamLost := false
 	if r.Guard != nil {
 		r.Guard.Aborting()
 	}
@@ -328,6 +331,7 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 			return aborted
 		case err != nil && begun[i].name == PhaseWayBack:
 			r.warnStream(err) // the holder serves all the same; the taker may be down
+			streamLost = true
 			continue
 		case err != nil && begun[i].name == PhasePrepare:
 			r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "what was prepared for the way back could not be removed: " + postgres.Describe(err),
@@ -341,6 +345,9 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 		if begun[i].name == PhasePause {
 			r.result.PauseMS = event.MS(time.Since(r.paused))
 		}
+	}
+	if streamLost { // the holder serves; what is not sent is kept for when the taker is back
+		r.leaveStream(undoCtx)
 	}
 	r.result.Aborted, r.result.Reason = name, postgres.Describe(cause)
 	if len(aborted.Lost) == 0 {

@@ -51,7 +51,11 @@ func (r *run) ready(ctx context.Context) error {
 	}
 	// Only a marker's way through the stream shows that the taker applies.
 	for _, g := range r.Groups {
-		took, behind, seen, err := r.roundTrip(ctx, g)
+		took, behind, seen, gap, err := r.roundTrip(ctx, g)
+		if err == nil && gap != "" {
+			r.sayGap(say, gap)
+			continue
+		}
 		if err == nil && !seen {
 			say(fmt.Sprintf("group %d is behind: a marker did not arrive on the %s within %s", g.Number, r.Taker.Side, r.MaxPause),
 				"wait until pgbaton status shows a small lag, or allow a longer --max-pause")
@@ -99,6 +103,20 @@ func (r *run) readyTraffic(ctx context.Context, refused *refusal.Refusal) error 
 
 // readyStreams looks at each group's slot, subscription and worker.
 func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) error {
+	whole := true
+	for _, g := range r.Groups {
+		gap, err := replication.Gap(ctx, r.holder, r.taker, r.Holder.Version(), g)
+		if err != nil {
+			return postgres.Wrap(r.Holder.Side, "looking for a gap in the stream", err)
+		}
+		if gap != "" {
+			whole = false
+			r.sayGap(say, gap)
+		}
+	}
+	if !whole {
+		return nil
+	}
 	left, err := StreamLeft(ctx, r.holder)
 	if err == nil && left {
 		err = r.enableStream(ctx)
@@ -142,6 +160,11 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) er
 		}
 	}
 	return nil
+}
+
+// sayGap refuses to hand over what may not be all.
+func (r *run) sayGap(say func(why, remedy string), gap string) {
+	say(fmt.Sprintf("changes may be missing on the %s: %s", r.Taker.Side, gap), r.lost())
 }
 
 func (r *run) waitActive(ctx context.Context, g replication.Group) bool {
@@ -310,23 +333,28 @@ func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string), 
 
 // roundTrip sends a marker through a group's stream and waits for it no longer
 // than the budget. behind is the WAL, in bytes, written meanwhile: at most that
-// much is still to be applied.
-func (r *run) roundTrip(ctx context.Context, g replication.Group) (took time.Duration, behind int64, seen bool, err error) {
+// much is still to be applied. gap says that an earlier marker has not arrived.
+func (r *run) roundTrip(ctx context.Context, g replication.Group) (took time.Duration, behind int64, seen bool, gap string, err error) {
 	before, err := replication.Position(ctx, r.holder)
 	if err != nil {
-		return 0, 0, false, postgres.Wrap(r.Holder.Side, "reading the WAL position", err)
+		return 0, 0, false, "", postgres.Wrap(r.Holder.Side, "reading the WAL position", err)
 	}
-	token, err := replication.WriteMarker(ctx, r.holder, g.MarkerTable(), replication.Heartbeat)
+	trip, err := replication.SendMarker(ctx, r.holder, g)
 	if err != nil {
-		return 0, 0, false, postgres.Wrap(r.Holder.Side, "writing a marker", err)
+		return 0, 0, false, "", postgres.Wrap(r.Holder.Side, "writing a marker", err)
 	}
 	began := time.Now()
-	if seen, err = replication.SawMarker(ctx, r.taker, g.MarkerTable(), token, r.MaxPause); err != nil {
-		return 0, 0, false, postgres.Wrap(r.Taker.Side, "waiting for a marker", err)
+	if seen, err = replication.SawMarker(ctx, r.taker, g.MarkerTable(), trip.Token, r.MaxPause); err != nil {
+		return 0, 0, false, "", postgres.Wrap(r.Taker.Side, "waiting for a marker", err)
 	}
 	took = time.Since(began)
+	if seen {
+		if _, gap, err = trip.Arrived(ctx, r.holder, r.taker, 0); err != nil {
+			return 0, 0, false, "", postgres.Wrap(r.Taker.Side, "looking for earlier markers", err)
+		}
+	}
 	after, err := replication.Position(ctx, r.holder)
-	return took, int64(after - before), seen, postgres.Wrap(r.Holder.Side, "reading the WAL position", err)
+	return took, int64(after - before), seen, gap, postgres.Wrap(r.Holder.Side, "reading the WAL position", err)
 }
 
 // prepare does all that can be done before anyone waits.

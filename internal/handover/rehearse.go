@@ -142,7 +142,7 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 		both.Go(func() error { return r.unchanged(ctx) })
 		both.Go(func() error {
 			for _, g := range r.Groups {
-				_, _, seen, err := r.roundTrip(ctx, g)
+				_, _, seen, _, err := r.roundTrip(ctx, g) // ready has looked for a gap
 				if err == nil && !seen {
 					err = refusal.New("rehearse", fmt.Sprintf("group %d is behind", g.Number), "wait until pgbaton status shows a small lag")
 				}

@@ -219,6 +219,7 @@ func (r *run) undoDead(ctx context.Context) error {
 		return err
 	} else if err != nil {
 		r.warnStream(err)
+		defer r.leaveStream(ctx)
 	}
 	if err := r.undoFence(ctx); err != nil {
 		return postgres.Wrap(r.Holder.Side, "lifting the fence", err)

@@ -2,6 +2,7 @@ package handover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -54,7 +55,7 @@ func (r *run) prepareBack(ctx context.Context) error {
 		return postgres.WrapHint(r.Taker.Side, "creating the publication of the way back", err,
 			"the role must own every table; or go without a way back: --no-rollback")
 	}
-	terms, err := replication.TermsFor(ctx, r.holder, r.Taker.Version(), r.Holder.Version(), r.Migration, 1, false)
+	terms, err := replication.TermsFor(ctx, r.holder, r.Taker.Version(), r.Holder.Version(), r.Label, 1, false)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "looking for workers that can apply", err)
 	}
@@ -104,7 +105,8 @@ func (r *run) wayBack(ctx context.Context) error {
 		}
 	}
 	if !r.NoRollback {
-		if err := replication.CreateSlotHere(ctx, r.taker, r.Taker.Version(), r.Back.Name()); err != nil {
+		var err error
+		if r.backPoint, err = replication.CreateSlotHere(ctx, r.taker, r.Taker.Version(), r.Back.Name()); err != nil {
 			return postgres.WrapHint(r.Taker.Side, "creating the slot of the way back", err,
 				"it waits for every open transaction that has written, in any database of the cluster")
 		}
@@ -137,6 +139,11 @@ func (r *run) addWithheld(ctx context.Context) error {
 
 func (r *run) durable(ctx context.Context) error {
 	return postgres.Durably(ctx, r.taker, func(tx pgx.Tx) error {
+		if !r.NoRollback { // nothing reads it before it is enabled, behind the pass
+			if err := replication.LeaveNewSlot(ctx, tx, r.Back, r.backPoint); err != nil {
+				return err
+			}
+		}
 		return journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt})
 	})
 }
@@ -179,14 +186,32 @@ func (r *run) undoWayBack(ctx context.Context) error {
 	return r.enableStream(ctx)
 }
 
-// enableStream enables what a handover has disabled.
+// enableStream enables what a handover has disabled, unless something was left out
+// of it meanwhile.
 func (r *run) enableStream(ctx context.Context) error {
 	for _, g := range r.Groups {
+		gap, err := replication.Gap(ctx, r.holder, r.taker, r.Holder.Version(), g)
+		if err == nil && gap != "" {
+			err = errors.New(gap)
+		}
+		if err != nil {
+			return err
+		}
 		if err := replication.SetEnabled(ctx, r.taker, g.Name(), true); err != nil {
 			return err
 		}
 	}
 	return ForgetStream(ctx, r.holder)
+}
+
+// leaveStream remembers where the slots stand whose subscriptions could not be
+// enabled again.
+func (r *run) leaveStream(ctx context.Context) {
+	for _, g := range r.Groups {
+		if err := replication.LeaveSlot(ctx, r.holder, r.Holder.Version(), g); err != nil {
+			r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "noting where slot " + g.Name() + " stands: " + postgres.Describe(err)})
+		}
+	}
 }
 
 // StreamLeft says whether the stream from this holder may have been left disabled
@@ -216,13 +241,21 @@ func (r *run) enableBack(ctx context.Context) error {
 	if stale, err := ReadStale(ctx, r.holder); err != nil || stale != nil {
 		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
 	}
-	name, marker := r.Back.Name(), r.Back.MarkerTable()
+	name := r.Back.Name()
 	sub, err := replication.ReadSubscription(ctx, r.holder, name)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "reading the subscription of the way back", err)
 	}
 	if sub == nil {
 		return nil // it was passed without one
+	}
+	gap, err := replication.Gap(ctx, r.taker, r.holder, r.Taker.Version(), r.Back)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "looking for a gap in the way back", err)
+	}
+	if gap != "" {
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back is not opened, it has a gap: " + gap, Remedy: "there is no way back any more: pgbaton finish"})
+		return nil
 	}
 	// What its triggers did on the taker comes with the rows.
 	if err := schema.QuietTriggers(ctx, r.holder); err != nil {
@@ -231,11 +264,14 @@ func (r *run) enableBack(ctx context.Context) error {
 	if err := replication.SetEnabled(ctx, r.holder, name, true); err != nil {
 		return postgres.Wrap(r.Holder.Side, "enabling the subscription of the way back", err)
 	}
-	token, err := replication.WriteMarker(ctx, r.taker, marker, replication.Heartbeat)
+	trip, err := replication.SendMarker(ctx, r.taker, r.Back)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "writing a marker", err)
 	}
-	seen, err := replication.SawMarker(ctx, r.holder, marker, token, backTimeout)
+	seen, gap, err := trip.Arrived(ctx, r.taker, r.holder, backTimeout)
+	if err == nil && gap != "" {
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back has a gap: " + gap, Remedy: "there is no way back any more: pgbaton finish"})
+	}
 	if err == nil && !seen {
 		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "the way back does not flow yet: a marker did not arrive within " + backTimeout.String(),
 			Remedy: "pgbaton status shows whether it does, and why not"})

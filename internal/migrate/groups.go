@@ -306,7 +306,9 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, tables []ca
 	if g.slot, err = replication.CreateSlot(ctx, st.Source, st.SourceConn, name, true, st.Observe); err != nil {
 		return false, nil, err
 	}
-	if err := journal.Put(ctx, st.SourceConn, kindGroup, name, g.slot.ConsistentPoint.String()); err != nil {
+	err = errors.Join(journal.Put(ctx, st.SourceConn, kindGroup, name, g.slot.ConsistentPoint.String()),
+		replication.LeaveNewSlot(ctx, st.SourceConn, g.Group, g.slot.ConsistentPoint))
+	if err != nil {
 		return false, nil, postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
 	st.result.Snapshot = g.slot.ConsistentPoint.String()

@@ -124,7 +124,11 @@ func (st *start) keepable(ctx context.Context, tables []catalog.Table) (map[stri
 		if err != nil {
 			return nil, postgres.Wrap(postgres.Source, "reading the publication", err)
 		}
-		if slot == nil || slot.Lost || !exists {
+		gap, err := st.gapOf(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if slot == nil || slot.Lost || !exists || gap != "" {
 			delete(points, name)
 		}
 	}
@@ -166,4 +170,20 @@ func (st *start) keepable(ctx context.Context, tables []catalog.Table) (map[stri
 		return nil, nil
 	}
 	return kept, nil
+}
+
+// gapOf says why a group's slot is not the one under which its rows were copied, ""
+// when it is.
+func (st *start) gapOf(ctx context.Context, name string) (string, error) {
+	groups, err := st.streams(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, g := range groups {
+		if g.Name() == name {
+			gap, err := replication.Gap(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), g)
+			return gap, postgres.Wrap(postgres.Source, "looking for a gap in the stream", err)
+		}
+	}
+	return "", nil
 }

@@ -77,6 +77,9 @@ func (st *start) runSlot(ctx context.Context) error {
 			return err
 		}
 		st.slot = slot
+		if err := replication.LeaveNewSlot(ctx, st.SourceConn, st.Group(), slot.ConsistentPoint); err != nil {
+			return postgres.Wrap(postgres.Source, "writing the journal", err)
+		}
 		st.result.Snapshot = slot.ConsistentPoint.String()
 		if st.tables, err = snapshotTables(ctx, st.Config, st.SourceConn, slot.Snapshot); err != nil {
 			return err

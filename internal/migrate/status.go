@@ -80,6 +80,7 @@ type GroupStatus struct {
 	Subscription string `json:"subscription"` // missing, disabled, running, not running
 	Tables       int    `json:"tables"`
 	TablesReady  int    `json:"tables_ready"`
+	Suspect      bool   `json:"suspect,omitempty"` // changes may be missing, see findings
 }
 
 // SlotStatus is a slot of ours.
@@ -134,6 +135,8 @@ type reader struct {
 	*Sessions
 	source, target *journal.Record
 	baton          journal.Baton
+	publishing     []replication.Group // of which the side with the baton has something
+	suspect        map[string]bool     // by the names of groups
 }
 
 // The stream flows from the side that has the baton to the other.
@@ -176,6 +179,9 @@ func (r *reader) read(ctx context.Context) error {
 		return err
 	}
 	if err := r.readSlots(ctx); err != nil {
+		return err
+	}
+	if err := r.readGaps(ctx); err != nil {
 		return err
 	}
 	if err := r.readNotes(ctx); err != nil {
@@ -278,6 +284,9 @@ func (r *reader) readSlots(ctx context.Context) error {
 		for _, n := range numbers {
 			g := r.stream(side)
 			g.Number = n
+			if side == r.baton.Side {
+				r.publishing = append(r.publishing, g)
+			}
 			slot, err := replication.ReadSlot(ctx, conn, r.Server(side).Version(), g.Name())
 			if err != nil {
 				return postgres.Wrap(side, "reading the slot", err)

@@ -90,6 +90,55 @@ func (r *reader) readStream(ctx context.Context) error {
 	return r.readLag(ctx)
 }
 
+// readGaps looks whether something was left out of the stream, and when nothing
+// reads a slot, remembers where it stands: nobody else may read from it meanwhile.
+func (r *reader) readGaps(ctx context.Context) error {
+	from, publisher := r.baton.Side, r.publisher()
+	if publisher == nil || r.baton.Passed {
+		return nil
+	}
+	saved, err := fence.Raised(ctx, publisher)
+	if err != nil {
+		return postgres.Wrap(from, "looking for a fence", err)
+	}
+	atWork := r.Working || saved != nil // whoever is at work looks too, and moves slots
+	version := r.Server(from).Version()
+	for _, g := range r.publishing {
+		slot := r.slot(g)
+		if slot == nil {
+			continue
+		}
+		var gap string
+		if atWork {
+			gap, err = replication.Suspect(ctx, publisher, g)
+		} else {
+			gap, err = replication.Gap(ctx, publisher, r.subscriber(), version, g)
+		}
+		if err != nil {
+			return postgres.Wrap(from, "looking for a gap in the stream", err)
+		}
+		r.noteGap(g, gap)
+		if gap == "" && !slot.Active && !atWork {
+			if err := replication.LeaveSlot(ctx, publisher, version, g); err != nil {
+				return postgres.Wrap(from, "noting where the slot stands", err)
+			}
+		}
+	}
+	return nil
+}
+
+// noteGap says that changes may be missing.
+func (r *reader) noteGap(g replication.Group, gap string) {
+	if gap == "" || r.suspect[g.Name()] {
+		return
+	}
+	if r.suspect == nil {
+		r.suspect = map[string]bool{}
+	}
+	r.suspect[g.Name()] = true
+	r.note(fmt.Sprintf("the stream of group %d is suspect, changes may be missing on the %s: %s", g.Number, r.baton.Side.Other(), gap), lostRemedy(r.baton))
+}
+
 func (r *reader) unfinished() {
 	if !r.Working {
 		r.note("start is not complete and no pgbaton is at work on it", "pgbaton start, run again, continues; pgbaton reset removes what is there")
@@ -126,6 +175,7 @@ func (r *reader) readGroup(ctx context.Context, group replication.Group, sub *re
 			g.Subscription = "not running"
 		}
 	}
+	g.Suspect = r.suspect[group.Name()]
 	r.Status.Groups = append(r.Status.Groups, g)
 	return nil
 }
@@ -183,11 +233,11 @@ func (r *reader) heartbeat(ctx context.Context, g replication.Group) (seen bool,
 		return false, 0, postgres.Wrap(from, "reading the WAL position", err)
 	}
 	began := time.Now()
-	token, err := replication.WriteMarker(ctx, publisher, table, replication.Heartbeat)
+	trip, err := replication.SendMarker(ctx, publisher, g)
 	if err != nil {
 		return false, 0, postgres.Wrap(from, "writing a heartbeat", err)
 	}
-	if seen, err = replication.SawMarker(ctx, subscriber, table, token, heartbeatWait); err != nil {
+	if seen, err = replication.SawMarker(ctx, subscriber, table, trip.Token, heartbeatWait); err != nil {
 		return false, 0, postgres.Wrap(to, "waiting for the heartbeat", err)
 	}
 	lag := 0.0
@@ -195,9 +245,11 @@ func (r *reader) heartbeat(ctx context.Context, g replication.Group) (seen bool,
 		if trip := event.MS(time.Since(began)); r.RoundTripMS == nil || *r.RoundTripMS < trip {
 			r.RoundTripMS = &trip
 		}
-		if err := replication.TrimMarkers(ctx, publisher, table, token); err != nil {
-			return true, 0, postgres.Wrap(from, "removing old heartbeats", err)
+		_, gap, err := trip.Arrived(ctx, publisher, subscriber, 0)
+		if err != nil {
+			return true, 0, postgres.Wrap(from, "looking for earlier heartbeats", err)
 		}
+		r.noteGap(g, gap)
 	} else {
 		age, err := replication.OldestUnapplied(ctx, publisher, subscriber, table)
 		if err != nil {

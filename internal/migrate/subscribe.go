@@ -11,6 +11,7 @@ import (
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
 )
@@ -79,7 +80,7 @@ func (st *start) terms(ctx context.Context, streams int) (replication.Terms, err
 	if conn == nil { // a plan, whose target database does not exist yet
 		conn = st.maintenance
 	}
-	t, err := replication.TermsFor(ctx, conn, st.Source.Version(), st.Target.Version(), st.Name, streams, st.Method == Native)
+	t, err := replication.TermsFor(ctx, conn, st.Source.Version(), st.Target.Version(), st.label, streams, st.Method == Native)
 	return t, postgres.Wrap(postgres.Target, "looking for workers that can apply", err)
 }
 
@@ -183,6 +184,9 @@ func (st *start) doneSync(ctx context.Context) (bool, error) {
 // when the servers' workers keep failing.
 func (st *start) runSync(ctx context.Context) error {
 	name := st.Group().Name()
+	if err := st.whole(ctx, []replication.Group{st.Group()}); err != nil {
+		return err
+	}
 	if err := replication.SetEnabled(ctx, st.TargetConn, name, true); err != nil {
 		return postgres.Wrap(postgres.Target, "enabling the subscription", err)
 	}
@@ -250,6 +254,9 @@ func (st *start) runCatchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := st.whole(ctx, groups); err != nil {
+		return err
+	}
 	for _, g := range groups {
 		if err := replication.SetEnabled(ctx, st.TargetConn, g.Name(), true); err != nil {
 			return postgres.Wrap(postgres.Target, "enabling subscription "+g.Name(), err)
@@ -265,14 +272,17 @@ func (st *start) runCatchUp(ctx context.Context) error {
 }
 
 func (st *start) catchUp(ctx context.Context, g replication.Group) error {
-	token, err := replication.WriteMarker(ctx, st.SourceConn, g.MarkerTable(), replication.Heartbeat)
+	trip, err := replication.SendMarker(ctx, st.SourceConn, g)
 	if err != nil {
 		return postgres.Wrap(postgres.Source, "writing a marker", err)
 	}
 	began := time.Now()
 	watch := stuck{}
 	for {
-		seen, err := replication.SawMarker(ctx, st.TargetConn, g.MarkerTable(), token, time.Second)
+		seen, gap, err := trip.Arrived(ctx, st.SourceConn, st.TargetConn, time.Second)
+		if err == nil && gap != "" {
+			return refuseGap(gap)
+		}
 		if err != nil || seen {
 			return postgres.Wrap(postgres.Target, "waiting for a marker", err)
 		}
@@ -293,4 +303,22 @@ func (st *start) catchUp(ctx context.Context, g replication.Group) error {
 			return trouble
 		}
 	}
+}
+
+// whole refuses to let a stream on out of which something was left meanwhile.
+func (st *start) whole(ctx context.Context, groups []replication.Group) error {
+	for _, g := range groups {
+		gap, err := replication.Gap(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), g)
+		if err != nil {
+			return postgres.Wrap(postgres.Source, "looking for a gap in the stream", err)
+		}
+		if gap != "" {
+			return refuseGap(gap)
+		}
+	}
+	return nil
+}
+
+func refuseGap(gap string) error {
+	return refusal.New("start", "changes may be missing on the target: "+gap, lostRemedy(journal.Baton{}))
 }

@@ -235,7 +235,7 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (stream Ru
 		return stream, err
 	}
 	for _, g := range c.streams(b.Side) {
-		gone, err := setRunning(ctx, c, s, b, g.Name(), command, run)
+		gone, err := setRunning(ctx, c, s, b, g, command, run)
 		if err != nil {
 			return stream, err
 		}
@@ -251,8 +251,8 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (stream Ru
 
 // setRunning disables or enables one group's subscription. gone says that nothing
 // keeps WAL for it.
-func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, name, command string, run bool) (gone bool, err error) {
-	publisher, subscriber := b.Side, b.Side.Other()
+func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, g replication.Group, command string, run bool) (gone bool, err error) {
+	publisher, subscriber, name := b.Side, b.Side.Other(), g.Name()
 	sub, err := replication.ReadSubscription(ctx, s.conn(subscriber), name)
 	switch {
 	case err != nil:
@@ -270,7 +270,23 @@ func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, nam
 		return false, refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
 			lostRemedy(b))
 	}
-	return slot == nil || slot.Lost, postgres.Wrap(subscriber, command, replication.SetEnabled(ctx, s.conn(subscriber), name, run))
+	if run {
+		gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g)
+		if err != nil {
+			return false, postgres.Wrap(publisher, "looking for a gap in the stream", err)
+		}
+		if gap != "" {
+			return false, refusal.New(command, fmt.Sprintf("changes may be missing on the %s: %s", subscriber, gap), lostRemedy(b))
+		}
+	}
+	if err := replication.SetEnabled(ctx, s.conn(subscriber), name, run); err != nil || run {
+		return false, postgres.Wrap(subscriber, command, err)
+	}
+	// What was noted of an earlier rest is outdated if the worker has run since.
+	if _, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g); err != nil {
+		return false, postgres.Wrap(publisher, "looking for a gap in the stream", err)
+	}
+	return slot == nil || slot.Lost, postgres.Wrap(publisher, "noting where the slot stands", replication.LeaveSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), g))
 }
 
 // lostRemedy says what to do when the stream to the side without the baton is lost.
@@ -320,7 +336,7 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}
-	terms, err := replication.TermsFor(ctx, s.SourceConn, c.Target.Version(), c.Source.Version(), c.Name, 1, false)
+	terms, err := replication.TermsFor(ctx, s.SourceConn, c.Target.Version(), c.Source.Version(), c.label, 1, false)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "looking for workers that can apply", err)
 	}

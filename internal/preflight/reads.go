@@ -43,7 +43,7 @@ var reads = []struct {
 	ask  func(ctx context.Context, s *survey, e *end) error
 }{
 	{"old transactions", func(ctx context.Context, s *survey, e *end) error {
-		_, err := replication.OldTransactions(ctx, e.conn, replication.AllOf(s.Migration))
+		_, err := replication.OldTransactions(ctx, e.conn, replication.AllOf(s.label()))
 		return err
 	}},
 	{"prepared transactions", func(ctx context.Context, _ *survey, e *end) error {
@@ -51,7 +51,7 @@ var reads = []struct {
 		return err
 	}},
 	{"subscriptions", func(ctx context.Context, s *survey, e *end) error {
-		_, err := replication.OtherSubscriptions(ctx, e.conn, replication.AllOf(s.Migration))
+		_, err := replication.OtherSubscriptions(ctx, e.conn, replication.AllOf(s.label()))
 		return err
 	}},
 	{"a subscription's state", func(ctx context.Context, s *survey, e *end) error {
@@ -80,7 +80,7 @@ var reads = []struct {
 		if _, err := replication.ClientSessions(ctx, e.conn); err != nil {
 			return err
 		}
-		return fence.Look(ctx, e.conn, replication.AllOf(s.Migration))
+		return fence.Look(ctx, e.conn, replication.AllOf(s.label()))
 	}},
 	{"locks", func(ctx context.Context, _ *survey, e *end) error {
 		_, err := journal.LockHolder(ctx, e.conn)

@@ -301,12 +301,18 @@ func texts(ctx context.Context, q catalog.Querier, sql string, args ...any) ([]s
 // mine is a LIKE pattern for the names of what this migration has made in the
 // cluster: it is never in its own way. It matches nothing when none has begun.
 func (s *survey) mine() string {
+	return strings.NewReplacer(`\`, `\\`, `_`, `\_`, `%`, `\%`).Replace(postgres.ClusterName(s.label(), "")) + "%"
+}
+
+// label is what the names of the migration carry; of one that has not begun,
+// something that no name carries.
+func (s *survey) label() string {
 	for _, e := range []*end{s.source, s.target} {
 		if !s.fresh(e) {
-			return strings.NewReplacer(`\`, `\\`, `_`, `\_`, `%`, `\%`).Replace(postgres.ClusterName(e.record.Label(), "")) + "%"
+			return e.record.Label()
 		}
 	}
-	return ""
+	return journal.Label(s.Migration, strings.Repeat("_", 32))
 }
 
 // fresh says whether the migration is still to be started on a side.

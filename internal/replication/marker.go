@@ -92,11 +92,3 @@ func OldestUnapplied(ctx context.Context, publisher, subscriber postgres.DB, tab
 		FROM %s WHERE token <> ALL ($1)`, table), applied).Scan(&seconds)
 	return time.Duration(seconds * float64(time.Second)), err
 }
-
-// TrimMarkers removes, on the publisher, the heartbeats written before one that
-// is known to be applied. The deletion follows through the stream.
-func TrimMarkers(ctx context.Context, publisher postgres.DB, table postgres.Ident, applied string) error {
-	_, err := publisher.Exec(ctx, fmt.Sprintf(`
-		DELETE FROM %[1]s WHERE kind = $2 AND written_at < (SELECT written_at FROM %[1]s WHERE token = $1)`, table), applied, Heartbeat)
-	return err
-}

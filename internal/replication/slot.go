@@ -105,17 +105,21 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 // CreateSlotHereSQL makes the slot $1 by SQL, at the server's position now.
 func CreateSlotHereSQL(publisher postgres.Version) string {
 	if FailoverSlot(publisher) {
-		return `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', failover => true)`
+		return `SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', failover => true)`
 	}
-	return `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`
+	return `SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')`
 }
 
-// CreateSlotHere makes a slot by SQL, at the server's position now. Like
-// CreateSlot it waits for the cluster's open writing transactions. One that is cut
-// short leaves none.
-func CreateSlotHere(ctx context.Context, db postgres.DB, v postgres.Version, name string) error {
-	_, err := db.Exec(ctx, CreateSlotHereSQL(v), name)
-	return err
+// CreateSlotHere makes a slot by SQL, at the server's position now, which it
+// returns. Like CreateSlot it waits for the cluster's open writing transactions. One
+// that is cut short leaves none.
+func CreateSlotHere(ctx context.Context, db postgres.DB, v postgres.Version, name string) (postgres.LSN, error) {
+	var point string
+	err := db.QueryRow(ctx, CreateSlotHereSQL(v), name).Scan(&point)
+	if err != nil {
+		return 0, err
+	}
+	return postgres.ParseLSN(point)
 }
 
 func slotHint(err error) string {
@@ -186,7 +190,7 @@ type SlotState struct {
 	Synced        bool         `json:"synced"`         // a standby carried it on, which has been promoted since
 }
 
-// ReadSlot returns the slot's state, nil when there is no such slot.
+// ReadSlot returns the state of this database's slot, nil when there is none.
 func ReadSlot(ctx context.Context, db postgres.DB, v postgres.Version, name string) (*SlotState, error) {
 	lost := "false"
 	if v.Major() >= 13 {
@@ -203,7 +207,7 @@ func ReadSlot(ctx context.Context, db postgres.DB, v postgres.Version, name stri
 			coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint,
 			greatest(coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), confirmed_flush_lsn), 0), 0)::bigint,
 			`+lost+`, coalesce(pg_catalog.age(catalog_xmin), 0)::bigint, `+failover+`
-		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, name).
+		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND database = pg_catalog.current_database()`, name).
 		Scan(&s.Name, &s.Active, &s.ActivePID, &restart, &confirmed, &s.RetainedBytes, &s.BehindBytes, &s.Lost, &s.XminAge, &s.Failover, &s.Synced)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil

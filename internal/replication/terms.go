@@ -75,9 +75,9 @@ WHERE name = 'max_parallel_apply_workers_per_subscription'`
 // ParallelApply says how many workers so many streams need to apply large
 // transactions while they run, and how many there are. Workers stay when they have
 // applied one: with fewer, a stream that is interrupted could find none to go on with.
-func ParallelApply(ctx context.Context, subscriber postgres.DB, migration string, streams int) (need, have int, err error) {
+func ParallelApply(ctx context.Context, subscriber postgres.DB, label string, streams int) (need, have int, err error) {
 	var each, workers, processes int
-	if err := subscriber.QueryRow(ctx, workersSQL, AllOf(migration)).Scan(&each, &workers, &processes); err != nil {
+	if err := subscriber.QueryRow(ctx, workersSQL, AllOf(label)).Scan(&each, &workers, &processes); err != nil {
 		return 0, 0, err
 	}
 	if each == 0 { // switched off
@@ -87,7 +87,7 @@ func ParallelApply(ctx context.Context, subscriber postgres.DB, migration string
 }
 
 // TermsFor are the terms for so many streams of a migration to a subscriber.
-func TermsFor(ctx context.Context, subscriber postgres.DB, pv, sv postgres.Version, migration string, streams int, copyData bool) (Terms, error) {
+func TermsFor(ctx context.Context, subscriber postgres.DB, pv, sv postgres.Version, label string, streams int, copyData bool) (Terms, error) {
 	t := KnownTerms(pv, sv, copyData)
 	if sv.Major() >= 19 {
 		if err := subscriber.QueryRow(ctx, foreignServerSQL).Scan(&t.Server); err != nil {
@@ -97,7 +97,7 @@ func TermsFor(ctx context.Context, subscriber postgres.DB, pv, sv postgres.Versi
 	if t.Streaming != StreamingParallel {
 		return t, nil
 	}
-	need, have, err := ParallelApply(ctx, subscriber, migration, streams)
+	need, have, err := ParallelApply(ctx, subscriber, label, streams)
 	if need == 0 || have < need {
 		t.Streaming = StreamingOn
 	}

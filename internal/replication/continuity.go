@@ -1,0 +1,262 @@
+package replication
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+)
+
+// This file keeps track of whether a stream has a gap (rule 17). A marker that
+// arrives proves that the stream flows. That nothing was left out before it is known
+// by two things, kept in the publisher's journal: where the slot stood when our
+// apply worker was last known not to run, and a marker that was written behind that
+// position. A slot that was moved meanwhile, or dropped and made again, stands
+// further on, and the marker never arrives.
+
+// slotKind is the journal's kind, on the publisher, by the name of a group; value:
+// slotMemory.
+const slotKind = "slot"
+
+// slotMemory is what is known of a slot.
+type slotMemory struct {
+	Timeline  string `json:"timeline"`            // on which it was made, in hexadecimal: a promoted standby has another
+	Confirmed string `json:"confirmed,omitempty"` // where it stood when nothing of ours read it; "" while it is read
+	Marker    string `json:"marker,omitempty"`    // the token of a marker behind that position
+	Suspect   string `json:"suspect,omitempty"`   // why the stream has, or may have, a gap
+}
+
+// LeaveSlot remembers where a slot stands that none of our workers reads, and writes
+// a marker behind it.
+func LeaveSlot(ctx context.Context, publisher *pgx.Conn, v postgres.Version, g Group) error {
+	slot, err := WaitInactive(ctx, publisher, v, g.Name())
+	if err != nil || slot == nil {
+		return err
+	}
+	return postgres.Durably(ctx, publisher, func(tx pgx.Tx) error {
+		return leave(ctx, tx, leaveSQL, g, slot.Confirmed)
+	})
+}
+
+// LeaveNewSlot notes, in the same way, where a slot stands that was just made: it is
+// a new one, whatever was known of its name.
+func LeaveNewSlot(ctx context.Context, db postgres.DB, g Group, point postgres.LSN) error {
+	return leave(ctx, db, leaveNewSQL, g, point)
+}
+
+// leaveSQL writes the marker and remembers it with the position and the timeline,
+// with which the name of a WAL file begins
+// (https://www.postgresql.org/docs/current/continuous-archiving.html). Of a slot that
+// was left before, the first position counts, and what it was made on, or found out,
+// stays.
+const leaveSQL = "WITH " + leaveInto + ` || j.value
+WHERE NOT j.value ? 'confirmed'`
+
+// leaveNewSQL is for a new slot: markers written before it was made never arrive.
+const leaveNewSQL = "WITH old AS (DELETE FROM %[1]s), " + leaveInto
+
+const leaveInto = `marker AS (INSERT INTO %[1]s VALUES ($2, '` + Heartbeat + `', pg_catalog.clock_timestamp()))
+INSERT INTO pgbaton.journal AS j (kind, key, value) VALUES ('` + slotKind + `', $1,
+	pg_catalog.jsonb_build_object('timeline', ` + timelineSQL + `, 'confirmed', $3::text, 'marker', $2::text))
+ON CONFLICT (kind, key) DO UPDATE SET at = pg_catalog.clock_timestamp(), value = excluded.value`
+
+const timelineSQL = `pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)`
+
+func leave(ctx context.Context, db postgres.DB, sql string, g Group, at postgres.LSN) error {
+	_, err := db.Exec(ctx, fmt.Sprintf(sql, g.MarkerTable()), g.Name(), rand.Text(), at.String())
+	return err
+}
+
+// ForgetSlot forgets what was known of a slot that is dropped.
+func ForgetSlot(ctx context.Context, publisher postgres.DB, g Group) error {
+	return journal.Delete(ctx, publisher, slotKind, g.Name())
+}
+
+// inactiveTimeout bounds the wait for a walsender whose worker has gone: it notices
+// when it next sends or reads.
+const inactiveTimeout = 5 * time.Second
+
+// WaitInactive waits until nobody reads a slot, for at most 5 s, and returns its
+// state; nil when there is none.
+func WaitInactive(ctx context.Context, publisher postgres.DB, v postgres.Version, name string) (*SlotState, error) {
+	for began := time.Now(); ; {
+		slot, err := ReadSlot(ctx, publisher, v, name)
+		if err != nil || slot == nil || !slot.Active || time.Since(began) > inactiveTimeout {
+			return slot, err
+		}
+		if err := postgres.Pause(ctx, 5*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Gap says why a group's stream is not to be let on, or trusted: "" when nothing
+// speaks against it. What it finds out is remembered: a stream stays suspect. A
+// subscriber that is out of reach is nil.
+func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Version, g Group) (string, error) {
+	var m slotMemory
+	at, err := journal.GetAt(ctx, publisher, slotKind, g.Name(), &m)
+	if err != nil || at == nil || m.Suspect != "" {
+		return m.Suspect, err
+	}
+	slot, err := ReadSlot(ctx, publisher, v, g.Name())
+	if err != nil || slot == nil {
+		return "", err // that it is gone is said elsewhere
+	}
+	var now string
+	if err := publisher.QueryRow(ctx, "SELECT "+timelineSQL).Scan(&now); err != nil {
+		return "", err
+	}
+	if now != m.Timeline && !slot.Failover {
+		return suspect(ctx, publisher, g, fmt.Sprintf("the server was promoted, or restored, since slot %s was made (timeline %s, then %s): its slots may be others", g.Name(), now, m.Timeline))
+	}
+	if m.Confirmed == "" || subscriber == nil {
+		return "", nil
+	}
+	sub, err := ReadSubscription(ctx, subscriber, g.Name())
+	if err != nil || sub != nil && sub.Enabled {
+		return "", err // it flows, or tries to: its markers tell
+	}
+	if other, err := reader(ctx, publisher, slot, *at); err != nil || other != "" {
+		if err == nil {
+			other, err = suspect(ctx, publisher, g, fmt.Sprintf("slot %s is read by somebody else: %s", g.Name(), other))
+		}
+		return other, err
+	}
+	left, err := postgres.ParseLSN(m.Confirmed)
+	if err != nil {
+		return "", err
+	}
+	if slot.Confirmed <= left { // behind it after a crash: what follows is sent again, and skipped
+		return "", nil
+	}
+	arrived, err := SawMarker(ctx, subscriber, g.MarkerTable(), m.Marker, 0)
+	if err != nil {
+		return "", err
+	}
+	if arrived { // our own worker has run in between
+		return "", isRead(ctx, publisher, g)
+	}
+	return suspect(ctx, publisher, g, fmt.Sprintf("slot %s was left at %s and stands at %s: somebody else read from it, moved it, or dropped it and made it again", g.Name(), left, slot.Confirmed))
+}
+
+// reader describes who reads a slot, if that began after the slot was left.
+func reader(ctx context.Context, publisher *pgx.Conn, slot *SlotState, left time.Time) (who string, err error) {
+	if !slot.Active {
+		return "", nil
+	}
+	err = publisher.QueryRow(ctx, `
+		SELECT pg_catalog.format('pid %s, user %s, %L, from %s, since %s', pid, usename, application_name,
+			coalesce(client_addr::text, 'its own host'), pg_catalog.date_trunc('second', backend_start))
+		FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND backend_start > $2`, slot.ActivePID, left).Scan(&who)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return who, err
+}
+
+// suspect marks a stream as one that may have a gap.
+func suspect(ctx context.Context, publisher *pgx.Conn, g Group, why string) (string, error) {
+	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('suspect', $3::text), at = pg_catalog.clock_timestamp()
+		WHERE kind = $1 AND key = $2`, slotKind, g.Name(), why)
+	return why, err
+}
+
+// Suspect reads what Gap has found, without looking.
+func Suspect(ctx context.Context, publisher postgres.DB, g Group) (string, error) {
+	var m slotMemory
+	_, err := journal.Get(ctx, publisher, slotKind, g.Name(), &m)
+	return m.Suspect, err
+}
+
+// Trip is a marker on its way through a group's stream.
+type Trip struct {
+	Group Group
+	Token string
+
+	before []string // the tokens of all markers that were committed before it
+}
+
+// SendMarker writes a marker, and notes which ones it must not arrive without.
+func SendMarker(ctx context.Context, publisher *pgx.Conn, g Group) (*Trip, error) {
+	t := &Trip{Group: g}
+	var err error
+	if t.before, err = tokens(ctx, publisher, g.MarkerTable()); err == nil {
+		t.Token, err = WriteMarker(ctx, publisher, g.MarkerTable(), Heartbeat)
+	}
+	return t, err
+}
+
+// Arrived waits for the marker, no longer than within. When it has arrived, all that
+// were committed before it must have: gap says which has not, and the stream is
+// suspect from now on. Of a stream without a gap the markers that were waited for
+// are removed, and what was known of its slot's rest is forgotten.
+func (t *Trip) Arrived(ctx context.Context, publisher, subscriber *pgx.Conn, within time.Duration) (seen bool, gap string, err error) {
+	table := t.Group.MarkerTable()
+	if seen, err = SawMarker(ctx, subscriber, table, t.Token, within); err != nil || !seen {
+		return seen, "", err
+	}
+	there, err := tokens(ctx, subscriber, table)
+	if err != nil {
+		return true, "", err
+	}
+	arrived := map[string]bool{}
+	for _, token := range there {
+		arrived[token] = true
+	}
+	var missing []string
+	for _, token := range t.before {
+		if !arrived[token] {
+			missing = append(missing, token)
+		}
+	}
+	if len(missing) > 0 {
+		// Another status may have removed it meanwhile, and the removal have arrived.
+		var left int
+		var since time.Time
+		err := publisher.QueryRow(ctx, fmt.Sprintf(`SELECT pg_catalog.count(*), coalesce(min(written_at), 'epoch') FROM %s WHERE token = ANY ($1)`, table), missing).Scan(&left, &since)
+		if err != nil {
+			return true, "", err
+		}
+		if left > 0 {
+			gap, err = suspect(ctx, publisher, t.Group, fmt.Sprintf("a marker written at %s never arrived, although later ones did: changes from around then are missing",
+				since.UTC().Format(time.RFC3339)))
+			return true, gap, err
+		}
+	}
+	if gap, err = Suspect(ctx, publisher, t.Group); err != nil || gap != "" {
+		return true, gap, err
+	}
+	return true, "", t.settle(ctx, publisher)
+}
+
+// isRead forgets where a slot stood that our worker has read from since.
+func isRead(ctx context.Context, publisher postgres.DB, g Group) error {
+	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value - 'confirmed' - 'marker' WHERE kind = $1 AND key = $2 AND value ? 'confirmed'`,
+		slotKind, g.Name())
+	return err
+}
+
+// settle remembers that the slot is read, and removes heartbeats older than the one
+// that arrived. The deletion follows through the stream.
+func (t *Trip) settle(ctx context.Context, publisher *pgx.Conn) error {
+	if err := isRead(ctx, publisher, t.Group); err != nil || len(t.before) == 0 {
+		return err
+	}
+	_, err := publisher.Exec(ctx, fmt.Sprintf(`DELETE FROM %s WHERE kind = $2 AND token = ANY ($1)`, t.Group.MarkerTable()), t.before, Heartbeat)
+	return err
+}
+
+func tokens(ctx context.Context, db postgres.DB, table postgres.Ident) ([]string, error) {
+	rows, err := db.Query(ctx, fmt.Sprintf("SELECT token FROM %s", table))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
