@@ -11,7 +11,6 @@ import (
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
-	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
 )
@@ -184,7 +183,7 @@ func (st *start) doneSync(ctx context.Context) (bool, error) {
 // when the servers' workers keep failing.
 func (st *start) runSync(ctx context.Context) error {
 	name := st.Group().Name()
-	if err := st.whole(ctx, []replication.Group{st.Group()}); err != nil {
+	if err := st.whole(ctx, st.Sessions, journal.Baton{Side: postgres.Source}, []replication.Group{st.Group()}, "start"); err != nil {
 		return err
 	}
 	if err := replication.SetEnabled(ctx, st.TargetConn, name, true); err != nil {
@@ -254,7 +253,7 @@ func (st *start) runCatchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := st.whole(ctx, groups); err != nil {
+	if err := st.whole(ctx, st.Sessions, journal.Baton{Side: postgres.Source}, groups, "start"); err != nil {
 		return err
 	}
 	for _, g := range groups {
@@ -281,7 +280,7 @@ func (st *start) catchUp(ctx context.Context, g replication.Group) error {
 	for {
 		seen, gap, err := trip.Arrived(ctx, st.SourceConn, st.TargetConn, time.Second)
 		if err == nil && gap != "" {
-			return refuseGap(gap)
+			return refuseGap("start", gap, journal.Baton{Side: postgres.Source})
 		}
 		if err != nil || seen {
 			return postgres.Wrap(postgres.Target, "waiting for a marker", err)
@@ -303,22 +302,4 @@ func (st *start) catchUp(ctx context.Context, g replication.Group) error {
 			return trouble
 		}
 	}
-}
-
-// whole refuses to let a stream on out of which something was left meanwhile.
-func (st *start) whole(ctx context.Context, groups []replication.Group) error {
-	for _, g := range groups {
-		gap, err := replication.Gap(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), g)
-		if err != nil {
-			return postgres.Wrap(postgres.Source, "looking for a gap in the stream", err)
-		}
-		if gap != "" {
-			return refuseGap(gap)
-		}
-	}
-	return nil
-}
-
-func refuseGap(gap string) error {
-	return refusal.New("start", "changes may be missing on the target: "+gap, lostRemedy(journal.Baton{}))
 }

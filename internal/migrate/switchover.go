@@ -234,6 +234,11 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (stream Ru
 	if err := copyComplete(ctx, s, b.Side.Other(), source, command); err != nil {
 		return stream, err
 	}
+	if run {
+		if err := c.whole(ctx, s, b, c.streams(b.Side), command); err != nil {
+			return stream, err
+		}
+	}
 	for _, g := range c.streams(b.Side) {
 		gone, err := setRunning(ctx, c, s, b, g, command, run)
 		if err != nil {
@@ -270,15 +275,6 @@ func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, g r
 		return false, refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
 			lostRemedy(b))
 	}
-	if run {
-		gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g)
-		if err != nil {
-			return false, postgres.Wrap(publisher, "looking for a gap in the stream", err)
-		}
-		if gap != "" {
-			return false, refusal.New(command, fmt.Sprintf("changes may be missing on the %s: %s", subscriber, gap), lostRemedy(b))
-		}
-	}
 	if err := replication.SetEnabled(ctx, s.conn(subscriber), name, run); err != nil || run {
 		return false, postgres.Wrap(subscriber, command, err)
 	}
@@ -287,6 +283,25 @@ func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, g r
 		return false, postgres.Wrap(publisher, "looking for a gap in the stream", err)
 	}
 	return slot == nil || slot.Lost, postgres.Wrap(publisher, "noting where the slot stands", replication.LeaveSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), g))
+}
+
+// whole refuses to let streams on out of one of which something was left meanwhile.
+func (c Config) whole(ctx context.Context, s *Sessions, b journal.Baton, groups []replication.Group, what string) error {
+	publisher, subscriber := b.Side, b.Side.Other()
+	for _, g := range groups {
+		gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g)
+		if err != nil {
+			return postgres.Wrap(publisher, "looking for a gap in the stream", err)
+		}
+		if gap != "" {
+			return refuseGap(what, gap, b)
+		}
+	}
+	return nil
+}
+
+func refuseGap(what, gap string, b journal.Baton) error {
+	return refusal.New(what, fmt.Sprintf("changes may be missing on the %s: %s", b.Side.Other(), gap), lostRemedy(b))
 }
 
 // lostRemedy says what to do when the stream to the side without the baton is lost.
