@@ -54,6 +54,10 @@ func (r *run) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recording that the baton was taken: %w", err)
 	}
+	// What the application changes from now on, its event triggers see.
+	if err := schema.OpenEventTriggers(ctx, r.taker); err != nil {
+		r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "restoring event triggers", err, "mend this and run the same command again"))
+	}
 	return r.lift(ctx, r.Taker, r.taker, r.opening)
 }
 

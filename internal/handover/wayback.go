@@ -258,7 +258,7 @@ func (r *run) enableBack(ctx context.Context) error {
 		return nil
 	}
 	// What its triggers did on the taker comes with the rows.
-	if err := schema.QuietTriggers(ctx, r.holder); err != nil {
+	if err := schema.QuietTriggers(ctx, r.holder, nil); err != nil {
 		return postgres.Wrap(r.Holder.Side, "keeping triggers quiet", err)
 	}
 	if err := replication.SetEnabled(ctx, r.holder, name, true); err != nil {

@@ -77,10 +77,15 @@ func Exists(ctx context.Context, db postgres.DB) (there bool, err error) {
 	return there, err
 }
 
+// beginner is a session, or a transaction in which another is a savepoint.
+type beginner interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
 // Create makes schema and record, and in the same transaction what more is done
 // with it. On the source the migration begins with the baton held: took is true
 // there in generation 0.
-func Create(ctx context.Context, conn *pgx.Conn, r Record, more func(pgx.Tx) error) error {
+func Create(ctx context.Context, conn beginner, r Record, more func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, schemaSQL); err != nil {
 			return err

@@ -414,7 +414,7 @@ func (k *cleaner) dropSchemas(ctx context.Context) {
 			k.try(side, "schema pgbaton", func() (bool, error) {
 				exists, err := journal.Exists(ctx, conn)
 				if err == nil && exists {
-					err = journal.Drop(ctx, conn)
+					err = schema.DropJournal(ctx, conn)
 				}
 				return exists, err
 			})

@@ -127,7 +127,7 @@ func (st *start) clearTarget(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription", err)
 	}
-	for _, kind := range []string{kindCopy, kindCopied, kindBuilt, "quiet-trigger", "check"} {
+	for _, kind := range slices.Concat([]string{kindCopy, kindCopied, kindBuilt, "check"}, schema.QuietKinds) {
 		if err := journal.Delete(ctx, conn, kind, ""); err != nil {
 			return postgres.Wrap(postgres.Target, "writing the journal", err)
 		}
@@ -288,13 +288,17 @@ func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progr
 // markLoaded is the commit after which the load counts. It is synchronous, and
 // with it all that the copy committed before.
 func (st *start) markLoaded(ctx context.Context, l loaded) error {
-	if err := schema.QuietTriggers(ctx, st.TargetConn); err != nil {
+	before, err := schema.EventTriggersBefore(ctx, st.SourceConn)
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "reading the journal", err)
+	}
+	if err := schema.QuietTriggers(ctx, st.TargetConn, before); err != nil {
 		return postgres.Wrap(postgres.Target, "keeping triggers from firing twice", err)
 	}
 	if err := replication.LocateIdentities(ctx, st.TargetConn); err != nil {
 		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
-	err := postgres.Durably(ctx, st.TargetConn, func(tx pgx.Tx) error {
+	err = postgres.Durably(ctx, st.TargetConn, func(tx pgx.Tx) error {
 		for _, kind := range []string{kindCopied, kindBuilt} { // what counts is the whole now
 			if err := journal.Delete(ctx, tx, kind, ""); err != nil {
 				return err

@@ -95,7 +95,7 @@ func TestAddress(t *testing.T) {
 func TestAnotherServer(t *testing.T) {
 	t.Parallel()
 	one, two := pgtest.Start(t, 12), pgtest.Start(t, 17)
-	leadsTo := make(chan int, 2)
+	leadsTo := make(chan int, 2) // the first session of all, and the one before it that asks
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +119,7 @@ func TestAnotherServer(t *testing.T) {
 	}()
 	s := server(t, "host=127.0.0.1 port=%d user=postgres dbname=postgres sslmode=disable", l.Addr().(*net.TCPAddr).Port)
 	leadsTo <- one.Port()
+	leadsTo <- one.Port()
 	connected(t, s)
 	leadsTo <- two.Port()
 	if conn, err := s.Connect(t.Context()); err == nil {
@@ -126,6 +127,12 @@ func TestAnotherServer(t *testing.T) {
 		conn.Close(context.Background())
 	} else if !strings.Contains(err.Error(), "another server") {
 		t.Error(err)
+	}
+	s = server(t, "host=127.0.0.1 port=%d user=postgres dbname=postgres sslmode=disable", l.Addr().(*net.TCPAddr).Port)
+	leadsTo <- one.Port()
+	leadsTo <- two.Port()
+	if _, err := s.Connect(t.Context()); err == nil || !strings.Contains(err.Error(), "another server") {
+		t.Errorf("asked one server, connected to another: %v", err)
 	}
 }
 

@@ -26,7 +26,7 @@ var errOtherServer = errors.New("another server answers there than when this com
 // ours do, but for what the server shows as 0 over a Unix socket, and a name that it
 // may have made printable.
 func comparable(name string) bool {
-	_, ours := sessionSettings(newestVersion)[name]
+	_, ours := sessionSettings(learned{version: newestVersion, quiet: silences(newestVersion)})[name]
 	return ours && name != "application_name" && !strings.HasPrefix(name, "tcp_")
 }
 
@@ -36,18 +36,15 @@ const newestVersion Version = 1 << 30
 // admit makes sure that a new session is what was asked for: its process is the one
 // that the server told of when the session began, in two transactions of the first
 // session of all, and its settings are those that it was opened with. A pooler gives
-// a client neither. The first session also tells the server's version, and its
-// identity, by which later ones know it.
+// a client neither. The first session also tells the server's identity, by which
+// later ones know it.
 func (s *Server) admit(ctx context.Context, conn *pgconn.PgConn, settings map[string]string) error {
 	s.mu.Lock()
-	version, identity := s.version, s.identity
+	first, identity := s.learned.version == 0, s.identity
 	s.mu.Unlock()
 	looks, may := 1, identity != ""
-	if version == 0 {
-		looks, version = 2, parseServerVersion(conn.ParameterStatus("server_version"))
-		if err := setNewer(ctx, conn, version); err != nil {
-			return err
-		}
+	if first {
+		looks = 2
 	}
 	for range looks {
 		shown, err := inspect(ctx, conn, settings, may)
@@ -61,21 +58,7 @@ func (s *Server) admit(ctx context.Context, conn *pgconn.PgConn, settings map[st
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.version, s.identity = version, identity
-	return nil
-}
-
-// setNewer gives a session, opened before the version was known, the settings that
-// only newer servers know.
-func setNewer(ctx context.Context, conn *pgconn.PgConn, v Version) error {
-	known := sessionSettings(0)
-	for name, value := range sessionSettings(v) {
-		if _, ok := known[name]; !ok {
-			if err := conn.Exec(ctx, "SET "+name+" = "+QuoteLiteral(value)).Close(); err != nil {
-				return err
-			}
-		}
-	}
+	s.identity = identity
 	return nil
 }
 

@@ -20,16 +20,16 @@ func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
 
 // ConnectDatabase opens a session on another database of the same server.
 func (s *Server) ConnectDatabase(ctx context.Context, database string) (*pgx.Conn, error) {
-	return s.connectPgx(ctx, database, sessionSettings(s.Version()))
+	return s.connectPgx(ctx, database, func(map[string]string) {})
 }
 
-// connectPgx opens a session with these settings.
-func (s *Server) connectPgx(ctx context.Context, database string, settings map[string]string) (conn *pgx.Conn, err error) {
+// connectPgx opens a session with our settings, adapted.
+func (s *Server) connectPgx(ctx context.Context, database string, adapt func(map[string]string)) (conn *pgx.Conn, err error) {
 	whole, err := pgx.ParseConfig("")
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.connect(ctx, database, settings, func(config *pgconn.Config) (*pgconn.PgConn, error) {
+	_, err = s.connect(ctx, database, adapt, func(config *pgconn.Config) (*pgconn.PgConn, error) {
 		whole.Config = *config
 		if conn, err = pgx.ConnectConfig(ctx, whole); err != nil {
 			return nil, err
@@ -45,9 +45,8 @@ func (s *Server) connectPgx(ctx context.Context, database string, settings map[s
 // ConnectRaw opens a session for COPY and other work on the protocol itself,
 // with extra session settings.
 func (s *Server) ConnectRaw(ctx context.Context, extra map[string]string) (*pgconn.PgConn, error) {
-	settings := sessionSettings(s.Version())
-	maps.Copy(settings, extra)
-	return s.connect(ctx, s.Database(), settings, func(config *pgconn.Config) (*pgconn.PgConn, error) {
+	adapt := func(settings map[string]string) { maps.Copy(settings, extra) }
+	return s.connect(ctx, s.Database(), adapt, func(config *pgconn.Config) (*pgconn.PgConn, error) {
 		return pgconn.ConnectConfig(ctx, config)
 	})
 }
@@ -63,7 +62,7 @@ type opener func(*pgconn.Config) (*pgconn.PgConn, error)
 
 // connect opens a session where the first one was opened; the first itself where
 // it is admitted first, in the order of the connection string.
-func (s *Server) connect(ctx context.Context, database string, settings map[string]string, open opener) (*pgconn.PgConn, error) {
+func (s *Server) connect(ctx context.Context, database string, adapt func(settings map[string]string), open opener) (*pgconn.PgConn, error) {
 	tried := []*member{s.reached()}
 	if tried[0] == nil {
 		s.first.Lock()
@@ -74,7 +73,7 @@ func (s *Server) connect(ctx context.Context, database string, settings map[stri
 	}
 	var errs []error
 	for _, m := range tried {
-		conn, err := s.connectTo(ctx, m, database, settings, open)
+		conn, err := s.connectTo(ctx, m, database, adapt, open)
 		if err == nil {
 			return conn, nil
 		}
@@ -90,26 +89,60 @@ func (s *Server) connect(ctx context.Context, database string, settings map[stri
 var finalCodes = []string{InvalidPassword, InvalidAuthorization, UndefinedDatabase, InsufficientPrivilege}
 
 // connectTo opens a session on one member, and makes sure that it is what we need.
-func (s *Server) connectTo(ctx context.Context, m *member, database string, settings map[string]string, open opener) (*pgconn.PgConn, error) {
-	config, answers := m.session(database)
-	maps.Copy(config.RuntimeParams, settings)
-	conn, err := open(config)
-	if err != nil {
-		return nil, err
+// The first is opened when the server has told, in a session that does not stay,
+// what it may ask for. What is refused later is asked about once more: a right may
+// have been taken away.
+func (s *Server) connectTo(ctx context.Context, m *member, database string, adapt func(map[string]string), open opener) (conn *pgconn.PgConn, err error) {
+	l := s.known()
+	for again := l.version != 0; ; again = false {
+		fresh := l.version == 0
+		if fresh {
+			if l, err = s.ask(ctx, m, database); err != nil {
+				return nil, err
+			}
+		}
+		settings := sessionSettings(l)
+		adapt(settings)
+		config, answers := m.session(database)
+		maps.Copy(config.RuntimeParams, settings)
+		conn, err = open(config)
+		if again && (Code(err) == InsufficientPrivilege || Code(err) == UndefinedObject) {
+			l = learned{}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if fresh && parseServerVersion(conn.ParameterStatus("server_version")) != l.version {
+			_ = conn.Close(ctx) // what was wrong before counts
+			return nil, errOtherServer
+		}
+		if err := s.accept(ctx, m, conn, settings, l, *answers); err != nil {
+			return nil, err
+		}
+		return conn, nil
 	}
-	if settings["replication"] == "" { // a walsender goes where the others went
-		err = s.admit(ctx, conn, settings)
-	}
-	if err != nil {
-		_ = conn.Close(ctx) // what was wrong before counts
-		return nil, err
+}
+
+// accept makes sure that a session is what we need, and remembers where it is and
+// what its server has told; a session that is not is closed.
+func (s *Server) accept(ctx context.Context, m *member, conn *pgconn.PgConn, settings map[string]string, l learned, answers []string) error {
+	walsender := settings["replication"] != "" // it went where the others went
+	if !walsender {
+		if err := s.admit(ctx, conn, settings); err != nil {
+			_ = conn.Close(ctx) // what was wrong before counts
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.at == nil {
-		s.at = m.found(*answers, conn.Conn().RemoteAddr())
+		s.at = m.found(answers, conn.Conn().RemoteAddr())
 	}
-	return conn, nil
+	if !walsender {
+		s.learned = l
+	}
+	return nil
 }
 
 func (s *Server) connectError(database string, errs []error) error {
@@ -121,6 +154,7 @@ func (s *Server) connectError(database string, errs []error) error {
 	}
 	var dns *net.DNSError
 	var pooler *PoolerError
+	doing := fmt.Sprintf("connecting to %s/%s as %s", where, database, s.User())
 	switch Code(err) {
 	case InvalidPassword, InvalidAuthorization:
 		hint = fmt.Sprintf("check user %q, its password (also PGPASSWORD and the password file) and pg_hba.conf on %s", s.User(), where)
@@ -145,7 +179,12 @@ func (s *Server) connectError(database string, errs []error) error {
 	if errors.As(errors.Join(errs...), &pooler) {
 		hint = fmt.Sprintf("give --%s the server's own host and port: pgbaton needs sessions that keep their settings, locks and snapshots", s.Side)
 	}
-	return &Error{Side: s.Side, Doing: fmt.Sprintf("connecting to %s/%s as %s", where, database, s.User()), Err: &attempts{errors.Join(errs...)}, Hint: hint}
+	var atLogin *refusedAtLogin
+	if errors.As(err, &atLogin) {
+		doing += ", where a login event trigger may have refused it"
+		hint = SilenceSQL(loginTriggers, s.User())
+	}
+	return &Error{Side: s.Side, Doing: doing, Err: &attempts{errors.Join(errs...)}, Hint: hint}
 }
 
 // attempts prints a connection error on one line: pgconn tells every attempt, on

@@ -18,18 +18,18 @@ var shaping = []string{"search_path", "row_security", "DateStyle", "IntervalStyl
 // our role, not by ours. What else keeps a session of ours alive, and harmless,
 // holds in it too.
 func (s *Server) ConnectPlain(ctx context.Context) (*pgx.Conn, error) {
-	settings := sessionSettings(s.Version())
-	for _, name := range shaping {
-		delete(settings, name)
-	}
-	return s.connectPgx(ctx, s.Database(), settings)
+	return s.connectPgx(ctx, s.Database(), func(settings map[string]string) {
+		for _, name := range shaping {
+			delete(settings, name)
+		}
+	})
 }
 
 // KeptSettings names the settings that a plain session has from us, and those that
 // would make it another role's: whoever gives it a role's settings leaves them alone.
 func (s *Server) KeptSettings() []string {
-	names := []string{"role", "session_authorization"}
-	for name := range maps.Keys(sessionSettings(s.Version())) {
+	names := []string{"session_authorization"}
+	for name := range maps.Keys(sessionSettings(s.known())) {
 		if !slices.Contains(shaping, name) {
 			names = append(names, name)
 		}

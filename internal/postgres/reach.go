@@ -34,12 +34,17 @@ func (r Reach) For(subscriber Version) Conninfo {
 	}
 	if c["options"] != "" {
 		// The server copies tables in such a session too: no timeout ends that (rule 15).
-		settings := sessionSettings(r.server.Version())
+		settings := sessionSettings(r.server.known())
 		for _, name := range slices.Sorted(maps.Keys(settings)) {
 			if strings.HasSuffix(name, "_timeout") {
 				c["options"] += " -c " + name + "=" + settings[name]
 			}
 		}
+	}
+	// Nor does a login event trigger run in it, or refuse it. (Subscribers of some
+	// minor versions from 15 on leave options out.)
+	if value, may := r.server.known().quiet["event_triggers"]; may && c["user"] == r.server.User() {
+		c["options"] = strings.TrimSpace(c["options"] + " -c event_triggers=" + value)
 	}
 	return c
 }

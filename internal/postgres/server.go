@@ -24,7 +24,7 @@ type Server struct {
 
 	mu       sync.Mutex // of what the first session finds out
 	at       *member    // nil until then
-	version  Version    // 0 until then
+	learned  learned    // zero until then
 	identity string     // the system identifier; "" while it is not known, or the role may not ask for it
 }
 
@@ -109,16 +109,18 @@ func (s *Server) place() *member {
 func (s *Server) Version() Version {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.version
+	return s.learned.version
 }
 
 // sessionSettings are sent at the start of every connection of ours: names are
 // always qualified, no server or role timeout ends our work (rule 15), values
-// are printed the same on both sides, and the read-only default of a fenced
-// database is not for us.
-func sessionSettings(v Version) map[string]string {
+// are printed and SQL is read the same on both sides, whatever settings the
+// database and the role have, the read-only default of a fenced database is not
+// for us, and nothing of the user's runs (learned.quiet).
+func sessionSettings(l learned) map[string]string {
 	m := map[string]string{
 		"application_name":                    "pgbaton",
+		"role":                                "none", // ALTER ROLE ... SET role would change it
 		"search_path":                         "",
 		"default_transaction_read_only":       "off",
 		"default_transaction_isolation":       "read committed",
@@ -133,17 +135,21 @@ func sessionSettings(v Version) map[string]string {
 		"extra_float_digits":                  "3",
 		"bytea_output":                        "hex",
 		"standard_conforming_strings":         "on",
+		"transform_null_equals":               "off",
+		"xmloption":                           "content",
+		"default_tablespace":                  "",
 		"row_security":                        "off", // an error instead of fewer rows
 		"tcp_keepalives_idle":                 "30",
 		"tcp_keepalives_interval":             "10",
 		"tcp_keepalives_count":                "3",
 	}
-	if v.Major() >= 14 {
+	if l.version.Major() >= 14 {
 		m["idle_session_timeout"] = "0"
 	}
-	if v.Major() >= 17 {
+	if l.version.Major() >= 17 {
 		m["transaction_timeout"] = "0"
 	}
+	maps.Copy(m, l.quiet)
 	return m
 }
 
@@ -164,12 +170,12 @@ func (s *Server) ClientEnv(application string, extra ...string) []string {
 		env = append(env, "PGPASSWORD="+p)
 	}
 	options := c["options"]
-	settings := sessionSettings(s.Version())
+	settings := sessionSettings(s.known())
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		switch name {
-		case "default_transaction_read_only", "statement_timeout", "lock_timeout",
-			"idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout":
-			options += " -c " + name + "=" + settings[name]
+		case "application_name", "client_encoding", "search_path": // the programs set them
+		default:
+			options += " -c " + name + "=" + strings.NewReplacer(`\`, `\\`, " ", `\ `).Replace(settings[name])
 		}
 	}
 	for _, setting := range extra {

@@ -53,17 +53,6 @@ func checkSpecialObjects(ctx context.Context, s *survey, e *end) error {
 		e.add(f)
 	}
 
-	triggers, err := texts(ctx, e.conn, fmt.Sprintf(`
-		SELECT pg_catalog.quote_ident(t.evtname) FROM pg_catalog.pg_event_trigger t
-		WHERE %s ORDER BY t.evtname`, notExtension("t.oid", "pg_event_trigger")))
-	if err != nil {
-		return err
-	}
-	if len(triggers) > 0 {
-		e.add(Finding{Code: "event-triggers", Severity: Info, Side: e.Side, Objects: triggers,
-			Text: fmt.Sprintf("%s: restored last, so that they do not fire for the restore itself", plural(len(triggers), "event trigger"))})
-	}
-
 	views, err := catalog.MatViews(ctx, e.conn, s.Selection)
 	if err != nil {
 		return err

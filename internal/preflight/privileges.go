@@ -24,10 +24,7 @@ type role struct {
 	owner                         string          // of that database
 }
 
-// providerAdmins are what managed services give instead of superuser.
-var providerAdmins = []string{"rds_superuser", "cloudsqlsuperuser", "azure_pg_admin", "alloydbsuperuser"}
-
-// predefined are the roles that checks ask about besides providerAdmins.
+// predefined are the roles that checks ask about besides the managed services' own.
 var predefined = []string{"pg_monitor", "pg_read_all_stats", "pg_signal_backend", "pg_create_subscription", "rds_replication"}
 
 const roleSQL = `
@@ -46,7 +43,7 @@ func readRole(ctx context.Context, q catalog.Querier) (r role, err error) {
 	}
 	rows, err := q.Query(ctx, `
 		SELECT rolname, pg_catalog.pg_has_role(oid, 'USAGE')
-		FROM pg_catalog.pg_roles WHERE rolname = ANY ($1)`, append(slices.Clone(predefined), providerAdmins...))
+		FROM pg_catalog.pg_roles WHERE rolname = ANY ($1)`, append(slices.Clone(predefined), postgres.ProviderAdmins...))
 	if err != nil {
 		return r, err
 	}
@@ -79,7 +76,7 @@ func (e *end) grantRoles(names ...string) string {
 
 // admin says whether the role is a managed service's stand-in for a superuser.
 func (r role) admin() bool {
-	return slices.ContainsFunc(providerAdmins, func(name string) bool { return r.has[name] })
+	return slices.ContainsFunc(postgres.ProviderAdmins, func(name string) bool { return r.has[name] })
 }
 
 func (r role) mayReplicate() bool {

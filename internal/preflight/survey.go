@@ -57,6 +57,7 @@ var (
 		{"connections", checkConnections},
 		{"role attributes", checkPrivileges},
 		{"rights of the fence", checkFencePrivileges},
+		{"settings of the role", checkRoleSetting},
 		{"password in the log", checkPasswordInLog},
 	}
 	onDatabase = []check{ // on a side whose database exists
@@ -66,6 +67,7 @@ var (
 		{"prepared transactions", checkPrepared},
 		{"grants of the database", checkGrants},
 		{"what later commands read", checkReads},
+		{"event triggers", checkEventTriggers},
 	}
 	onSource = []check{
 		{"publisher settings", checkPublisherOnSource},
@@ -88,6 +90,7 @@ var (
 		{"extensions", checkExtensions},
 		{"what newer versions lack", checkRemoved},
 		{"roles", checkRoles},
+		{"rights to event triggers", checkEventTriggerOnTarget},
 		{"encoding and locale", checkLocale},
 		{"row security on the target", checkTargetRowSecurity},
 		{"generated columns and the way back", checkGeneratedOnTarget},

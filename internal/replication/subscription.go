@@ -40,7 +40,7 @@ var errProbe = errors.New("the probe is over")
 
 // subscriptionRoles may create subscriptions without being superuser: since 16
 // by the server's own role, on managed services by the administrative one.
-var subscriptionRoles = []string{"pg_create_subscription", "rds_superuser", "cloudsqlsuperuser", "azure_pg_admin", "alloydbsuperuser"}
+var subscriptionRoles = append([]string{"pg_create_subscription"}, postgres.ProviderAdmins...)
 
 // mayCreateSubscription asks beforehand: the server logs a statement that it
 // refuses, password and all, and only a superuser can tell it not to.

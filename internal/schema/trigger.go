@@ -65,9 +65,18 @@ func ApplyTriggers(ctx context.Context, q catalog.Querier) ([]Trigger, error) {
 // The journal's kind under which a receiving side keeps its quieted triggers.
 const quietKind = "quiet-trigger"
 
+// QuietKinds are the journal's kinds of what is remembered of a side's triggers and
+// event triggers.
+var QuietKinds = []string{quietKind, eventKind}
+
 // QuietTriggers keeps the triggers of a receiving side from firing in apply
-// workers, and remembers how they were.
-func QuietTriggers(ctx context.Context, conn *pgx.Conn) error {
+// workers, and its event triggers from firing at all, and remembers how they were;
+// events says so of event triggers that were restored from an archive
+// (EventTriggersBefore), nil for none.
+func QuietTriggers(ctx context.Context, conn *pgx.Conn, events map[string]string) error {
+	if err := disableEventTriggers(ctx, conn, events); err != nil {
+		return err
+	}
 	triggers, err := ApplyTriggers(ctx, conn)
 	if err != nil {
 		return err

@@ -157,7 +157,7 @@ func (l *loader) run(ctx context.Context) error {
 		l.limiter = rate.NewLimiter(rate.Limit(l.job.MaxRate), int(max(bufferSize, l.job.MaxRate/10)))
 	}
 	for _, s := range []*postgres.Server{l.job.Source, l.job.Target} {
-		if err := learnVersion(ctx, s); err != nil {
+		if err := s.Learn(ctx); err != nil {
 			return err
 		}
 	}

@@ -13,12 +13,10 @@ import (
 
 // copySettings make a value read on one side mean the same on the other, beyond
 // what every session of ours sets: the text form of money depends on lc_monetary,
-// that of xml on xmloption, and array_nulls decides whether NULL in an array is
-// one.
+// and array_nulls decides whether NULL in an array is one.
 var copySettings = map[string]string{
 	"application_name": "pgbaton load", // by which schema.EndOrphans knows those of a run that died
 	"lc_monetary":      "C",
-	"xmloption":        "content",
 	"array_nulls":      "on",
 }
 
@@ -33,26 +31,12 @@ var sourceSettings = merged(copySettings, map[string]string{
 // for the disk at each table would buy nothing.
 var targetSettings = merged(copySettings, map[string]string{
 	"synchronous_commit": "off",
-	"default_tablespace": "",
 })
 
 func merged(a, b map[string]string) map[string]string {
 	m := maps.Clone(a)
 	maps.Copy(m, b)
 	return m
-}
-
-// learnVersion makes sure that a server's version is known, on which the
-// settings of its sessions depend (rule 15).
-func learnVersion(ctx context.Context, s *postgres.Server) error {
-	if s.Version() != 0 {
-		return nil
-	}
-	conn, err := s.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	return conn.Close(ctx)
 }
 
 // openSource opens a session to read rows in.
@@ -87,19 +71,10 @@ func openTarget(ctx context.Context, s *postgres.Server, memory string) (*pgconn
 	if memory != "" {
 		settings = merged(settings, map[string]string{"maintenance_work_mem": memory})
 	}
-	conn, err := s.ConnectRaw(ctx, settings)
-	if err != nil {
-		return nil, err
-	}
-	// Triggers are created after the copy. Should there be one already, it must
-	// not fire: rows come as they are. Not every role may say so (before 15 only
+	// Triggers are created after the copy. Should there be one already, it does not
+	// fire: rows come as they are. Not every role may say so (before 15 only
 	// superusers); then a trigger that drops rows is found by counting them.
-	err = exec(ctx, conn, "SET session_replication_role = replica")
-	if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege {
-		end(ctx, conn, true)
-		return nil, postgres.Wrap(postgres.Target, "preparing a session for the copy", err)
-	}
-	return conn, nil
+	return s.ConnectRaw(ctx, settings)
 }
 
 // exec runs statements whose results do not matter.
