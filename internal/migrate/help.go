@@ -60,13 +60,17 @@ func (st *start) analyzeSQL(ctx context.Context, q catalog.Querier) ([]string, e
 	if st.Method != Stream {
 		return []string{"ANALYZE"}, nil
 	}
-	return analyzeEach(ctx, q, catalog.AnalyzeLater)
+	return st.analyzeEach(ctx, q, catalog.AnalyzeLater)
 }
 
-func analyzeEach(ctx context.Context, q catalog.Querier, list func(context.Context, catalog.Querier) ([]postgres.Ident, error)) (sql []string, err error) {
+func (st *start) analyzeEach(ctx context.Context, q catalog.Querier, list func(context.Context, catalog.Querier) ([]postgres.Ident, error)) (sql []string, err error) {
+	analyze := "ANALYZE "
+	if st.Target.Version().Major() >= 18 {
+		analyze = "ANALYZE ONLY " // before, the partitions of a partitioned table are analyzed with it
+	}
 	tables, err := list(ctx, q)
 	for _, t := range tables {
-		sql = append(sql, "ANALYZE "+t.String())
+		sql = append(sql, analyze+t.String())
 	}
 	return sql, err
 }
@@ -85,7 +89,7 @@ func (st *start) analyze(ctx context.Context) error {
 		case ctx.Err() != nil || st.TargetConn.IsClosed():
 			return postgres.Wrap(postgres.Target, "gathering statistics", errors.Join(context.Cause(ctx), err))
 		case sql[0] == "ANALYZE":
-			if sql, err = analyzeEach(ctx, st.TargetConn, catalog.WithStatistics); err != nil {
+			if sql, err = st.analyzeEach(ctx, st.TargetConn, catalog.WithStatistics); err != nil {
 				return postgres.Wrap(postgres.Target, "listing tables", err)
 			}
 			continue

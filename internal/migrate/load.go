@@ -173,7 +173,7 @@ func (st *start) snapshot() string {
 func (st *start) archiveFile() string { return filepath.Join(st.workDir, "schema.dump") }
 
 func (st *start) planArchive(context.Context) ([]Action, error) {
-	return []Action{{"operator", schema.DumpSchema(st.Source, st.snapshot(), st.archiveFile(), st.exclusion).String()}}, nil
+	return []Action{{"operator", st.dumpSchema(false).String()}}, nil
 }
 
 // doneArchive: the archive of this run is good as long as its groups are.
@@ -185,7 +185,11 @@ func (st *start) doneArchive(ctx context.Context) (bool, error) {
 }
 
 func (st *start) runArchive(ctx context.Context) error {
-	if err := schema.Dump(ctx, st.tools, schema.DumpSchema(st.Source, st.snapshot(), st.archiveFile(), st.exclusion)); err != nil {
+	defined, err := st.isDefined(ctx)
+	if err != nil {
+		return err
+	}
+	if err := schema.Dump(ctx, st.tools, st.dumpSchema(defined)); err != nil {
 		return err
 	}
 	st.archive = st.archiveFile()
@@ -261,7 +265,7 @@ func leftOut(lost []catalog.LostForeignKey) (constraints []schema.Constraint) {
 
 func (st *start) planPreData(ctx context.Context) ([]Action, error) {
 	actions, err := st.planSection(ctx, st.archiveFile(), schema.PreData)
-	return st.planHeld(ctx, actions, err)
+	return st.planHeld(ctx, append(actions, st.planStatistics()...), err)
 }
 
 // donePreData: by method stream the definitions outlive an interrupted load.
@@ -273,7 +277,11 @@ func (st *start) donePreData(ctx context.Context) (bool, error) {
 }
 
 func (st *start) runPreData(ctx context.Context) error {
-	if err := st.restoreSection(ctx, schema.PreData); err != nil {
+	err := st.restoreSection(ctx, schema.PreData)
+	if err == nil {
+		err = st.runStatistics(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	return st.holdChecks(ctx, func(tx pgx.Tx) error {

@@ -53,7 +53,7 @@ func (st *start) job(ctx context.Context) (tablecopy.Job, error) {
 	for _, t := range st.world.tables {
 		moved[t.OID] = true
 		copied, isCopied := there.copied[t.Ident.String()]
-		load := tablecopy.Table{Table: t, AnalyzeLater: there.later[t.Ident]}
+		load := tablecopy.Table{Table: t, Analyzed: there.analyzed[t.Ident], AnalyzeLater: there.later[t.Ident]}
 		g := st.groupOf[t.Ident]
 		switch {
 		case isCopied && (g == nil || copied.Group == g.Name()):
@@ -106,6 +106,7 @@ type thereState struct {
 	indexes     map[postgres.Ident]string // the name of the constraint that each serves, "" for none
 	foreignKeys map[string]bool           // by table and name: whether valid
 	later       map[postgres.Ident]bool
+	analyzed    map[postgres.Ident]bool // the source's statistics are there
 }
 
 func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
@@ -118,8 +119,8 @@ func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
 	for _, name := range later {
 		t.later[name] = true
 	}
-	if st.targetRecord == nil { // a plan
-		return t, nil
+	if t.analyzed, err = st.analyzed(ctx); err != nil || st.targetRecord == nil { // a plan
+		return t, err
 	}
 	conn := st.TargetConn
 	if t.copied, err = journal.List[copiedTable](ctx, conn, kindCopied); err == nil {
@@ -316,7 +317,7 @@ func (st *start) runRest(ctx context.Context) error {
 	for _, f := range st.world.foreignKeys {
 		made[schema.Object{Class: schema.ClassConstraint, OID: f.OID}] = true
 	}
-	entries = schema.Without(slices.DeleteFunc(entries, func(e schema.Entry) bool { return made[e.Object] }), gone)
+	entries = schema.Without(slices.DeleteFunc(entries, func(e schema.Entry) bool { return made[e.Object] || e.IsStatistics() }), gone)
 	var began string
 	interrupted, err := journal.Get(ctx, st.TargetConn, kindCopy, keyRestBegan, &began)
 	if err == nil && interrupted {

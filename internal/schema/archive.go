@@ -17,6 +17,7 @@ import (
 // archive that also holds rows.
 const (
 	PreData    = "pre-data"
+	Data       = "data" // rows, and statistics of tables
 	PostData   = "post-data"
 	AfterPre   = "data post-data" // both
 	Everything = ""
@@ -34,6 +35,14 @@ func DumpSchema(source *postgres.Server, snapshot, file string, exclude ...catal
 	args := append([]string{"--format=custom", "--schema-only"}, never...)
 	args = append(args, exclusions(exclude)...)
 	return dump(source, snapshot, file, args)
+}
+
+// WithStatistics makes a DumpSchema one that also takes the planner's statistics
+// along. pg_dump must be 18 or newer, and so must a target that is to have them.
+func (c Command) WithStatistics() Command {
+	i := slices.Index(c.Args, "--schema-only")
+	c.Args = slices.Replace(slices.Clone(c.Args), i, i+1, "--no-data", "--statistics")
+	return c
 }
 
 // DumpAll writes definitions and rows into a directory, jobs tables at a time.
@@ -156,7 +165,7 @@ var harmless = []string{"Command was: SET transaction_timeout", "Command was: CO
 
 // helping matches failures of statements that only help. (A mark of CLUSTER stands in
 // the statement that makes its index.)
-var helping = regexp.MustCompile(`Command was: (COMMENT ON|SECURITY LABEL|CREATE STATISTICS|ALTER STATISTICS|ALTER (TABLE|INDEX|FOREIGN TABLE|MATERIALIZED VIEW) .* (SET STATISTICS|CLUSTER ON)) `)
+var helping = regexp.MustCompile(`Command was: (SELECT \* FROM pg_catalog.pg_restore_(relation|attribute)_stats\(|(COMMENT ON|SECURITY LABEL|CREATE STATISTICS|ALTER STATISTICS|ALTER (TABLE|INDEX|FOREIGN TABLE|MATERIALIZED VIEW) .* (SET STATISTICS|CLUSTER ON)) )`)
 
 // restoreFailures cuts pg_restore's messages into failures, without the harmless
 // ones, and puts those aside that only help. A failure begins with "pg_restore:

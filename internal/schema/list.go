@@ -59,6 +59,11 @@ func Entries(ctx context.Context, tools Tools, archive, section string) ([]Entry
 	return entries, nil
 }
 
+// IsStatistics says whether the entry holds statistics of a relation.
+func (e Entry) IsStatistics() bool {
+	return e.Object == Object{} && strings.Contains(e.Line, "; 0 0 STATISTICS DATA ")
+}
+
 // Constraint is a constraint that a restore leaves out.
 type Constraint struct {
 	OID   uint32

@@ -96,7 +96,7 @@ func finishSQL(t *Table, have map[string]bool) (sql []string) {
 		}
 		sql = append(sql, x.Settings...)
 	}
-	if !t.AnalyzeLater {
+	if !t.Analyzed && !t.AnalyzeLater {
 		sql = append(sql, "ANALYZE "+t.Ident.String())
 	}
 	return sql
@@ -121,7 +121,7 @@ func (l *loader) finish(ctx context.Context, w *worker, table *Table, have map[s
 		return exec(ctx, w.target, strings.Join(append(finishSQL(t, have), l.record(Finished, Loaded{Table: t.Ident})), "; "))
 	}
 	err := run(table)
-	if err == nil || table.AnalyzeLater || ctx.Err() != nil || Transient(err) || postgres.Code(err) == "" {
+	if err == nil || table.Analyzed || table.AnalyzeLater || ctx.Err() != nil || Transient(err) || postgres.Code(err) == "" {
 		return err
 	}
 	without := *table

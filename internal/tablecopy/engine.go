@@ -29,8 +29,8 @@ type Table struct {
 	// session that exported it must stay as it is until Run returns.
 	Snapshot string
 	Indexes  []Index
-	// AnalyzeLater leaves its statistics to the caller.
-	AnalyzeLater bool
+	// Analyzed: its statistics are there already. AnalyzeLater leaves them to the caller.
+	Analyzed, AnalyzeLater bool
 
 	parts *parts // while it is loaded in parts
 }

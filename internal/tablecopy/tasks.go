@@ -64,7 +64,7 @@ func checkCost(t *Table, ordered bool) float64 {
 // analyzeCost is what statistics cost: of a large table 30,000 rows are looked at, on
 // as many pages, and of a value no more than a kilobyte.
 func analyzeCost(t *Table) float64 {
-	if t.AnalyzeLater {
+	if t.Analyzed || t.AnalyzeLater {
 		return 0
 	}
 	const sample, page = 30_000, 8 << 10
