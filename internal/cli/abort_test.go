@@ -296,6 +296,10 @@ func TestTrouble(t *testing.T) {
 					t.Fatalf("status does not show the server's message:\n%s", r.Stdout)
 				}
 			}
+			// Nor is more time what a handover needs.
+			if r := m.run(3, "switchover", "--yes", "--max-pause", "2s"); !strings.Contains(r.Stderr, "apply worker fails: INSERT") || strings.Contains(r.Stderr, "allow a longer --max-pause") {
+				t.Errorf("%s", r)
+			}
 			mustExec(t, target, `DELETE FROM app.filler WHERE i = 77777`)
 			for m.result(0, "status")["phase"] != "streaming" {
 				if time.Now().After(deadline) {

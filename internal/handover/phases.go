@@ -187,7 +187,7 @@ func (r *run) sides() []*side { return []*side{&r.holderSide, &r.takerSide} }
 
 // compareTables compares the tables of both sides, and remembers how they look.
 // What changes while it looks is found by unchanged.
-func (r *run) compareTables(ctx context.Context) ([]string, error) {
+func (r *run) compareTables(ctx context.Context) ([]replication.Difference, error) {
 	for _, s := range r.sides() {
 		sum, err := replication.Fingerprint(ctx, s.watch, s.Version())
 		if err != nil {

@@ -35,7 +35,10 @@ func (r *run) ready(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
 	}
 	for _, d := range diff {
-		say(d, "a table that was there before: make its definition the same on both sides; one that came later: drop it until after the handover; otherwise "+r.lost())
+		if d.Remedy != "" {
+			d.Remedy += "; or "
+		}
+		say(d.Text, d.Remedy+r.lost())
 	}
 	if err := r.readyTransactions(ctx, say, &forecast); err != nil {
 		return err
@@ -57,9 +60,11 @@ func (r *run) ready(ctx context.Context) error {
 			continue
 		}
 		if err == nil && !seen {
-			say(fmt.Sprintf("group %d is behind: a marker did not arrive on the %s within %s", g.Number, r.Taker.Side, r.MaxPause),
-				"wait until pgbaton status shows a small lag, or allow a longer --max-pause")
-			continue
+			var why, remedy string
+			if why, remedy, err = r.behind(ctx, g); err == nil {
+				say(why, remedy)
+				continue
+			}
 		}
 		if err != nil {
 			return err
@@ -75,6 +80,27 @@ func (r *run) ready(ctx context.Context) error {
 	}
 	r.Observe(forecast)
 	return r.readyViews(ctx)
+}
+
+// behind says why a marker did not arrive: the apply worker fails, which no waiting
+// mends, or else there is too much before it.
+func (r *run) behind(ctx context.Context, g replication.Group) (why, remedy string, err error) {
+	why = fmt.Sprintf("group %d is behind: a marker did not arrive on the %s within %s", g.Number, r.Taker.Side, r.MaxPause)
+	return r.orFails(ctx, g, why, "wait until pgbaton status shows a small lag, or allow a longer --max-pause")
+}
+
+// orFails is the apply worker's failure with its remedy, or, when none shows, what is
+// said instead.
+func (r *run) orFails(ctx context.Context, g replication.Group, why, remedy string) (string, string, error) {
+	sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
+	if err != nil || sub == nil {
+		return why, remedy, postgres.Wrap(r.Taker.Side, "reading the subscription", err)
+	}
+	message, err := replication.ApplyFailure(ctx, r.Holder.Server, r.holder, r.Taker.Server, r.taker, g.Name(), sub.OID)
+	if message != "" {
+		return fmt.Sprintf("the %s's apply worker fails: %s", r.Taker.Side, message), replication.MendApply(r.Taker.Side), nil
+	}
+	return why, remedy, err
 }
 
 // lost says what to do about a stream that is lost.
@@ -154,8 +180,13 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) er
 			active := r.waitActive(waitCtx, g)
 			cancel()
 			if !active {
-				say(fmt.Sprintf("subscription %s is enabled but nobody reads its slot: the apply worker does not run", g.Name()),
+				why, remedy, err := r.orFails(ctx, g,
+					fmt.Sprintf("subscription %s is enabled but nobody reads its slot: the apply worker does not run", g.Name()),
 					"pgbaton status shows why; the log of the "+string(r.Taker.Side)+" has the server's message")
+				if err != nil {
+					return err
+				}
+				say(why, remedy)
 			}
 		}
 	}
@@ -293,15 +324,20 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	// A session of its own: creating a subscription, even one that is rolled
 	// back, leaves locks until then.
 	if err := replication.Probe(ctx, r.holder, r.Taker.Reach.For(r.Holder.Version())); err != nil {
-		say(fmt.Sprintf("the %s's server cannot subscribe to the %s: %s", r.Holder.Side, side, postgres.Describe(err)),
-			"see pgbaton check for what is missing; it can be told another address with --"+side+"-from-"+string(r.Holder.Side)+without)
+		_, hint := replication.SubscribeFailure(r.Holder.Side, r.Holder.Version(), err)
+		say(fmt.Sprintf("the %s's server cannot subscribe to the %s: %s", r.Holder.Side, side, postgres.Describe(err)), hint+without)
 	}
 	return nil
 }
 
-// generatedSQL lists the tables whose replica identity holds a generated column.
+// generatedSQL lists the tables whose replica identity holds a generated column, and
+// whether they have a primary key without one.
 const generatedSQL = `
-SELECT n.nspname, c.relname
+SELECT n.nspname, c.relname, EXISTS (
+	SELECT FROM pg_catalog.pg_index i
+	WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate AND i.indisvalid
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+			WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND a.attnum = ANY (i.indkey::int2[])))
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')
 	AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
@@ -323,9 +359,16 @@ func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string), 
 		return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
 	}
 	var t postgres.Ident
-	_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name}, func() error {
+	var key bool
+	_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &key}, func() error {
+		// A column that is added now would not have the same values on both sides.
+		byDefault := fmt.Sprintf("ALTER TABLE ONLY %s REPLICA IDENTITY DEFAULT", t)
+		remedy := byDefault + ", there"
+		if !key {
+			remedy = fmt.Sprintf("if some of its columns are unique, on both sides ALTER TABLE ONLY %s ADD PRIMARY KEY (these columns) and %s; otherwise %s", t, byDefault, r.lost())
+		}
 		say(fmt.Sprintf("table %s has a generated column in its replica identity: PostgreSQL %s refuses UPDATE and DELETE of such a table once it is published for the way back", t, r.Taker.Version()),
-			"give the table a primary key without generated columns, on both sides"+without)
+			remedy+without)
 		return nil
 	})
 	return postgres.Wrap(r.Taker.Side, "reading replica identities", err)

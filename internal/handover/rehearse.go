@@ -144,7 +144,10 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 			for _, g := range r.Groups {
 				_, _, seen, _, err := r.roundTrip(ctx, g) // ready has looked for a gap
 				if err == nil && !seen {
-					err = refusal.New("rehearse", fmt.Sprintf("group %d is behind", g.Number), "wait until pgbaton status shows a small lag")
+					var why, remedy string
+					if why, remedy, err = r.behind(ctx, g); err == nil {
+						err = refusal.New("rehearse", why, remedy)
+					}
 				}
 				if err != nil {
 					return err
@@ -203,7 +206,7 @@ func (r *run) warmUp(ctx context.Context) error {
 	all.Go(func() error {
 		diff, err := r.compareTables(groupCtx)
 		if err == nil && len(diff) > 0 {
-			err = fmt.Errorf("the tables changed since the handover was found ready: %s", strings.Join(diff, "; "))
+			err = fmt.Errorf("the tables changed since the handover was found ready: %s", diff[0].Text)
 		}
 		return err
 	})

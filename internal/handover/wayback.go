@@ -60,8 +60,8 @@ func (r *run) prepareBack(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "looking for workers that can apply", err)
 	}
 	if err := replication.CreateSubscription(ctx, r.holder, g.Name(), r.Taker.Reach.For(r.Holder.Version()), terms); err != nil {
-		return postgres.WrapHint(r.Holder.Side, "creating the subscription of the way back", err,
-			fmt.Sprintf("the %s's server must reach the %s's, and the role may create subscriptions: see pgbaton check; or go without a way back: --no-rollback", r.Holder.Side, r.Taker.Side))
+		_, hint := replication.SubscribeFailure(r.Holder.Side, r.Holder.Version(), err)
+		return postgres.WrapHint(r.Holder.Side, "creating the subscription of the way back", err, hint+"; or go without a way back: --no-rollback")
 	}
 	return postgres.Wrap(r.Holder.Side, "checking the subscription of the way back",
 		replication.VerifySubscription(ctx, r.taker, r.holder, g.Name(), "r"))

@@ -148,10 +148,7 @@ func (st *start) runSubscription(ctx context.Context) error {
 func (st *start) subscribe(ctx context.Context, g replication.Group, terms replication.Terms) error {
 	err := replication.CreateSubscription(ctx, st.TargetConn, g.Name(), st.SourceFromTarget.For(st.Target.Version()), terms)
 	if err != nil {
-		hint := "the target's server must reach the source: see --source-from-target"
-		if postgres.Code(err) == postgres.InsufficientPrivilege {
-			hint = "the role must be superuser, or since 16 have pg_create_subscription and CREATE on the database"
-		}
+		_, hint := replication.SubscribeFailure(postgres.Target, st.Target.Version(), err)
 		return postgres.WrapHint(postgres.Target, "creating the subscription", err, hint)
 	}
 	state := "r"

@@ -62,15 +62,9 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 	if runs && failures <= 0 && !long {
 		return nil, nil
 	}
-	applied, known, err := replication.AppliedUpTo(ctx, subscriber, sub.OID)
+	message, err := replication.ApplyFailure(ctx, c.Server(from), publisher, c.Server(to), subscriber, name, sub.OID)
 	if err != nil {
-		return nil, postgres.Wrap(to, "reading the position applied", err)
-	}
-	message := ""
-	if known {
-		if message, err = replication.Rehearse(ctx, c.Server(from), publisher, c.Server(to), name, applied); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	count := ""
 	if failures > 0 {
@@ -79,7 +73,7 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 	if message != "" {
 		return &Trouble{
 			Text:   fmt.Sprintf("the %s's apply worker fails%s: %s", to, count, message),
-			Remedy: "mend the row or the definition on the " + string(to) + " (as the role that pgbaton uses: the database is fenced); the worker tries again by itself every few seconds",
+			Remedy: replication.MendApply(to),
 		}, nil
 	}
 	waiting, err := unsynchronized(ctx, subscriber, to, name)

@@ -35,7 +35,7 @@ func probeSource(ctx context.Context, s *survey, e *end) error {
 	// Without these rights, which are findings of their own, the server does not
 	// come to the point of connecting, or is turned away there.
 	lacking := s.SourceFromTarget.User() == s.source.role.name && !s.source.role.mayReplicate()
-	if lacking || !e.maySubscribe() || e.exists && !e.role.create {
+	if lacking || e.standby || !e.maySubscribe() || e.exists && !e.role.create {
 		return nil
 	}
 	conninfo := s.SourceFromTarget.For(e.Version())
@@ -51,9 +51,13 @@ func probeSource(ctx context.Context, s *survey, e *end) error {
 			Text: fmt.Sprintf("whether the target's server reaches the source could not be tried before database %s exists: role %s may create nothing in the maintenance database", e.database(), e.user())})
 		return nil
 	}
-	e.add(Finding{Code: "probe-source-from-target", Severity: Blocker, Side: e.Side,
-		Text:   fmt.Sprintf("the target's server cannot connect to the source with %s: %s", conninfo.Redacted(), redact(postgres.Describe(err), conninfo)),
-		Remedy: reachHint("source", "--source-from-target")})
+	connecting, hint := replication.SubscribeFailure(e.Side, e.Version(), err)
+	what := "subscribe"
+	if connecting {
+		what = "connect"
+	}
+	e.add(Finding{Code: "probe-source-from-target", Severity: Blocker, Side: e.Side, Remedy: hint,
+		Text: fmt.Sprintf("the target's server cannot %s to the source with %s: %s", what, conninfo.Redacted(), redact(postgres.Describe(err), conninfo))})
 	return nil
 }
 
@@ -85,6 +89,9 @@ func probeTarget(ctx context.Context, s *survey, e *end) error {
 	if !e.exists {
 		conninfo = conninfo.With("dbname", e.conn.Config().Database)
 	}
+	if s.source.standby {
+		return nil // a finding of its own
+	}
 	err := probe(ctx, s.source, conninfo)
 	if err == nil {
 		return nil
@@ -95,17 +102,10 @@ func probeTarget(ctx context.Context, s *survey, e *end) error {
 	f := Finding{Code: "probe-target-from-source", Severity: Warning, Side: s.source.Side,
 		Text: fmt.Sprintf("the source's server cannot subscribe to the target with %s, so rollback will not be possible: %s",
 			conninfo.Redacted(), redact(postgres.Describe(err), conninfo)),
-		Remedy: reachHint("target", "--target-from-source")}
-	if !s.source.maySubscribe() {
-		f.Remedy = "before 16 only a superuser may create subscriptions (managed services: the administrative role)"
-		if s.source.Version().Major() >= 16 {
-			f.Remedy = s.source.grantRoles("pg_create_subscription")
-		}
+	}
+	if _, f.Remedy = replication.SubscribeFailure(s.source.Side, s.source.Version(), err); !s.source.maySubscribe() && s.source.Version().Major() >= 16 {
+		f.Remedy = s.source.grantRoles("pg_create_subscription")
 	}
 	s.add(f)
 	return nil
-}
-
-func reachHint(publisher, flag string) string {
-	return fmt.Sprintf("give the address that it can use with %s; open firewalls, and let pg_hba.conf and listen_addresses of the %s admit it", flag, publisher)
 }

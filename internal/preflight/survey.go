@@ -31,7 +31,8 @@ type survey struct {
 type end struct {
 	*postgres.Server
 	conn         *pgx.Conn // nil: out of reach
-	exists       bool      // false: the database is to be made, and conn is on the maintenance database
+	standby      bool
+	exists       bool // false: the database is to be made, and conn is on the maintenance database
 	role         role
 	record       *journal.Record // of an active migration, nil for none
 	tables       []catalog.Table // of the source
@@ -229,11 +230,10 @@ func (e *end) connect(ctx context.Context) error {
 	if e.setting, err = readSettings(ctx, conn); err != nil {
 		return postgres.Wrap(e.Side, "reading the settings", err)
 	}
-	var standby bool
-	if err := conn.QueryRow(ctx, `SELECT pg_catalog.pg_is_in_recovery()`).Scan(&standby); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT pg_catalog.pg_is_in_recovery()`).Scan(&e.standby); err != nil {
 		return postgres.Wrap(e.Side, "asking whether the server is a standby", err)
 	}
-	if standby {
+	if e.standby {
 		e.add(Finding{Code: "standby", Severity: Blocker, Side: e.Side, Text: "the server is a standby: nothing can be written there",
 			Remedy: fmt.Sprintf("give --%s the address of its primary", e.Side)})
 	}

@@ -9,11 +9,18 @@ import (
 	"pgbaton/internal/routine"
 )
 
+// Difference keeps a handover from happening, with its remedy; "" when nothing but a
+// new start mends it.
+type Difference struct {
+	Text   string
+	Remedy string
+}
+
 // Streams compares what must agree before anything is handed over: the tables
 // and columns of the publisher, the groups' publications, the tables the
-// subscriptions apply (all ready), and the subscriber's tables. It returns the
-// differences, as sentences; none means that every row of every table flows.
-func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv postgres.Version, groups []Group, sel catalog.Selection) ([]string, error) {
+// subscriptions apply (all ready), and the subscriber's tables. No difference means
+// that every row of every table flows.
+func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv postgres.Version, groups []Group, sel catalog.Selection) ([]Difference, error) {
 	var here, there []catalog.Table
 	both, readCtx := routine.WithContext(ctx)
 	both.Go(func() (err error) {
@@ -42,23 +49,28 @@ func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv post
 		}
 		for _, t := range states {
 			if applied[t.Ident] != "" {
-				return []string{fmt.Sprintf("table %s is in two groups: its changes would be applied twice", t.Ident)}, nil
+				return []Difference{{Text: fmt.Sprintf("table %s is in two groups: its changes would be applied twice", t.Ident)}}, nil
 			}
 			applied[t.Ident] = t.State
 		}
 		if !published[g.MarkerTable()] || applied[g.MarkerTable()] == "" {
-			return []string{fmt.Sprintf("the marker table of group %d is not in its publication and subscription", g.Number)}, nil
+			return []Difference{{Text: fmt.Sprintf("the marker table of group %d is not in its publication and subscription", g.Number)}}, nil
 		}
 	}
-	var diff []string
+	var diff []Difference
 	for _, g := range groups {
 		rewritten, err := Rewritten(ctx, publisher, pv, sv, g)
 		if err != nil {
 			return nil, err
 		}
-		diff = append(diff, rewritten...)
+		for _, text := range rewritten {
+			diff = append(diff, Difference{Text: text})
+		}
 	}
-	say := func(format string, args ...any) { diff = append(diff, fmt.Sprintf(format, args...)) }
+	say := func(remedy, format string, args ...any) {
+		diff = append(diff, Difference{Text: fmt.Sprintf(format, args...), Remedy: remedy})
+	}
+	const later = "drop it until after the handover"
 	shapes := map[postgres.Ident]string{}
 	for i := range there {
 		shapes[there[i].Ident] = there[i].Shape()
@@ -71,25 +83,25 @@ func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv post
 		switch {
 		case t.Unlogged: // cannot be published; accepted at check
 		case !published[t.Ident]:
-			say("table %s is not in the publication: it was created after the migration started", t.Ident)
+			say(later, "table %s is not in the publication: it was created after the migration started", t.Ident)
 		case !subscribed:
-			say("table %s is not in the subscription", t.Ident)
+			say("", "table %s is not in the subscription", t.Ident)
 		case state != "r":
-			say("table %s is not ready: its state is %q", t.Ident, state)
+			say("wait until pgbaton status shows all tables ready", "table %s is not ready: its state is %q", t.Ident, state)
 		case !exists:
-			say("table %s does not exist on the receiving side", t.Ident)
+			say("", "table %s does not exist on the receiving side", t.Ident)
 		case shape != t.Shape():
-			say("table %s has other columns on the receiving side: %s here, %s there", t.Ident, t.Shape(), shape)
+			say("make its columns the same on both sides", "table %s has other columns on the receiving side: %s here, %s there", t.Ident, t.Shape(), shape)
 		}
 		delete(published, t.Ident)
 	}
 	for t := range published {
 		if t.Schema != "pgbaton" {
-			say("table %s is in the publication but is no longer among the tables", t)
+			say("", "table %s is in the publication but is no longer among the tables", t)
 		}
 	}
 	for t := range shapes {
-		say("table %s exists only on the receiving side", t)
+		say(later, "table %s exists only on the receiving side", t)
 	}
 	return diff, nil
 }

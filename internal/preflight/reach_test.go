@@ -1,0 +1,50 @@
+package preflight_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pgbaton/internal/cluster"
+	"pgbaton/internal/pgtest"
+)
+
+// TestProbeRemedies: what keeps a server from subscribing is told apart, and what is
+// said to do about it helps.
+func TestProbeRemedies(t *testing.T) {
+	t.Parallel()
+	const secret = "correct horse"
+	source := pgtest.StartOptions(t, cluster.Options{Major: 12, Password: secret})
+	target := pgtest.Start(t, 17)
+	pgtest.Exec(t, source.ConnStringAs("postgres", secret, "postgres"), `CREATE DATABASE d`)
+	pgtest.Exec(t, target.ConnString("postgres"), `CREATE ROLE maker LOGIN REPLICATION CREATEDB`,
+		`GRANT pg_monitor, pg_signal_backend, pg_create_subscription TO maker`, `CREATE DATABASE d OWNER maker`)
+	o := options{db: "d", user: "postgres", sourcePw: secret, targetUser: "maker", sourceFromTarget: "postgresql://postgres:another@127.0.0.1:1/d"}
+
+	f := want(t, run(t, source, target, o), "probe-source-from-target", tgt, blocker)
+	if !strings.Contains(f.Text, "cannot connect") || !strings.Contains(f.Remedy, "--source-from-target") {
+		t.Errorf("out of reach: %+v", f)
+	}
+	o.sourceFromTarget = fmt.Sprintf("postgresql://postgres@127.0.0.1:%d/d?sslmode=disable", source.Port())
+	f = want(t, run(t, source, target, o), "probe-source-from-target", tgt, blocker)
+	if strings.Contains(f.Remedy, "firewalls") || !strings.Contains(f.Remedy, "give --source-from-target with a password") {
+		t.Errorf("without a password: %+v", f)
+	}
+	o.sourceFromTarget = source.ConnStringAs("postgres", secret, "d")
+	wantNot(t, run(t, source, target, o), "probe-source-from-target", tgt)
+
+	// A standby does not subscribe, wherever it gets to.
+	if err := target.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(target.DataDir(), "standby.signal"))
+	if err := target.Restart(t.Context(), map[string]string{"hot_standby": "on"}); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, source, target, o)
+	if f := want(t, r, "standby", tgt, blocker); !strings.Contains(f.Remedy, "primary") {
+		t.Errorf("a standby: %+v", f)
+	}
+	wantNot(t, r, "probe-source-from-target", tgt)
+}

@@ -1,0 +1,37 @@
+package replication
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgbaton/internal/postgres"
+)
+
+// TestSubscribeFailure: only what failed in connecting is said to be a matter of
+// reaching the other server.
+func TestSubscribeFailure(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		code       string
+		version    postgres.Version
+		connecting bool
+		says       string
+	}{
+		{"08006", 180001, true, "--source-from-target"},
+		{"XX000", 120001, true, "--source-from-target"}, // before 15 without a code of its own
+		{"XX000", 170001, false, "for the reason that it gives"},
+		{"2F003", 160001, false, "with a password"},
+		{"25006", 150001, false, "--target the address of the primary"},
+		{"42501", 170001, false, "pg_create_subscription"},
+		{"42501", 150001, false, "only a superuser"},
+		{"P0001", 150001, false, "for the reason that it gives"}, // an event trigger of the user's
+		{"23505", 120001, false, "for the reason that it gives"},
+	} {
+		connecting, hint := SubscribeFailure(postgres.Target, tc.version, &pgconn.PgError{Code: tc.code})
+		if connecting != tc.connecting || !strings.Contains(hint, tc.says) || !connecting && strings.Contains(hint, "firewalls") {
+			t.Errorf("%s on %s: %t, %q", tc.code, tc.version, connecting, hint)
+		}
+	}
+}
