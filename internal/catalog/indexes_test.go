@@ -31,7 +31,7 @@ func TestOrderedForeignKeys(t *testing.T) {
 		CREATE INDEX ON f (a, b, c); CREATE INDEX ON f (a, c); CREATE INDEX ON f (t); CREATE INDEX ON f (u text_pattern_ops);
 		CREATE INDEX ON f (i); CREATE INDEX ON f (small); CREATE INDEX ON f (partial) WHERE partial > 0; CREATE INDEX ON f USING hash (hash);
 		CREATE INDEX ON f (descending DESC); CREATE INDEX ON f (i, covered); CREATE INDEX ON f (up, (a + 1))`
-	for _, major := range []int{10, 12, 18} {
+	for _, major := range []int{10, 12, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			conn, _, _ := database(t, major, sql)
@@ -60,7 +60,7 @@ func TestIndexWork(t *testing.T) {
 		INSERT INTO w SELECT i, i, i, point(i, i) FROM generate_series(1, 1000) i;
 		CREATE INDEX plain ON w (n); CREATE INDEX partial ON w (n) WHERE id <= 100; CREATE INDEX collated ON w (n, t);
 		CREATE INDEX expression ON w ((n + 1)); CREATE INDEX gist ON w USING gist (d); ANALYZE w`
-	for _, major := range []int{10, 18} {
+	for _, major := range []int{10, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			conn, _, _ := database(t, major, sql)

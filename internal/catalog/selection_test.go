@@ -201,7 +201,7 @@ CREATE TEMP TABLE app_temp (i int);
 func TestSelect(t *testing.T) {
 	t.Parallel()
 	type selection = catalog.Selection
-	for _, major := range []int{12, 18} {
+	for _, major := range []int{12, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			conn, v, _ := database(t, major, familySQL)
@@ -356,7 +356,7 @@ func TestZeroCostsNothing(t *testing.T) {
 // is shown is the one that can be dropped.
 func TestLostForeignKeys(t *testing.T) {
 	t.Parallel()
-	for _, major := range []int{10, 12, 18} {
+	for _, major := range []int{10, 12, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			sql := `CREATE SCHEMA a; CREATE SCHEMA b;

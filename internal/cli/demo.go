@@ -26,8 +26,8 @@ report, finish. It shows what the shoppers noticed, and proves that every order
 acknowledged to one of them is there exactly once. The programs are looked for in
 POSTGRES_DIR and where the usual packages put them; "make demo" brings them.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.From < 10 || o.To > 18 || o.From > o.To {
-				return usagef("--from and --to must be majors from 10 to 18, --to not the older")
+			if o.From < 10 || o.To > 19 || o.From > o.To {
+				return usagef("--from and --to must be majors from 10 to 19, --to not the older")
 			}
 			o.PostgresDir, o.PgBin = os.Getenv("POSTGRES_DIR"), a.connections.pgBin
 			o.Out = a.stdout

@@ -113,7 +113,7 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// Where the system identifier stands in a fresh data directory, in every version from 10 to 18: at the
+// Where the system identifier stands in a fresh data directory, in every version from 10 to 19: at the
 // beginning of the control file, and after the short header of the first page of WAL. The control
 // file's checksum follows its last field, whose offset differs between versions.
 const (

@@ -50,7 +50,7 @@ func (s *Slot) Alive(ctx context.Context, server *postgres.Server) (bool, error)
 
 // CreateSlotCommand is the walsender command
 // (https://www.postgresql.org/docs/current/protocol-replication.html). The spelling
-// without options is understood by all of 10 to 18.
+// without options is understood by all of 10 to 19.
 func CreateSlotCommand(name string, export bool, publisher postgres.Version) string {
 	command := "CREATE_REPLICATION_SLOT " + postgres.QuoteIdent(name) + " LOGICAL pgoutput "
 	switch failover := FailoverSlot(publisher); {

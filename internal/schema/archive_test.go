@@ -30,7 +30,7 @@ func TestExclusions(t *testing.T) {
 	for _, c := range []struct {
 		major    int
 		encoding string
-	}{{12, "UTF8"}, {12, "LATIN1"}, {18, "UTF8"}} {
+	}{{12, "UTF8"}, {12, "LATIN1"}, {19, "UTF8"}} {
 		t.Run(fmt.Sprintf("%d %s", c.major, c.encoding), func(t *testing.T) {
 			t.Parallel()
 			server := pgtest.Start(t, c.major)

@@ -21,7 +21,7 @@ import (
 // TestRun holds the tests that share servers.
 func TestRun(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, 12, 13, 15, 17, 18)
+	l := newLab(t, 12, 13, 15, 17, 18, 19)
 	t.Run("types", func(t *testing.T) { t.Parallel(); testTypes(t, l) })
 	t.Run("encodings", func(t *testing.T) { t.Parallel(); testEncodings(t, l) })
 	t.Run("failures", func(t *testing.T) { t.Parallel(); testFailures(t, l) })
@@ -36,7 +36,7 @@ func TestRun(t *testing.T) {
 // testTypes copies every type with its strangest values, every shape of table,
 // and names that need quoting, between servers far apart.
 func testTypes(t *testing.T, l lab) {
-	for _, pair := range [][2]int{{12, 15}, {12, 18}, {13, 17}, {17, 12}} {
+	for _, pair := range [][2]int{{12, 15}, {12, 19}, {13, 17}, {17, 12}} {
 		t.Run(fmt.Sprint(pair[0], " to ", pair[1]), func(t *testing.T) {
 			t.Parallel()
 			m := l.move(t, pair[0], pair[1])
@@ -183,7 +183,7 @@ func testSnapshot(t *testing.T, l lab) {
 }
 
 func testSnapshotGone(t *testing.T, l lab) {
-	for _, major := range []int{12, 15, 18} {
+	for _, major := range []int{12, 15, 18, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			m := l.move(t, major, 15)

@@ -21,7 +21,7 @@ const (
 )
 
 // binarySafe lists the built-in types whose binary form is the same in every
-// version from 10 to 18. jsonb belongs here: what travels is a version number
+// version from 10 to 19. jsonb belongs here: what travels is a version number
 // and the JSON text, not the stored form.
 //
 // Left out, so copied as text:

@@ -140,8 +140,13 @@ func digest(table catalog.Table) string {
 	columns := make([]string, len(table.Columns))
 	for i, c := range table.Columns {
 		columns[i] = postgres.QuoteIdent(c.Name)
-		if c.Type == "text" || c.Type == "bytea" { // long ones take long to be quoted in a row
+		switch c.Type {
+		case "text", "bytea": // long ones take long to be quoted in a row
 			columns[i] = "md5(" + columns[i] + ")"
+		case "pg_lsn": // 0/0 is written 0/00000000 since 19
+			columns[i] += " - '0/0'"
+		case "pg_lsn[]":
+			columns[i] = fmt.Sprintf("ARRAY(SELECT x - '0/0' FROM unnest(%s) x)", columns[i])
 		}
 	}
 	return fmt.Sprintf(`SELECT count(*) || ' rows ' || coalesce(md5(string_agg(h, '' ORDER BY h COLLATE "C")), '')

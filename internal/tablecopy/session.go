@@ -57,7 +57,7 @@ func importSnapshot(ctx context.Context, conn *pgconn.PgConn, snapshot string) e
 	hint := ""
 	switch postgres.Code(err) {
 	case invalidParameterValue, postgres.UndefinedObject, objectNotInPrerequisiteState:
-		// What servers from 10 to 18 say of it differs.
+		// What servers from 10 to 19 say of it differs.
 		err = fmt.Errorf("%w: %w", ErrSnapshotGone, err)
 		hint = "the session that exported the snapshot has ended: run start again, it copies what is left under a new one"
 	}

@@ -155,7 +155,7 @@ func contains(t *testing.T, body string, wants ...string) {
 }
 
 func TestLoad(t *testing.T) {
-	for _, major := range []int{12, 18} {
+	for _, major := range []int{12, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			db := load(t, pgtest.Start(t, major), "shop", shop.Size{Orders: 2000})
