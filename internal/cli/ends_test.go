@@ -72,6 +72,16 @@ func TestTwoDatabases(t *testing.T) {
 			t.Errorf("slots of database %s: %v", m.db, slots)
 		}
 	}
+	// Names of migrations that were begun before they carried an id may collide.
+	onTarget := pgtest.Connect(t, a.target.ConnString("postgres"))
+	reverse := pgtest.QueryValue[string](t, pgtest.Connect(t, b.sourceURI()), `SELECT 'pgbaton_' || (ends ->> 'label') || '_reverse_1' FROM pgbaton.migration`)
+	mustExec(t, onTarget, `SELECT pg_create_logical_replication_slot('`+reverse+`', 'pgoutput')`)
+	for _, command := range [][]string{{"rehearse"}, {"switchover", "--yes"}} {
+		if r := b.run(3, command...); !strings.Contains(r.Stderr, reverse+` already, for database "postgres"`) {
+			t.Errorf("%s", r)
+		}
+	}
+	mustExec(t, onTarget, `SELECT pg_drop_replication_slot('`+reverse+`')`)
 	b.run(0, "rehearse")
 	b.run(0, "switchover", "--yes")
 	a.run(0, "rollback", "--yes")

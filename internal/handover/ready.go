@@ -305,6 +305,14 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	case senders < 1:
 		say("all WAL senders of the "+side+" are in use: the way back needs one", "raise max_wal_senders and restart"+without)
 	}
+	elsewhere, err := replication.SlotElsewhere(ctx, r.taker, r.Back.Name())
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "looking for slots", err)
+	}
+	if elsewhere != "" {
+		say(fmt.Sprintf("the %s's cluster has a slot %s already, for database %s: the way back needs that name", side, r.Back.Name(), postgres.QuoteIdent(elsewhere)),
+			"hand over when the migration of that database is finished"+without)
+	}
 	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version(), r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "listing tables", err)

@@ -102,6 +102,15 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 	}
 }
 
+// SlotElsewhere says which other database of the cluster has a slot of a name; ""
+// for none. Names are unique in a cluster, and before they carried an id two
+// migrations could come to the same.
+func SlotElsewhere(ctx context.Context, db postgres.DB, name string) (database string, err error) {
+	err = db.QueryRow(ctx, `SELECT coalesce((SELECT coalesce(database, 'none') FROM pg_catalog.pg_replication_slots
+		WHERE slot_name = $1 AND database IS DISTINCT FROM pg_catalog.current_database()), '')`, name).Scan(&database)
+	return database, err
+}
+
 // CreateSlotHereSQL makes the slot $1 by SQL, at the server's position now.
 func CreateSlotHereSQL(publisher postgres.Version) string {
 	if FailoverSlot(publisher) {
@@ -127,7 +136,7 @@ func slotHint(err error) string {
 	case postgres.ConfigLimitExceeded:
 		return "all replication slots are in use: drop one, or raise max_replication_slots and restart"
 	case postgres.DuplicateObject:
-		return "a slot of this name exists: pgbaton reset removes what an earlier run left"
+		return "another database of the cluster has a slot of this name, of a migration that was begun before names carried an id: begin this one with another --migration"
 	case postgres.InsufficientPrivilege:
 		return "the role needs REPLICATION"
 	}
