@@ -30,7 +30,7 @@ func newPooled(t *testing.T, from, to int, version, mode string, n int) *pooled 
 	p.loadApp()
 	for i := range n {
 		pooler := pgtest.StartPooler(t, version, cluster.PoolerOptions{PoolMode: mode,
-			Users: map[string]string{"app": ""}, Settings: map[string]string{"auth_type": "trust"},
+			Users: map[string]string{"app": "", "postgres": ""}, Settings: map[string]string{"auth_type": "trust"},
 			Databases: map[string]cluster.PoolerDatabase{p.db: {Port: p.source.Port()}}})
 		p.poolers = append(p.poolers, pooler)
 		p.flags = append(p.flags, "--pgbouncer", pooler.AdminURI())

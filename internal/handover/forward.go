@@ -93,10 +93,7 @@ func (r *run) resume(ctx context.Context) error {
 	if err := r.taker.Ping(ctx); err != nil {
 		return err
 	}
-	if err := r.Traffic.Resume(ctx, r.Route()); err != nil {
-		return err
-	}
-	return journal.Delete(ctx, r.taker, journalKind, keyTraffic)
+	return r.Traffic.Resume(ctx, r.Route())
 }
 
 // settle tidies up behind the pass: nobody waits any more. Everything is tried;

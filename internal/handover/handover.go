@@ -399,12 +399,14 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 		}
 	}
 	if waiting {
+		moved := true
 		for _, p := range []phase{{name: PhaseSwitch, do: r.switchTraffic}, {name: PhaseResume, do: r.resume}} {
 			if err := r.timed(ctx, p); err != nil {
 				// Traffic that points at the fenced side must not be let go: the
 				// applications would get errors instead of waiting.
 				r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "moving traffic", err,
 					"mend this and run the same command again: it moves the traffic, and nothing else is repeated"))
+				moved = false
 				break
 			}
 		}
@@ -412,6 +414,11 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 			r.paused = began // of an earlier run: its pause so far is not known
 		}
 		r.result.PauseMS = event.MS(time.Since(r.paused))
+		if moved {
+			if err := r.arrive(ctx); err != nil {
+				r.problems = append(r.problems, err)
+			}
+		}
 	}
 	if waiting {
 		_ = postgres.Pause(ctx, afterRush) // ctx has no end

@@ -124,6 +124,11 @@ func (r *run) missing() string {
 func (r *run) readyTraffic(ctx context.Context, refused *refusal.Refusal) error {
 	reasons, err := r.Traffic.Check(ctx, r.Route(), r.MaxPause)
 	refused.Reasons = append(refused.Reasons, reasons...)
+	if err != nil {
+		return err
+	}
+	more, err := r.readyAddresses(ctx, len(reasons) == 0)
+	refused.Reasons = append(refused.Reasons, more...)
 	return err
 }
 

@@ -177,3 +177,44 @@ func TestPooler(t *testing.T) {
 		}
 	}
 }
+
+// TestBeacon: a beacon is seen by every role in its database, and nowhere else.
+func TestBeacon(t *testing.T) {
+	t.Parallel()
+	for _, major := range []int{10, 17} {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			c, other := pgtest.Start(t, major), pgtest.Start(t, 12)
+			pgtest.Exec(t, c.ConnString("postgres"), `CREATE ROLE nobody_in_particular LOGIN`, `CREATE DATABASE d`)
+			s := server(t, "%s", c.ConnString("postgres"))
+			conn, err := s.Connect(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(context.Background())
+			beacon, err := postgres.LightBeacon(t.Context(), conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for uri, here := range map[string]bool{c.ConnStringAs("nobody_in_particular", "", "postgres"): true, c.ConnString("d"): false, other.ConnString("postgres"): false} {
+				sight, err := beacon.Look(t.Context(), pgtest.Connect(t, uri).PgConn())
+				if err != nil || sight.Here != here {
+					t.Errorf("%s: %+v, %v", uri, sight, err)
+				}
+			}
+			if why, err := s.LeadsTo(t.Context(), beacon); err != nil || why != "" {
+				t.Errorf("the server itself: %s %v", why, err)
+			}
+			elsewhere := server(t, "%s", other.ConnString("postgres"))
+			if why, err := elsewhere.LeadsTo(t.Context(), beacon); err != nil || !strings.Contains(why, fmt.Sprintf("port %d", other.Port())) {
+				t.Errorf("another server: %s %v", why, err)
+			}
+			if err := beacon.PutOut(t.Context(), conn); err != nil {
+				t.Fatal(err)
+			}
+			if why, err := s.LeadsTo(t.Context(), beacon); err != nil || why == "" {
+				t.Errorf("a beacon that is out: %s %v", why, err)
+			}
+		})
+	}
+}

@@ -11,8 +11,8 @@ import (
 	"pgbaton/internal/refusal"
 )
 
-// Endpoint is where an application finds a database, as the operator's
-// connection string names it.
+// Endpoint is where an application finds a database: the host and port of our own
+// sessions there.
 type Endpoint struct {
 	Side     postgres.Side `json:"side"`
 	Host     string        `json:"host"`

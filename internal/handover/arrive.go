@@ -1,0 +1,83 @@
+package handover
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/journal"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
+	"pgbaton/internal/traffic"
+)
+
+// This file looks where applications are led: by the address that is written down
+// for them, and through what stands in between.
+
+// readyAddresses logs in through the taker's address as applications will be given
+// it, and, if that could be reached, through what leads to the holder now.
+func (r *run) readyAddresses(ctx context.Context, through bool) (reasons []refusal.Reason, err error) {
+	beacon, err := postgres.LightBeacon(ctx, r.taker)
+	if err != nil {
+		return nil, postgres.Wrap(r.Taker.Side, "marking the server", err)
+	}
+	why, err := r.Taker.LeadsTo(ctx, beacon)
+	if err == nil {
+		err = beacon.PutOut(ctx, r.taker)
+	}
+	if err != nil {
+		return nil, postgres.Wrap(r.Taker.Side, "logging in by its address", err)
+	}
+	if why != "" {
+		reasons = append(reasons, refusal.Reason{Why: fmt.Sprintf("the address to which traffic would be led is not that of the %s: %s", r.Taker.Side, why),
+			Remedy: fmt.Sprintf("give --%s a host name or address that leads to this one server", r.Taker.Side)})
+	}
+	if !through {
+		return reasons, nil // PgBouncer is not as it should be; that is told
+	}
+	seen, err := r.look(ctx, r.Holder, r.holder)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range seen {
+		switch {
+		case s.Err != nil:
+			r.Observe(event.Warning{Text: fmt.Sprintf("%s: where it leads cannot be looked at, neither now nor after the handover: %v", s.Name, s.Err),
+				Remedy: "let pgbaton's role log in there (auth_file, auth_query), or look yourself"})
+		case !s.Here:
+			reasons = append(reasons, refusal.Reason{Why: fmt.Sprintf("%s leads to %s, not to the %s, %s", s.Name, s.Where, r.Holder.Side, r.Holder.Address()),
+				Remedy: "name the database under which the application connects (--pgbouncer-database), or correct its entry and RELOAD"})
+		}
+	}
+	return reasons, nil
+}
+
+// look looks through what stands before a side.
+func (r *run) look(ctx context.Context, p Party, conn *pgx.Conn) ([]traffic.Sighting, error) {
+	beacon, err := postgres.LightBeacon(ctx, conn)
+	if err != nil {
+		return nil, postgres.Wrap(p.Side, "marking the server", err)
+	}
+	seen := traffic.Look(ctx, r.Traffic, r.Route(), p.Server, beacon)
+	return seen, postgres.Wrap(p.Side, "taking the mark from the server", beacon.PutOut(ctx, conn))
+}
+
+// arrive looks whether applications have been led to the taker, and only then has
+// traffic been moved: the same command, run again, moves it again. What cannot be
+// looked at has been told in ready.
+func (r *run) arrive(ctx context.Context) error {
+	seen, err := r.look(ctx, r.Taker, r.taker)
+	if err != nil {
+		return err
+	}
+	for _, s := range seen {
+		if s.Err == nil && !s.Here {
+			return postgres.WrapHint(r.Taker.Side, "looking where applications are led",
+				fmt.Errorf("%s leads to %s, and not to %s", s.Name, s.Where, r.Route().To),
+				"correct the entry and RELOAD, and run the same command again: it moves the traffic and looks once more")
+		}
+	}
+	return postgres.Wrap(r.Taker.Side, "writing the journal", journal.Delete(ctx, r.taker, journalKind, keyTraffic))
+}
