@@ -1,7 +1,6 @@
 package preflight_test
 
 import (
-	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,8 +25,9 @@ func TestProbeRemedies(t *testing.T) {
 	if !strings.Contains(f.Text, "cannot connect") || !strings.Contains(f.Remedy, "--source-from-target") {
 		t.Errorf("out of reach: %+v", f)
 	}
-	o.sourceFromTarget = fmt.Sprintf("postgresql://postgres@127.0.0.1:%d/d?sslmode=disable", source.Port())
-	f = want(t, run(t, source, target, o), "probe-source-from-target", tgt, blocker)
+	trusting := pgtest.Start(t, 12) // which asks nobody for a password
+	pgtest.Exec(t, trusting.ConnString("postgres"), `CREATE DATABASE d`)
+	f = want(t, run(t, trusting, target, options{db: "d", targetUser: "maker"}), "probe-source-from-target", tgt, blocker)
 	if strings.Contains(f.Remedy, "firewalls") || !strings.Contains(f.Remedy, "give --source-from-target with a password") {
 		t.Errorf("without a password: %+v", f)
 	}
