@@ -13,7 +13,7 @@ TESTFLAGS ?= -count=1 -timeout 40m -p 2 -parallel 4
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench bench-copy lint fmt clean fetch fetch-bench
+.PHONY: help build demo test bench bench-copy bench-large lint fmt clean fetch fetch-bench
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' Makefile | expand -t 20
@@ -34,6 +34,9 @@ bench: fetch build ## measurements; the results go to bench-out/
 # `make bench-copy BENCHFLAGS='--scale 0.1 --runs 3 --databases mixed'` is one to try out.
 bench-copy: fetch fetch-bench build ## the initial copy beside other tools; takes hours
 	go run ./internal/bench $(BENCHFLAGS) copy
+
+bench-large: fetch build ## a transaction of 5 million rows right before a switchover; `BENCHFLAGS='--large-rows 200000'` is one to try out
+	go run ./internal/bench $(BENCHFLAGS) large
 
 fetch: ## the servers and PgBouncer that tests need, into POSTGRES_DIR
 	scripts/fetch-postgres $(SERVERS) pgbouncer

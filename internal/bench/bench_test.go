@@ -56,6 +56,21 @@ func TestMarkdown(t *testing.T) {
 	}
 }
 
+func TestLargeTable(t *testing.T) {
+	run := func(streaming string, pause, drain float64) largeRun {
+		return largeRun{Streaming: streaming, Commit: largeWithin, Load: "1.5 2 3",
+			Result: handover.Result{PauseMS: pause, Phases: []handover.PhaseTime{{Name: "ready", MS: 9}, {Name: "drain", MS: drain}}}}
+	}
+	r := report{Large: []largeSet{{Pair: "17-18", Rows: 5, Made: "p", Runs: []largeRun{run(largeOff, 400, 380), run(largeAsMade, 40, 7), run(largeAsMade, 60, 9)}}}}
+	text := r.markdown()
+	for _, want := range []string{"## A transaction of 5 rows, 17 → 18", "| in prepare | off | 1 | 380 | 400 | 9 | 1.000 | 1.5 |",
+		"| in prepare | parallel | 2 | 8 (7–9) | 50 (40–60) | 9 (9–9) | 0.125 | 1.5 1.5 |"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in:\n%s", want, text)
+		}
+	}
+}
+
 func TestLook(t *testing.T) {
 	began := time.Now()
 	at := func(ms float64) time.Time { return began.Add(duration(ms)) }

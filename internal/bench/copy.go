@@ -19,6 +19,7 @@ type copyOptions struct {
 	databases   []string
 	pairs       []versions
 	contestants []string
+	before      string // another build of pgbaton, "" for none
 	pgcopydb    string
 	scale       float64
 	kill        bool
@@ -53,6 +54,9 @@ func (o *copyOptions) parse(databases, pairs, contestants string) error {
 		if !slices.Contains(contestantNames(), name) {
 			return fmt.Errorf("--contestants: there is no contestant %q", name)
 		}
+	}
+	if o.before == "" {
+		o.contestants = slices.DeleteFunc(o.contestants, func(name string) bool { return name == before })
 	}
 	for _, text := range list(pairs) {
 		v, err := parseVersions(text)
@@ -149,7 +153,7 @@ func measureCopySet(ctx context.Context, o options, v versions, d database, pace
 		return set, err
 	}
 	defer func() { err = errors.Join(err, p.remove()) }()
-	b := &copyBench{pair: p, database: d, jobs: o.jobs}
+	b := &copyBench{pair: p, database: d, jobs: o.jobs, before: o.copy.before}
 	if b.want, err = readContent(ctx, p.source.ConnString(d.name)); err != nil {
 		return set, err
 	}
@@ -199,6 +203,7 @@ type copyBench struct {
 	database
 	jobs     int
 	pgcopydb string
+	before   string
 	want     content
 }
 

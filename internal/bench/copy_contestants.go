@@ -36,6 +36,8 @@ var contestants = []contestant{
 		copy: (*copyBench).copyByPgbaton, clean: (*copyBench).resetPgbaton},
 	{name: "pgbaton-parts", what: "the same with `--split-above`, such that the table is read in as many parts as there are jobs",
 		databases: []string{"one"}, copy: (*copyBench).copyByPgbatonInParts, clean: (*copyBench).resetPgbaton},
+	{name: before, what: "the same by another build of pgbaton, that of `--before`",
+		copy: (*copyBench).copyByBefore, clean: (*copyBench).resetBefore},
 	{name: "pgcopydb", what: "`pgcopydb clone` with as many jobs for tables, indexes and restoring as the others have, and nothing else changed",
 		prepare: (*copyBench).recreate, copy: (*copyBench).copyByPGCopyDB, clean: (*copyBench).discard},
 	{name: "pgcopydb-split", what: "the same with `--split-tables-larger-than`, such that the table is read in as many parts as there are jobs",
@@ -60,6 +62,25 @@ func (b *copyBench) startArguments() []string {
 
 func (b *copyBench) copyByPgbaton(ctx context.Context, run *copyRun) error {
 	return b.start(ctx, run)
+}
+
+// before is who takes part only when there is another build to compare with.
+const before = "before"
+
+func (b *copyBench) copyByBefore(ctx context.Context, run *copyRun) error {
+	return b.as(b.before, func() error { return b.start(ctx, run) })
+}
+
+func (b *copyBench) resetBefore(ctx context.Context) error {
+	return b.as(b.before, func() error { return b.resetPgbaton(ctx) })
+}
+
+// as does something with another build.
+func (b *copyBench) as(program string, do func() error) error {
+	own := b.pgbaton
+	b.pgbaton = program
+	defer func() { b.pgbaton = own }()
+	return do()
 }
 
 func (b *copyBench) copyByPgbatonInParts(ctx context.Context, run *copyRun) error {

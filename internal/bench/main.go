@@ -36,6 +36,8 @@ type options struct {
 	statements bool
 	limit      time.Duration
 	copy       copyOptions
+	largeRows  int
+	largePairs []versions
 	showFloor  bool
 	parts      []string
 }
@@ -93,10 +95,13 @@ func parse(args []string) (o options, err error) {
 	pairs := flags.String("pairs", "12-15,13-17,15-18", "source and target to copy between")
 	rivals := flags.String("contestants", strings.Join(contestantNames(), ","), "who copies; not everybody copies every database")
 	flags.StringVar(&o.copy.pgcopydb, "pgcopydb", "", "the pgcopydb to measure (default the newest that scripts/fetch-postgres brought)")
+	flags.StringVar(&o.copy.before, "before", "", "another build of pgbaton to copy with, between the runs of this one")
 	flags.Float64Var(&o.copy.scale, "scale", 1, "size of the databases to copy; 1 is about 3, 3 GB and 10,000 tables")
 	flags.BoolVar(&o.copy.kill, "kill", false, "also kill copies by pgbaton and go on with them")
+	flags.IntVar(&o.largeRows, "large-rows", 5_000_000, "rows of a large transaction")
+	large := flags.String("large-pairs", "15-18,17-18", "source and target of large transactions")
 	flags.BoolVar(&o.showFloor, "show-floor", false, "print the script that is the floor of copy, and do nothing else")
-	flags.DurationVar(&o.limit, "limit", 0, "give up after this time (default 25m, 24h with copy)")
+	flags.DurationVar(&o.limit, "limit", 0, "give up after this time (default 25m, 24h with copy or large)")
 	flags.Usage = func() {
 		fmt.Fprintf(flags.Output(), "Usage: bench [flags] [%s]\n\nWithout a part: %s.\n", strings.Join(allParts, "] ["), strings.Join(usualParts, " and "))
 		flags.PrintDefaults()
@@ -127,14 +132,21 @@ func parse(args []string) (o options, err error) {
 	}
 	if o.limit == 0 {
 		o.limit = 25 * time.Minute
-		if slices.Contains(o.parts, "copy") {
+		if slices.Contains(o.parts, "copy") || slices.Contains(o.parts, "large") {
 			o.limit = 24 * time.Hour
 		}
 	}
 	if err := o.copy.parse(*databases, *pairs, *rivals); err != nil {
 		return o, err
 	}
-	if o.runs < 0 || o.jobs < 1 || o.copy.scale <= 0 || o.orders < 0 || o.handovers < 1 || o.clients < 1 || o.rate <= 0 {
+	for text := range strings.SplitSeq(*large, ",") {
+		v, err := parseVersions(text)
+		if err != nil {
+			return o, fmt.Errorf("--large-pairs: %w", err)
+		}
+		o.largePairs = append(o.largePairs, v)
+	}
+	if o.runs < 0 || o.largeRows < 1 || o.jobs < 1 || o.copy.scale <= 0 || o.orders < 0 || o.handovers < 1 || o.clients < 1 || o.rate <= 0 {
 		return o, errors.New("wrong usage; --help shows the flags")
 	}
 	return o, nil
@@ -143,7 +155,7 @@ func parse(args []string) (o options, err error) {
 // allParts can be measured one by one; usualParts are those that do not take
 // hours.
 var (
-	allParts   = []string{"start", "handover", "copy"}
+	allParts   = []string{"start", "handover", "copy", "large"}
 	usualParts = allParts[:2]
 )
 
@@ -163,6 +175,8 @@ func measure(ctx context.Context, o options) error {
 			do = measureHandovers
 		case "copy":
 			do, r.Options = measureCopies, describeCopyOptions(o)
+		case "large":
+			do, r.Options = measureLarge, []string{fmt.Sprintf("--large-rows %d --runs %d", o.largeRows, o.runs)}
 		}
 		if err := do(ctx, o, &r); err != nil {
 			return err

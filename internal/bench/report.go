@@ -24,6 +24,7 @@ type report struct {
 	Starts        []startRun  `json:"starts,omitempty"`
 	Series        []seriesRun `json:"series,omitempty"` // of handovers
 	Copies        []copySet   `json:"copies,omitempty"`
+	Large         []largeSet  `json:"large,omitempty"` // transactions right before a switchover
 }
 
 // write prints the report and keeps it in two files, which are named by what was
@@ -73,6 +74,7 @@ func (r *report) markdown() string {
 		r.handoverTables(&b)
 	}
 	r.copyTables(&b)
+	r.largeTables(&b)
 	return b.String()
 }
 
