@@ -32,6 +32,7 @@ type end struct {
 	*postgres.Server
 	conn         *pgx.Conn // nil: out of reach
 	standby      bool
+	strange      bool // names of its database cannot be printed
 	exists       bool // false: the database is to be made, and conn is on the maintenance database
 	role         role
 	record       *journal.Record // of an active migration, nil for none
@@ -118,6 +119,9 @@ func (s *survey) run(ctx context.Context) error {
 		return err
 	}
 	checkTools(s)
+	if s.source.strange {
+		return nil
+	}
 	if s.source.conn != nil && s.target.conn != nil {
 		if same, err := checkSame(ctx, s); err != nil || same {
 			return err // whatever else is found would be found twice, and mean nothing
@@ -244,6 +248,9 @@ func (e *end) connect(ctx context.Context) error {
 		}
 	}
 	if e.exists && e.Side == postgres.Source {
+		if e.strange, err = checkNames(ctx, e); err != nil || e.strange {
+			return err // nothing else that is looked at could be printed
+		}
 		if e.tables, err = catalog.Tables(ctx, conn, e.Version(), e.selection); err != nil {
 			return postgres.Wrap(e.Side, "listing tables", err)
 		}
