@@ -201,6 +201,10 @@ type problem struct {
 	says                     []string // in text, objects or remedy
 	remedied                 bool
 	on                       postgres.Side // where the remedy is run, if not on the finding's side
+
+	// What somebody does who follows a remedy that is a sentence.
+	asSaid, asSaidTarget, asSaidTargetAdmin string
+	asSaidOptions                           func(*options)
 }
 
 func exec(t *testing.T, c *cluster.Cluster, db, sql string) {
@@ -258,7 +262,11 @@ func (sc scenario) play(t *testing.T, source, target *cluster.Cluster) {
 		if p.severity == preflight.Blocker && f.Remedy == "" {
 			t.Errorf("%s is a blocker without a remedy", p.code)
 		}
-		if p.remedied {
+		said := p.asSaid != "" || p.asSaidTarget != "" || p.asSaidTargetAdmin != "" || p.asSaidOptions != nil
+		if said && f.Remedy == "" {
+			t.Errorf("%s says nothing to follow", p.code)
+		}
+		if p.remedied || said {
 			remedied, remedies = append(remedied, p), append(remedies, f)
 		}
 	}
@@ -280,7 +288,17 @@ func (sc scenario) play(t *testing.T, source, target *cluster.Cluster) {
 		if side == postgres.Target && sc.noTarget {
 			db = "postgres"
 		}
-		apply(t, on.ConnString(db), f.Remedy)
+		if remedied[i].remedied {
+			apply(t, on.ConnString(db), f.Remedy)
+		}
+	}
+	for _, p := range remedied {
+		exec(t, source, sc.db, p.asSaid)
+		exec(t, target, sc.db, p.asSaidTarget)
+		exec(t, target, "postgres", p.asSaidTargetAdmin)
+		if p.asSaidOptions != nil {
+			p.asSaidOptions(&sc.options)
+		}
 	}
 	r = run(t, source, target, sc.options)
 	for _, p := range remedied {

@@ -45,7 +45,8 @@ CREATE AGGREGATE fine (int) (sfunc = int4pl, stype = int);
 CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER "Tr" BEFORE INSERT ON keyed FOR EACH ROW EXECUTE FUNCTION f()`,
 	problems: []problem{
-		{code: "large-objects", side: src, severity: blocker, source: `SELECT lo_create(0)`, says: []string{"1 large object"}},
+		{code: "large-objects", side: src, severity: blocker, source: `SELECT lo_create(0)`, says: []string{"1 large object"},
+			asSaid: `SELECT lo_unlink(oid) FROM pg_largeobject_metadata`},
 		// One refers to another, two to each other; once logged, some would be blockers again.
 		{code: "unlogged-tables", side: src, severity: blocker, remedied: true, says: []string{`"public"."Un logged"`},
 			source: `CREATE UNLOGGED TABLE "Un logged" (i int PRIMARY KEY);
@@ -63,6 +64,8 @@ CREATE EVENT TRIGGER "Ev" ON ddl_command_end EXECUTE FUNCTION ev()`},
 		{code: "materialized-views", side: src, severity: info, source: `CREATE MATERIALIZED VIEW mv AS SELECT 1 AS i`, says: []string{`1 materialized view`, `"mv"`}},
 		{code: "apply-triggers", side: src, severity: warn, source: `ALTER TABLE keyed ENABLE ALWAYS TRIGGER "Tr"`, says: []string{`"Tr"`, "ENABLE ALWAYS"}},
 		{code: "no-replica-identity", side: src, severity: warn, says: []string{`"public"."none": FULL`, `"public"."uq": USING INDEX "uq_i_key"`, `"public"."fully": DEFAULT`},
+			asSaid: `ALTER TABLE none ADD PRIMARY KEY (i); ALTER TABLE uq ADD PRIMARY KEY (i); ALTER TABLE fully REPLICA IDENTITY DEFAULT;
+ALTER TABLE plain ADD PRIMARY KEY (i); ALTER TABLE exact_parent ADD PRIMARY KEY (i)`,
 			source: `CREATE TABLE none (i int); CREATE TABLE uq (i int NOT NULL UNIQUE);
 CREATE TABLE fully (i int PRIMARY KEY, x xml); ALTER TABLE fully REPLICA IDENTITY FULL`},
 		{code: "identity-impossible", side: src, severity: blocker, remedied: true, says: []string{`"public"."J s": j json, p point`},
@@ -87,7 +90,7 @@ CREATE TABLE "json grandchild" (j json) INHERITS ("numeric child")`},
 CREATE OPERATOR !# (leftarg = numeric, procedure = numeric_ln);
 CREATE OPERATOR !# (leftarg = bigint, procedure = numeric_fac);
 CREATE VIEW fac AS SELECT 5 ! AS f`},
-		{code: "extension-missing", side: tgt, severity: blocker, source: `CREATE EXTENSION adminpack`, says: []string{`"adminpack" 2.0`}}, // gone since 17
+		{code: "extension-missing", side: tgt, severity: blocker, source: `CREATE EXTENSION adminpack`, asSaid: `DROP EXTENSION adminpack`, says: []string{`"adminpack" 2.0`}}, // gone since 17
 		{code: "extension-version", side: tgt, severity: warn, says: []string{`"citext": 0.9 on the source`},
 			source: `CREATE EXTENSION citext; UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'citext'`},
 		{code: "extension-tables", side: src, severity: warn, says: []string{"public.jobs of extension citext"},
@@ -97,7 +100,8 @@ CREATE VIEW fac AS SELECT 5 ! AS f`},
 		{code: "collation-missing", side: tgt, severity: blocker, says: []string{`"xx_XX"`},
 			source: `CREATE COLLATION pg_catalog."xx_XX" (locale = 'C'); CREATE TABLE collated (i int PRIMARY KEY, v text COLLATE "xx_XX")`},
 		{code: "roles-missing", side: tgt, severity: warn, says: []string{`"nobody there"`},
-			sourceAdmin: `CREATE ROLE "nobody there"`, source: `GRANT SELECT ON keyed TO "nobody there"`},
+			sourceAdmin: `CREATE ROLE "nobody there"`, source: `GRANT SELECT ON keyed TO "nobody there"`,
+			asSaidTargetAdmin: `CREATE ROLE "nobody there"`},
 	},
 }
 
@@ -183,13 +187,14 @@ GRANT postgres TO taker`,
 			source: `CREATE TABLE t (i int PRIMARY KEY); ALTER TABLE t OWNER TO "app owner"`},
 		{code: "row-security", side: tgt, severity: blocker, remedied: true, source: `ALTER TABLE secured FORCE ROW LEVEL SECURITY`},
 		{code: "password-in-log", side: tgt, severity: warn, remedied: true, targetAdmin: `REVOKE SET ON PARAMETER log_statement FROM taker`},
+		{code: "privilege-extension", side: tgt, severity: blocker, remedied: true, source: `CREATE EXTENSION pageinspect`},
 	},
 }
 
 // targetDatabase: what the target database may not hold.
 var targetDatabase = scenario{
 	healthyTarget: `CREATE EXTENSION IF NOT EXISTS plpgsql`,
-	problems: []problem{{code: "target-not-empty", side: tgt, severity: blocker,
+	problems: []problem{{code: "target-not-empty", side: tgt, severity: blocker, asSaidOptions: func(o *options) { o.targetDB = "not there yet" },
 		target: `CREATE TABLE "T" (i serial); CREATE VIEW v AS SELECT 1 AS one;
 CREATE FUNCTION f(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE TYPE e AS ENUM ('a'); CREATE TYPE c AS (a int); CREATE SCHEMA "S c"`,
@@ -220,7 +225,8 @@ var native = scenario{
 	options: options{method: "native", jobs: 2},
 	healthy: `CREATE TABLE t (i int PRIMARY KEY CHECK (i > 0))`,
 	problems: []problem{
-		{code: "not-valid", side: src, severity: warn, source: `ALTER TABLE t ADD CONSTRAINT "C" CHECK (i > 5) NOT VALID`, says: []string{`"C" on public.t`}},
+		{code: "not-valid", side: src, severity: warn, source: `ALTER TABLE t ADD CONSTRAINT "C" CHECK (i > 5) NOT VALID`, says: []string{`"C" on public.t`},
+			asSaidOptions: func(o *options) { o.method = "stream" }},
 		{code: "sync-workers", side: tgt, severity: blocker, remedied: true,
 			targetAdmin: "ALTER SYSTEM SET max_sync_workers_per_subscription = 0;\nSELECT pg_reload_conf()"},
 	},
@@ -274,6 +280,21 @@ func TestOldServers(t *testing.T) {
 			{code: "slot-wal-limit", side: src, severity: warn, remedied: true, says: []string{"is 1 MB"},
 				source:      `CREATE TABLE big AS SELECT i, repeat('x', 1000) AS v FROM generate_series(1, 5000) AS i`,
 				sourceAdmin: "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB';\nSELECT pg_reload_conf()"},
+		},
+	}.play(t, source, target)
+}
+
+// TestOldest: what has not existed since 12.
+func TestOldest(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Start(t, 10), pgtest.Start(t, 17)
+	scenario{
+		healthy: `CREATE TABLE t (i int PRIMARY KEY)`,
+		problems: []problem{
+			{code: "with-oids", side: src, severity: blocker, remedied: true, says: []string{`public."With oids"`},
+				source: `CREATE TABLE "With oids" (i int PRIMARY KEY) WITH OIDS; INSERT INTO "With oids" VALUES (1)`},
+			{code: "removed-types", side: src, severity: blocker, remedied: true, says: []string{"abstime", "reltime[]"},
+				source: `CREATE TABLE old (i int PRIMARY KEY, a abstime, r reltime, l reltime[], b abstime[]); INSERT INTO old VALUES (1, now()::abstime, '1 day', '{1 day}', NULL)`},
 		},
 	}.play(t, source, target)
 }
