@@ -69,7 +69,7 @@ func (c IdentityChange) RememberAhead(ctx context.Context, target postgres.DB) e
 func LocateIdentities(ctx context.Context, target postgres.DB) error {
 	_, err := target.Exec(ctx, `
 		UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('oid', pg_catalog.to_regclass(key)::oid::bigint)
-		WHERE kind = $1 AND pg_catalog.to_regclass(key) IS NOT NULL`, identityKind)
+		WHERE CASE WHEN kind = $1 THEN pg_catalog.to_regclass(key) IS NOT NULL END -- other kinds' keys need not be names`, identityKind)
 	return err
 }
 
