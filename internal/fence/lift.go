@@ -26,6 +26,17 @@ func (n *NotOpen) Error() string {
 	return "applications cannot all connect: " + strings.Join(n.Missing, "; ")
 }
 
+// ForgetSQL is the last of the statements that open a side by hand: its fence is no more.
+const ForgetSQL = "DELETE FROM pgbaton.journal WHERE kind = 'fence' AND key = 'saved'"
+
+// Shut says whether a database, as Read found it, is as a fence leaves it: read-only by
+// default, and to be connected to by nobody but the roles that keep that right.
+func (s Saved) Shut(keep []string) bool {
+	return s.ReadOnly == "on" && !slices.ContainsFunc(s.Grants, func(g Grant) bool {
+		return slices.Contains(g.Privileges, "CONNECT") && !slices.Contains(keep, g.Grantee)
+	})
+}
+
 // Effective is a saved list as it can be given back now: without roles that are gone,
 // of which left tells, and with the owner of today.
 func (s Saved) Effective(ctx context.Context, db postgres.DB, owner string) (known Saved, left []refusal.Reason, err error) {
@@ -98,7 +109,7 @@ func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Save
 			return err
 		}
 		if missing := want.missing(after); len(missing) > 0 {
-			notOpen = &NotOpen{Missing: missing, Statements: sql}
+			notOpen = &NotOpen{Missing: missing, Statements: append(sql, ForgetSQL)}
 			return nil // as open as can be
 		}
 		return journal.Delete(ctx, tx, journalKind, keySaved)

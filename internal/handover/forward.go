@@ -58,7 +58,7 @@ func (r *run) open(ctx context.Context) error {
 	if err := schema.OpenEventTriggers(ctx, r.taker); err != nil {
 		r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "restoring event triggers", err, "mend this and run the same command again"))
 	}
-	return r.lift(ctx, r.Taker, r.taker, r.opening)
+	return r.openTaker(ctx)
 }
 
 // TrafficWaits says whether traffic is still to be moved to a side that took the

@@ -117,6 +117,9 @@ func newRun(c Config, holder, taker *pgx.Conn) *run {
 func Run(ctx context.Context, c Config, holder, taker *pgx.Conn) (Result, error) {
 	r := newRun(c, holder, taker)
 	passed, err := r.begin(ctx)
+	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+		err = refusal.New(c.Command, err.Error(), damaged.DeleteSQL())
+	}
 	if err != nil {
 		return r.result, err
 	}

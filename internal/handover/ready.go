@@ -27,6 +27,12 @@ func (r *run) ready(ctx context.Context) error {
 		return err
 	}
 
+	if err := r.readyJournals(ctx, say); err != nil {
+		return err
+	}
+	if len(refused.Reasons) > 0 {
+		return refused // what follows rests on the journals
+	}
 	if err := r.readyStreams(ctx, say); err != nil {
 		return err
 	}

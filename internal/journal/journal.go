@@ -53,7 +53,7 @@ func NewID() string {
 
 // Read returns the database's record, or nil when there is none (or no schema).
 func Read(ctx context.Context, db postgres.DB) (*Record, error) {
-	if there, err := Exists(ctx, db); err != nil || !there {
+	if there, err := exists(ctx, db, "pgbaton.migration"); err != nil || !there {
 		return nil, err
 	}
 	var r Record
@@ -70,11 +70,43 @@ func Read(ctx context.Context, db postgres.DB) (*Record, error) {
 	return &r, err
 }
 
-// Exists says whether the schema is there. Asking first keeps errors out of
+// Exists says whether the journal is there. Asking first keeps errors out of
 // the log of a server that has nothing of ours.
 func Exists(ctx context.Context, db postgres.DB) (there bool, err error) {
-	err = db.QueryRow(ctx, `SELECT pg_catalog.to_regclass('pgbaton.journal') IS NOT NULL`).Scan(&there)
+	return exists(ctx, db, "pgbaton.journal")
+}
+
+func exists(ctx context.Context, db postgres.DB, table string) (there bool, err error) {
+	err = db.QueryRow(ctx, `SELECT pg_catalog.to_regclass($1) IS NOT NULL`, table).Scan(&there)
 	return there, err
+}
+
+// SchemaExists says whether there is anything left of the schema.
+func SchemaExists(ctx context.Context, db postgres.DB) (there bool, err error) {
+	err = db.QueryRow(ctx, `SELECT pg_catalog.to_regnamespace($1) IS NOT NULL`, Schema).Scan(&there)
+	return there, err
+}
+
+// SelectionKind is the kind of the entry that comes with the record and goes with the
+// schema: what the migration includes, on both sides.
+const SelectionKind = "selection"
+
+// Lost says whether what the journal remembered is gone, by somebody's hand: the schema
+// is there, and has no record, or no entry of SelectionKind. r is what Read returned.
+func Lost(ctx context.Context, db postgres.DB, r *Record) (lost bool, err error) {
+	if r == nil {
+		return SchemaExists(ctx, db)
+	}
+	if there, err := Exists(ctx, db); err != nil || !there {
+		return err == nil, err
+	}
+	err = db.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM pgbaton.journal WHERE kind = $1)`, SelectionKind).Scan(&lost)
+	return lost, err
+}
+
+// DeleteSQL is the statement that forgets an entry, for people.
+func (d *Damaged) DeleteSQL() string {
+	return fmt.Sprintf("DELETE FROM pgbaton.journal WHERE kind = %s AND key = %s", postgres.QuoteLiteral(d.Kind), postgres.QuoteLiteral(d.Key))
 }
 
 // beginner is a session, or a transaction in which another is a savepoint.

@@ -64,6 +64,10 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 	holder := map[postgres.Side]*journal.Record{postgres.Source: source, postgres.Target: target}[b.Side]
 	switch {
 	case !known:
+		if s.Need() == nil && k.unrecorded(ctx) {
+			return k.result, refusal.New("finish", "neither side has a record of the migration any more, although there is something of it: where the baton was is not known",
+				"pgbaton reset removes what there is, and leaves all rows and tables where they are")
+		}
 		if s.Need() == nil { // nothing is there: done before
 			return k.result, nil
 		}
@@ -79,6 +83,8 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 	}
 	// A holder without a record was finished while the other was out of reach.
 	k.lift(ctx, b.Side) // should a handover have died: applications first
+	k.tellLost(ctx, postgres.Source, source)
+	k.tellLost(ctx, postgres.Target, target)
 	k.cleanStreams(ctx)
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		k.putBack(ctx, side)
@@ -98,6 +104,10 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 // finishOldSide lifts the fence of the side without the baton, or says how to.
 func (k *cleaner) finishOldSide(ctx context.Context, side postgres.Side, unfence bool) {
 	saved, err := fence.Raised(ctx, k.conn(side))
+	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+		k.tellShut(ctx, side)
+		return
+	}
 	if err != nil || saved == nil {
 		if err != nil {
 			k.result.left(fmt.Sprintf("the %s's fence could not be read: %s", side, err), "pgbaton finish again")
@@ -154,6 +164,11 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 		k.lift(ctx, postgres.Source)
 	}
 	made, roles, empty := k.madeTarget(ctx), k.madeRoles(ctx), k.neverEntered(ctx)
+	if s.SourceConn != nil && source == nil { // its record is gone: nobody knows where the baton was
+		made, roles, empty = "", nil, false
+	}
+	k.tellLost(ctx, postgres.Source, source)
+	k.tellLost(ctx, postgres.Target, target)
 	k.cleanStreams(ctx)
 	k.putBack(ctx, postgres.Source)
 	if s.SourceConn == nil {
@@ -246,15 +261,7 @@ func (k *cleaner) neverEntered(ctx context.Context) bool {
 
 // lift lets applications into a side again.
 func (k *cleaner) lift(ctx context.Context, side postgres.Side) {
-	k.try(side, "fence lifted", func() (bool, error) {
-		saved, err := fence.Raised(ctx, k.conn(side))
-		if err != nil || saved == nil {
-			return false, err
-		}
-		left, err := fence.Lift(ctx, k.conn(side), k.Server(side).Database(), nil)
-		k.say(side, left)
-		return true, err
-	})
+	k.try(side, "fence lifted", func() (bool, error) { return k.liftFence(ctx, side, k.conn(side)) })
 }
 
 func (k *cleaner) emptyTarget(ctx context.Context) {
@@ -412,7 +419,7 @@ func (k *cleaner) dropSchemas(ctx context.Context) {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if conn := k.conn(side); conn != nil && !k.failed[side] {
 			k.try(side, "schema pgbaton", func() (bool, error) {
-				exists, err := journal.Exists(ctx, conn)
+				exists, err := journal.SchemaExists(ctx, conn)
 				if err == nil && exists {
 					err = schema.DropJournal(ctx, conn)
 				}

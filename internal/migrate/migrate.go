@@ -110,9 +110,6 @@ func (c *Config) Identify(ctx context.Context, s *Sessions) error {
 	return nil
 }
 
-// kindSelection is the journal's kind, on both sides, of what the migration includes.
-const kindSelection = "selection"
-
 // Remember takes from the sides what start was told and what has become of it: what
 // the migration includes, and its groups. A selection that is given must be the same.
 func (c *Config) Remember(ctx context.Context, s *Sessions) error {
@@ -131,7 +128,11 @@ func (c *Config) Remember(ctx context.Context, s *Sessions) error {
 			continue // whoever needs it reads it again, and says so
 		}
 		var sel catalog.Selection
-		if _, err := journal.Get(ctx, s.conn(side), kindSelection, "", &sel); err != nil {
+		_, err = journal.Get(ctx, s.conn(side), journal.SelectionKind, "", &sel)
+		if damaged := (*journal.Damaged)(nil); side == postgres.Source && s.TargetConn != nil && errors.As(err, &damaged) {
+			continue // the target has it, too
+		}
+		if err != nil {
 			return postgres.Wrap(side, "reading the journal", err)
 		}
 		if given := c.Selection; !given.IsZero() && !sameSelection(given, sel) {

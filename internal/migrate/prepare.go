@@ -43,7 +43,7 @@ func (st *start) runSourceRecord(ctx context.Context) error {
 func (st *start) makeRecord(ctx context.Context, side postgres.Side, r journal.Record) error {
 	conn := st.conn(side)
 	// With what it includes: no command must ever take the record for one that includes all.
-	err := schema.CreateJournal(ctx, conn, r, func(tx pgx.Tx) error { return journal.Put(ctx, tx, kindSelection, "", st.Selection) })
+	err := schema.CreateJournal(ctx, conn, r, func(tx pgx.Tx) error { return journal.Put(ctx, tx, journal.SelectionKind, "", st.Selection) })
 	if err != nil {
 		return postgres.WrapHint(side, "creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
 			postgres.QuoteIdent(st.Server(side).Database()), postgres.QuoteIdent(st.Server(side).User())))

@@ -195,11 +195,26 @@ func (r *reader) readSide(ctx context.Context, side postgres.Side) error {
 	if side == postgres.Target {
 		conn, record, into = r.TargetConn, r.target, &r.Status.Target
 	}
-	if conn == nil || record == nil {
+	if conn == nil {
+		return nil
+	}
+	lost, err := journal.Lost(ctx, conn, record)
+	if err != nil {
+		return postgres.Wrap(side, "reading the journal", err)
+	}
+	if lost {
+		r.note(handover.LostText(side), "before the first switchover: pgbaton reset, then start again; after it: pgbaton finish says what it finds")
+	}
+	if record == nil {
 		return nil
 	}
 	r.Status.Method, into.Generation = record.Method, record.Generation
 	saved, err := fence.Raised(ctx, conn)
+	damaged := (*journal.Damaged)(nil)
+	if errors.As(err, &damaged) {
+		r.note(fmt.Sprintf("%s: %s", side, damaged), "the next handover to the "+string(side)+" is refused, and says with which statement it can be put right")
+		saved, err = &fence.Saved{}, nil
+	}
 	if err != nil {
 		return postgres.Wrap(side, "looking for a fence", err)
 	}

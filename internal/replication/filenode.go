@@ -32,6 +32,12 @@ func RememberFilenodes(ctx context.Context, publisher postgres.DB, pv, sv postgr
 	return journal.Put(ctx, publisher, filenodeKind, g.Name(), now)
 }
 
+// ReadFilenodes reads what is remembered of every group.
+func ReadFilenodes(ctx context.Context, publisher postgres.DB) error {
+	_, err := journal.List[map[string]uint32](ctx, publisher, filenodeKind)
+	return err
+}
+
 // Rewritten lists the tables whose file has changed since it was remembered:
 // truncated, or rewritten by VACUUM FULL, CLUSTER or ALTER TABLE, which cannot be
 // told apart. In a stream that carries TRUNCATE there are none.

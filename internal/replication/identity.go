@@ -151,3 +151,15 @@ func identitySQL(t postgres.Ident, identity catalog.Identity, index string) stri
 	}
 	return fmt.Sprintf("ALTER TABLE ONLY %s REPLICA IDENTITY %s", t, what)
 }
+
+// FullIdentities lists the tables whose replica identity is FULL.
+func FullIdentities(ctx context.Context, db postgres.DB) ([]postgres.Ident, error) {
+	rows, err := db.Query(ctx, `
+		SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relreplident = 'f' AND c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')
+		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[postgres.Ident])
+}

@@ -1,0 +1,156 @@
+package cli_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/pgtest"
+)
+
+// reasons runs a command that is refused and returns its reasons: why, remedy.
+func (m *move) reasons(args ...string) (reasons [][2]string) {
+	m.t.Helper()
+	for _, r := range m.result(3, args...)["reasons"].([]any) {
+		remedy, _ := r.(map[string]any)["remedy"].(string)
+		reasons = append(reasons, [2]string{r.(map[string]any)["why"].(string), remedy})
+	}
+	return reasons
+}
+
+// writer is a session that may change what a fence makes read-only.
+func writer(t *testing.T, uri string) *pgx.Conn {
+	t.Helper()
+	conn := pgtest.Connect(t, uri)
+	mustExec(t, conn, `SET default_transaction_read_only = off`)
+	return conn
+}
+
+// TestJournalNeeded: what the phases will need of the journals is read before anyone
+// waits; each refusal's remedy puts it right.
+func TestJournalNeeded(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 13, 15)
+	m.loadApp()
+	pgtest.Exec(t, m.sourceURI(), `REVOKE CONNECT ON DATABASE app FROM PUBLIC`,
+		`CREATE FUNCTION app.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`,
+		`CREATE TRIGGER always AFTER INSERT ON app.filler FOR EACH ROW EXECUTE PROCEDURE app.nothing()`,
+		`ALTER TABLE app.filler ENABLE ALWAYS TRIGGER always`)
+	m.result(0, "start")
+	source, target := pgtest.Connect(t, m.sourceURI()), writer(t, m.targetURI())
+	const saved = ` FROM pgbaton.journal WHERE kind = 'fence' AND key = 'saved'`
+	for _, damage := range []struct {
+		conn *pgx.Conn
+		sql  string
+		says string
+	}{
+		{target, `DELETE` + saved, "what the fence saved is gone"},
+		{target, `UPDATE pgbaton.journal SET value = '{}' WHERE kind = 'fence'`, "damaged"},
+		{target, `UPDATE pgbaton.journal SET value = jsonb_set(value, '{grants}', '[]') WHERE kind = 'fence'`, "damaged"},
+		{target, `UPDATE pgbaton.journal SET value = jsonb_set(value, '{grants}', '[]') - 'sum' WHERE kind = 'fence'`, "lets nobody connect"},
+		{target, `UPDATE pgbaton.journal SET value = '"x"' WHERE kind = 'quiet-trigger'`, "damaged"},
+		{source, `INSERT INTO pgbaton.journal VALUES ('handover', 'paused', '[1]')`, "damaged"},
+		{source, `INSERT INTO pgbaton.journal VALUES ('filenode', 'x', '[1]')`, "damaged"},
+	} {
+		mustExec(t, damage.conn, damage.sql)
+		reasons := m.reasons("switchover", "--yes")
+		if len(reasons) != 1 || !strings.Contains(reasons[0][0], damage.says) {
+			t.Errorf("%s: %q", damage.sql, reasons)
+			continue
+		}
+		mustExec(t, damage.conn, reasons[0][1])
+		m.run(0, "rehearse")
+	}
+	// Lost inside the pause: the process knows what it has read.
+	gate := fifo(t)
+	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--on-pause", "echo paused; read _ <"+gate))
+	p.AwaitStderr(t, "paused")
+	mustExec(t, target, `DELETE`+saved)
+	open(t, gate)
+	if r := p.Wait(t); r.Code != 0 {
+		t.Fatalf("%s", r)
+	}
+	if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"target"}) {
+		t.Fatalf("writable: %v", sides)
+	}
+
+	// Closed, and nobody knows how it was open: the command says how it is opened.
+	for _, sql := range []string{`REVOKE ALL ON DATABASE app FROM app, PUBLIC`, `ALTER DATABASE app SET default_transaction_read_only = on`} {
+		mustExec(t, target, sql)
+	}
+	r := m.result(6, "switchover", "--yes")
+	_, statements, ok := strings.Cut(r["hint"].(string), ": BEGIN READ WRITE; ")
+	statements, _, found := strings.Cut(statements, "; COMMIT")
+	if !ok || !found {
+		t.Fatalf("%v", r)
+	}
+	pgtest.Exec(t, m.targetURI(), "BEGIN READ WRITE; "+statements+"; COMMIT")
+	m.run(0, "switchover", "--yes")
+	if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"target"}) {
+		t.Fatalf("opened by hand: %v", sides)
+	}
+}
+
+// TestJournalLost: a journal that somebody has emptied is told by status, and by finish,
+// which cleans all the same.
+func TestJournalLost(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 13, 15)
+	m.loadApp()
+	pgtest.Exec(t, m.sourceURI(), `CREATE TABLE app.keyless (a int)`)
+	m.result(0, "start")
+	m.run(0, "switchover", "--yes")
+	for _, loss := range []string{`DELETE FROM pgbaton.journal`, `DROP TABLE pgbaton.journal`, `DROP TABLE pgbaton.migration`, `DROP SCHEMA pgbaton CASCADE`} {
+		t.Run(loss, func(t *testing.T) {
+			m.t = t
+			source := writer(t, m.sourceURI())
+			mustExec(t, source, loss)
+			s := m.result(0, "status")
+			if loss != `DROP SCHEMA pgbaton CASCADE` && !strings.Contains(texts(s["findings"]), "source: the journal of pgbaton is gone") {
+				t.Errorf("status: %v", s["findings"])
+			}
+			if t.Failed() || loss == `DELETE FROM pgbaton.journal` {
+				if reasons := m.reasons("rollback", "--yes"); !strings.Contains(reasons[0][0], "source: the journal of pgbaton is gone") {
+					t.Errorf("rollback: %q", reasons)
+				}
+			}
+			source.Close(t.Context())
+		})
+	}
+	m.t = t
+	r := m.result(0, "finish", "--yes")
+	for _, text := range []string{"source: the journal of pgbaton is gone", `"app"."keyless"`, "source: the database is closed"} {
+		if !strings.Contains(texts(r["left"]), text) {
+			t.Errorf("finish does not say %q: %v", text, r["left"])
+		}
+	}
+	for _, uri := range []string{m.sourceURI(), m.targetURI()} {
+		conn := pgtest.Connect(t, uri)
+		if n := pgtest.QueryValue[int](t, conn, `SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgbaton')::int
+			+ (SELECT count(*) FROM pg_publication)::int + (SELECT count(*) FROM pg_subscription)::int
+			+ (SELECT count(*) FROM pg_replication_slots)::int`); n != 0 {
+			t.Errorf("%d things of ours are left", n)
+		}
+	}
+	for _, l := range r["left"].([]any) { // as it stands, but for the advice in brackets
+		remedy := l.(map[string]any)["remedy"].(string)
+		if sql, _, ok := strings.Cut(remedy, " (PostgreSQL's"); ok {
+			pgtest.Exec(t, m.sourceURI(), sql)
+		}
+	}
+	if sides := m.writable(context.WithoutCancel(t.Context())); len(sides) != 2 {
+		t.Errorf("writable after the source was opened by hand: %v", sides)
+	}
+}
+
+// texts joins the texts of notes.
+func texts(notes any) string {
+	var all []string
+	for _, n := range notes.([]any) {
+		all = append(all, n.(map[string]any)["text"].(string))
+	}
+	return strings.Join(all, "\n")
+}
