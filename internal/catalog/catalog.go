@@ -27,25 +27,27 @@ const ours = `n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'p
 // Sequence is a sequence of any kind: owned by a column, an identity, or nobody's.
 type Sequence struct {
 	postgres.Ident
-	OID uint32 `json:"-"`
+	OID    uint32 `json:"-"`
+	Config bool   `json:"-"` // an extension's
 }
 
-// Sequences lists the sequences that a migration includes, by name.
+// Sequences lists the sequences that a migration includes, by name, and those that
+// extensions keep for the user.
 func Sequences(ctx context.Context, q Querier, sel Selection) ([]Sequence, error) {
 	included, args, err := sel.condition(ctx, q, "S")
 	if err != nil {
 		return nil, err
 	}
 	rows, err := q.Query(ctx, `
-		SELECT n.nspname, c.relname, c.oid
+		SELECT n.nspname, c.relname, c.oid, NOT (`+ours+`)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND `+ours+included+`
+		WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND (`+ours+included+` OR CASE c.relkind WHEN 'S' THEN `+isConfig+` END)
 		ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`, args...)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Sequence, err error) {
-		err = row.Scan(&s.Schema, &s.Name, &s.OID)
+		err = row.Scan(&s.Schema, &s.Name, &s.OID, &s.Config)
 		return s, err
 	})
 }

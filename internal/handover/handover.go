@@ -83,6 +83,7 @@ type run struct {
 	sequences             []catalog.Sequence
 	preset                map[replication.SequenceValue]bool // what the taker's sequences are set to already
 	values                []replication.SequenceValue        // of the holder's, behind the fence
+	configs               []configRows                       // of extensions
 	result                Result
 	backPoint             postgres.LSN // where the slot of the way back begins
 	took                  bool         // the baton was taken in this run

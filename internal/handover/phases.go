@@ -250,6 +250,8 @@ func (r *run) presetSequences(ctx context.Context) (err error) {
 	for _, s := range onTaker {
 		have[s.Ident] = true
 	}
+	// An extension of another version may be without one of its own.
+	r.sequences = slices.DeleteFunc(r.sequences, func(s catalog.Sequence) bool { return s.Config && !have[s.Ident] })
 	for _, s := range r.sequences {
 		if !have[s.Ident] {
 			return postgres.WrapHint(r.Taker.Side, "comparing sequences", fmt.Errorf("sequence %s does not exist here", s.Ident),
@@ -267,9 +269,13 @@ func (r *run) presetSequences(ctx context.Context) (err error) {
 	return postgres.Wrap(r.Taker.Side, "setting the sequences", replication.SetSequences(ctx, r.taker, values))
 }
 
-// setSequences sets every sequence of the taker exactly as on the holder. Only
-// before the pass: later the taker's own writes would be undone.
+// setSequences sets every sequence of the taker exactly as on the holder, and the rows
+// that extensions keep for the user. Only before the pass: later the taker's own
+// writes would be undone.
 func (r *run) setSequences(ctx context.Context) error {
+	if err := r.setConfigs(ctx); err != nil {
+		return err
+	}
 	moved := slices.DeleteFunc(slices.Clone(r.values), func(v replication.SequenceValue) bool { return r.preset[v] })
 	return postgres.Wrap(r.Taker.Side, "setting the sequences", replication.SetSequences(ctx, r.taker, moved))
 }

@@ -213,6 +213,9 @@ func (r *run) warmUp(ctx context.Context) error {
 	if err := all.Wait(); err != nil {
 		return err
 	}
+	if err := r.presetConfigs(ctx); err != nil {
+		return err
+	}
 	return r.presetSequences(ctx)
 }
 

@@ -242,7 +242,7 @@ func (st *start) restore(ctx context.Context, section string, o schema.RestoreOp
 
 // restoreList writes a list of the archive's entries without the foreign keys that
 // refer to tables which are not moved, and without the refreshes of materialized
-// views: these have a step of their own.
+// views and the rows of extensions' tables: these are done otherwise.
 func (st *start) restoreList(ctx context.Context) (file string, err error) {
 	lost, err := catalog.LostForeignKeys(ctx, st.SourceConn, st.Source.Version(), st.exclusion)
 	if err != nil {
@@ -252,7 +252,7 @@ func (st *start) restoreList(ctx context.Context) (file string, err error) {
 	if err != nil {
 		return "", err
 	}
-	entries = schema.WithoutRefreshes(schema.Without(entries, leftOut(lost)))
+	entries = schema.WithoutConfigs(schema.WithoutRefreshes(schema.Without(entries, leftOut(lost))), st.configs)
 	return st.listFile(), schema.WriteList(st.listFile(), entries)
 }
 
@@ -265,7 +265,8 @@ func leftOut(lost []catalog.LostForeignKey) (constraints []schema.Constraint) {
 
 func (st *start) planPreData(ctx context.Context) ([]Action, error) {
 	actions, err := st.planSection(ctx, st.archiveFile(), schema.PreData)
-	return st.planHeld(ctx, append(actions, st.planStatistics()...), err)
+	actions, err = st.planConfigs(ctx, append(actions, st.planStatistics()...), err)
+	return st.planHeld(ctx, actions, err)
 }
 
 // donePreData: by method stream the definitions outlive an interrupted load.
@@ -282,6 +283,9 @@ func (st *start) runPreData(ctx context.Context) error {
 		err = st.runStatistics(ctx)
 	}
 	if err != nil {
+		return err
+	}
+	if err := st.copyConfigs(ctx, st.snapshot()); err != nil {
 		return err
 	}
 	return st.holdChecks(ctx, func(tx pgx.Tx) error {
@@ -325,12 +329,16 @@ func (st *start) one() loaded {
 
 func (st *start) planSchema(ctx context.Context) ([]Action, error) {
 	actions, err := st.planSection(ctx, st.archiveFile(), schema.Everything)
+	actions, err = st.planConfigs(ctx, actions, err)
 	return st.planHeld(ctx, actions, err)
 }
 
 // runSchema restores all definitions at once, for a subscription that copies.
 func (st *start) runSchema(ctx context.Context) error {
 	if err := st.restoreSection(ctx, schema.Everything); err != nil {
+		return err
+	}
+	if err := st.copyConfigs(ctx, ""); err != nil {
 		return err
 	}
 	if err := st.holdChecks(ctx, nil); err != nil {
@@ -356,6 +364,9 @@ func (st *start) runDump(ctx context.Context) error {
 		return err
 	}
 	if err := schema.Dump(ctx, st.tools, schema.DumpAll(st.Source, st.slot.Snapshot, st.archive, st.Jobs, st.exclusion)); err != nil {
+		return err
+	}
+	if err := st.dumpConfigs(ctx, st.slot.Snapshot); err != nil {
 		return err
 	}
 	return postgres.Wrap(postgres.Source, "releasing the snapshot", st.slot.Close(ctx))
@@ -391,6 +402,7 @@ func unfinishedDump(entries []os.DirEntry) bool {
 
 func (st *start) planRestore(ctx context.Context) ([]Action, error) {
 	actions, err := st.planSection(ctx, st.dumpDirectory(), schema.PreData)
+	actions, err = st.planConfigs(ctx, actions, err)
 	if actions, err = st.planHeld(ctx, actions, err); err != nil {
 		return nil, err
 	}
@@ -411,6 +423,9 @@ func (st *start) runRestore(ctx context.Context) error {
 		return err
 	}
 	if err := st.restore(ctx, schema.PreData, o, nil); err != nil {
+		return err
+	}
+	if err := st.copyConfigs(ctx, ""); err != nil {
 		return err
 	}
 	if err := st.holdChecks(ctx, nil); err != nil {

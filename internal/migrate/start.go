@@ -55,6 +55,10 @@ type start struct {
 
 	divided [][]catalog.Table // a plan: the groups that a first run would make
 
+	// Method dump: the rows that extensions keep for the user (configs.go).
+	configs    []catalog.ConfigTable
+	configRows map[postgres.Ident][]byte
+
 	archive   string
 	refreshed bool // the materialized views, in this run
 	result    StartResult

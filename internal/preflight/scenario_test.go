@@ -95,6 +95,12 @@ CREATE VIEW fac AS SELECT 5 ! AS f`},
 			source: `CREATE EXTENSION citext; UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'citext'`},
 		{code: "extension-tables", side: src, severity: warn, says: []string{"public.jobs of extension citext"},
 			source: `CREATE TABLE jobs (i int PRIMARY KEY); INSERT INTO jobs VALUES (1); ALTER EXTENSION citext ADD TABLE jobs`},
+		{code: "extension-rows", side: src, severity: info, says: []string{`"public"."conf" of extension "citext"`, "2 tables"},
+			source: `CREATE TABLE conf (i int PRIMARY KEY); ALTER EXTENSION citext ADD TABLE conf;
+CREATE TABLE big_conf (v text); ALTER TABLE big_conf ALTER v SET STORAGE EXTERNAL; ALTER EXTENSION citext ADD TABLE big_conf;
+UPDATE pg_extension SET extconfig = ARRAY['conf'::regclass, 'big_conf'::regclass]::oid[], extcondition = ARRAY['WHERE i > 1', ''] WHERE extname = 'citext'`},
+		{code: "extension-rows-large", side: src, severity: warn, says: []string{`"public"."big_conf" of extension "citext": 16 MB`},
+			source: `INSERT INTO big_conf SELECT repeat('x', 1000000) FROM generate_series(1, 17)`},
 		{code: "c-functions", side: tgt, severity: warn, says: []string{"public.cpk in $libdir/refint"},
 			source: `CREATE FUNCTION cpk() RETURNS trigger LANGUAGE c AS '$libdir/refint', 'check_primary_key'`},
 		{code: "collation-missing", side: tgt, severity: blocker, says: []string{`"xx_XX"`},
@@ -138,6 +144,9 @@ CREATE ROLE between; CREATE ROLE sneaky LOGIN IN ROLE between; CREATE ROLE cut_o
 CREATE TABLE "T" (i serial PRIMARY KEY); ALTER TABLE "T" OWNER TO mover;
 CREATE TABLE secured (i int PRIMARY KEY); ALTER TABLE secured OWNER TO mover; ALTER TABLE secured ENABLE ROW LEVEL SECURITY`,
 	problems: []problem{
+		{code: "extension-rows-privilege", side: src, severity: warn, remedied: true, says: []string{`"Conf"."T" of extension "citext"`},
+			source: `CREATE SCHEMA "Conf"; CREATE EXTENSION citext; CREATE TABLE "Conf"."T" (i int PRIMARY KEY); ALTER EXTENSION citext ADD TABLE "Conf"."T";
+UPDATE pg_extension SET extconfig = ARRAY['"Conf"."T"'::regclass]::oid[], extcondition = ARRAY[''] WHERE extname = 'citext'`},
 		{code: "member-of-exempt-role", side: src, severity: blocker, remedied: true, says: []string{"sneaky, member of"},
 			sourceAdmin: `GRANT mover TO between; GRANT mover TO cut_off`},
 		{code: "connect-grants", side: src, severity: blocker, remedied: true, says: []string{`CONNECT to "visitor", granted by "helper"`},

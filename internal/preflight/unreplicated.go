@@ -3,6 +3,9 @@ package preflight
 import (
 	"context"
 	"fmt"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
 )
 
 // checkUnreplicated finds rows that logical replication does not carry: large
@@ -46,7 +49,7 @@ func checkUnreplicated(ctx context.Context, _ *survey, e *end) error {
 			AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
 			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
 		JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
-		WHERE c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0
+		WHERE c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0 AND coalesce(c.oid <> ALL (x.extconfig), true)
 		ORDER BY x.extname, n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`)
 	if err != nil {
 		return err
@@ -55,6 +58,47 @@ func checkUnreplicated(ctx context.Context, _ *survey, e *end) error {
 		e.add(Finding{Code: "extension-tables", Severity: Warning, Side: e.Side, Objects: owned,
 			Text:   fmt.Sprintf("%s of extensions with rows: they belong to the extension and are not moved", plural(len(owned), "table")),
 			Remedy: "what the extension did not put there itself has to be moved by its own means, such as scheduling jobs again"})
+	}
+	return checkConfigs(ctx, e)
+}
+
+// largeConfig is the size, in bytes, from which on reading the rows of extensions
+// would be felt in the pause of a handover.
+const largeConfig = 16 << 20
+
+// checkConfigs finds the rows that extensions keep for the user.
+func checkConfigs(ctx context.Context, e *end) error {
+	tables, err := catalog.ConfigTables(ctx, e.conn, e.Version())
+	if err != nil {
+		return err
+	}
+	var moved, large, unreadable, grants []string
+	for _, t := range tables {
+		name := fmt.Sprintf("%s of extension %s", t.Ident, postgres.QuoteIdent(t.Extension))
+		switch {
+		case !t.Readable:
+			unreadable = append(unreadable, name)
+			grants = append(grants, fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s", postgres.QuoteIdent(t.Schema), e.user()),
+				fmt.Sprintf("GRANT SELECT ON %s TO %s", t.Ident, e.user()))
+			continue
+		case t.Bytes > largeConfig:
+			large = append(large, fmt.Sprintf("%s: %d MB", name, t.Bytes>>20))
+		}
+		moved = append(moved, name)
+	}
+	if len(unreadable) > 0 {
+		e.add(Finding{Code: "extension-rows-privilege", Severity: Warning, Side: e.Side, Objects: unreadable,
+			Text:   fmt.Sprintf("%s of extensions with rows of yours that role %s may not read: they are left behind", plural(len(unreadable), "table"), e.user()),
+			Remedy: statements(grants...)})
+	}
+	if len(moved) > 0 {
+		e.add(Finding{Code: "extension-rows", Severity: Info, Side: e.Side, Objects: moved,
+			Text: fmt.Sprintf("%s of extensions with rows of yours: copied by start, and set again by each handover", plural(len(moved), "table"))})
+	}
+	if len(large) > 0 {
+		e.add(Finding{Code: "extension-rows-large", Severity: Warning, Side: e.Side, Objects: large,
+			Text:   "tables of extensions that a handover reads while applications wait",
+			Remedy: "remove what is not needed any more, such as records of past runs, before the switchover"})
 	}
 	return nil
 }

@@ -1,0 +1,58 @@
+package handover
+
+import (
+	"bytes"
+	"context"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/schema"
+)
+
+// configRows are the rows that an extension keeps for the user in a table of its own,
+// as the taker has been given them.
+type configRows struct {
+	schema.Config
+	rows []byte
+}
+
+// presetConfigs gives the taker what the holder's extensions keep for the user, before
+// anyone waits: behind the fence only what has changed since is given again.
+func (r *run) presetConfigs(ctx context.Context) error {
+	configs, left, err := schema.ReadConfigs(ctx, r.holderSide.watch, r.taker, r.Holder.Version(), r.Taker.Version())
+	if err != nil {
+		return postgres.Wrap(r.Holder.Side, "listing the tables of extensions", err)
+	}
+	for _, text := range left {
+		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: text, Remedy: "move them by hand, or by the extension's own means"})
+	}
+	r.configs = nil
+	for _, c := range configs {
+		rows, err := c.Read(ctx, r.holderSide.watch)
+		if err != nil {
+			return postgres.Wrap(r.Holder.Side, "reading the rows of extensions", err)
+		}
+		if err := c.Write(ctx, r.taker, rows); err != nil {
+			return postgres.Wrap(r.Taker.Side, "writing the rows of extensions", err)
+		}
+		r.configs = append(r.configs, configRows{c, rows})
+	}
+	return nil
+}
+
+// setConfigs does so once more behind the fence.
+func (r *run) setConfigs(ctx context.Context) error {
+	for _, c := range r.configs {
+		rows, err := c.Read(ctx, r.holderSide.watch)
+		if err != nil {
+			return postgres.Wrap(r.Holder.Side, "reading the rows of extensions", err)
+		}
+		if bytes.Equal(rows, c.rows) {
+			continue
+		}
+		if err := c.Write(ctx, r.taker, rows); err != nil {
+			return postgres.Wrap(r.Taker.Side, "writing the rows of extensions", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package migrate
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/schema"
+)
+
+// copyConfigs copies the rows that extensions keep for the user into the tables that
+// CREATE EXTENSION has made, under a snapshot if there is one. Rows of other tables
+// may refer to them, so they come first. By method dump they were read with the dump.
+func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
+	configs, left, err := schema.ReadConfigs(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Target.Version())
+	if err != nil {
+		return postgres.Wrap(postgres.Source, "listing the tables of extensions", err)
+	}
+	for _, text := range left {
+		st.Observe(event.Warning{Side: string(postgres.Source), Text: text, Remedy: "move them by hand, or by the extension's own means"})
+	}
+	if len(configs) == 0 {
+		return nil
+	}
+	copyAll := func() error {
+		for _, c := range configs {
+			rows, read := st.configRows[c.From.Ident]
+			if !read {
+				if rows, err = c.Read(ctx, st.SourceConn); err != nil {
+					return postgres.Wrap(postgres.Source, "reading the rows of extensions", err)
+				}
+			}
+			if err := c.Write(ctx, st.TargetConn, rows); err != nil {
+				return postgres.WrapHint(postgres.Target, "writing the rows of extensions", err,
+					"the extension's version may not be the source's: ALTER EXTENSION … UPDATE on the source, where packages allow; then run start again")
+			}
+		}
+		return nil
+	}
+	if snapshot == "" {
+		return copyAll()
+	}
+	return underSnapshot(ctx, st.SourceConn, snapshot, func(pgx.Tx) error { return copyAll() })
+}
+
+// dumpConfigs reads the rows under the snapshot of the dump. What the archive has of
+// them is not restored: the target's extension may have some of them by itself.
+func (st *start) dumpConfigs(ctx context.Context, snapshot string) (err error) {
+	err = underSnapshot(ctx, st.SourceConn, snapshot, func(tx pgx.Tx) error {
+		if st.configs, err = catalog.ConfigTables(ctx, tx, st.Source.Version()); err != nil {
+			return err
+		}
+		st.configRows = map[postgres.Ident][]byte{}
+		for _, t := range st.configs {
+			if !t.Readable {
+				continue // said by copyConfigs
+			}
+			if st.configRows[t.Ident], err = (schema.Config{From: t}).Read(ctx, st.SourceConn); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return postgres.Wrap(postgres.Source, "reading the rows of extensions", err)
+}
+
+// planConfigs adds what copyConfigs does to the actions before it.
+func (st *start) planConfigs(ctx context.Context, before []Action, err error) ([]Action, error) {
+	if err != nil {
+		return nil, err
+	}
+	configs, _, err := schema.ReadConfigs(ctx, st.SourceConn, st.SourceConn, st.Source.Version(), st.Source.Version())
+	for _, c := range configs {
+		before = append(before, on(postgres.Source, c.ReadSQL())...)
+		before = append(before, on(postgres.Target, c.ClearSQL(), "COPY "+c.To.Ident.String()+" FROM STDIN")...)
+	}
+	return before, postgres.Wrap(postgres.Source, "listing the tables of extensions", err)
+}
