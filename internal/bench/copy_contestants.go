@@ -57,7 +57,7 @@ const readyStep = "subscription"
 
 // startArguments are those of the start that is measured.
 func (b *copyBench) startArguments() []string {
-	return []string{"start", "--hold", "--method", "stream", "--jobs", strconv.Itoa(b.jobs), "--pg-bin", b.pgBin}
+	return []string{"start", "--hold", "--try-schema=false", "--method", "stream", "--jobs", strconv.Itoa(b.jobs), "--pg-bin", b.pgBin}
 }
 
 func (b *copyBench) copyByPgbaton(ctx context.Context, run *copyRun) error {

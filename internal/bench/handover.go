@@ -118,7 +118,7 @@ func measureSeries(ctx context.Context, o options, s series) (run seriesRun, err
 	}
 	defer func() { err = errors.Join(err, p.remove()) }()
 	run.Source, run.Target, run.FsyncMS = p.sourceVersion, p.targetVersion, fsyncMedian(p.dir)
-	if _, err := p.run(ctx, nil, nil, "start", "--pg-bin", p.pgBin); err != nil {
+	if _, err := p.run(ctx, nil, nil, "start", "--try-schema=false", "--pg-bin", p.pgBin); err != nil {
 		return run, err
 	}
 	if err := p.settle(ctx); err != nil {

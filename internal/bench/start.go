@@ -67,7 +67,7 @@ func (p *pair) measureStart(ctx context.Context, method string, jobs int) (s sta
 		if o.kind == "step_ended" && json.Unmarshal(o.line, &step) == nil {
 			s.Steps[step.Step] = step.Seconds
 		}
-	}, "start", "--method", method, "--jobs", strconv.Itoa(jobs), "--pg-bin", p.pgBin)
+	}, "start", "--try-schema=false", "--method", method, "--jobs", strconv.Itoa(jobs), "--pg-bin", p.pgBin)
 	if err != nil {
 		return s, err
 	}

@@ -16,6 +16,7 @@ import (
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
+	"pgbaton/internal/schema"
 	"pgbaton/internal/ui"
 )
 
@@ -51,6 +52,11 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 	if err := m.Remember(ctx, sessions); err != nil {
 		return err
 	}
+	if sessions.TargetConn != nil {
+		if err := schema.RemoveTrials(ctx, m.Target, sessions.TargetConn); err != nil {
+			m.Observe(event.Warning{Side: string(postgres.Target), Text: err.Error(), Remedy: postgres.Hint(err)})
+		}
+	}
 	if locked {
 		if err := sessions.Lock(ctx); err != nil {
 			return err
@@ -60,10 +66,11 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 }
 
 // check looks at both servers for what a start would need.
-func check(ctx context.Context, m migrate.Config) (preflight.Report, error) {
+func check(ctx context.Context, m migrate.Config, try preflight.TrySchema) (preflight.Report, error) {
 	return preflight.Run(ctx, preflight.Input{
 		Source: m.Source, Target: m.Target, SourceFromTarget: m.SourceFromTarget, TargetFromSource: m.TargetFromSource,
 		Migration: m.Name, Selection: m.Selection, Method: string(m.Method), Jobs: m.Jobs, IndexJobs: m.IndexJobs, Groups: m.InitialGroups, Roles: m.Roles, Accept: m.Accept, PgBin: m.PgBin,
+		TrySchema: try,
 	})
 }
 
@@ -97,7 +104,7 @@ func (a *app) checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			report, err := check(cmd.Context(), m)
+			report, err := check(cmd.Context(), m, f.tries(preflight.TryNever))
 			if err != nil {
 				return err
 			}
@@ -188,7 +195,7 @@ func (a *app) startCommand() *cobra.Command {
 				if s.TargetErr != nil && postgres.Code(s.TargetErr) != postgres.UndefinedDatabase {
 					return s.TargetErr
 				}
-				report, err := check(ctx, m)
+				report, err := check(ctx, m, f.tries(preflight.TryFew))
 				if err != nil {
 					return err
 				}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ type move struct {
 	source, target *cluster.Cluster
 	db             string
 	env            []string // instead of the superuser's connection strings
+	tries          bool     // start tries the definitions first, as it does for users; most tests save that second
 }
 
 func newMove(t *testing.T, from, to int) *move {
@@ -36,6 +38,9 @@ func (m *move) options(args ...string) pgtest.RunOptions {
 	env := m.env
 	if env == nil {
 		env = []string{"PGBATON_SOURCE=" + m.sourceURI(), "PGBATON_TARGET=" + m.targetURI()}
+	}
+	if !m.tries {
+		env = append(slices.Clone(env), "PGBATON_TRY_SCHEMA=false")
 	}
 	return pgtest.RunOptions{Args: append(args, "--pg-bin", m.target.BinDir()), Env: env, Timeout: 2 * time.Minute}
 }
@@ -126,7 +131,7 @@ func moveUnderLoad(t *testing.T, from, to int, method string) {
 		t.Fatal(err)
 	}
 
-	started := m.result(0, "start", "--method", method, "--roles")
+	started := m.result(0, "start", "--method", method, "--roles", "--try-schema")
 	if started["phase"] != "streaming" {
 		t.Fatalf("after start: %v", started)
 	}

@@ -85,3 +85,38 @@ func TestQuestion(t *testing.T) {
 	}
 	m.same()
 }
+
+// TestTrySchemaKilled: start finds by itself what the target cannot restore, before it
+// has made anything; killed meanwhile, the next command removes the throw-away
+// database.
+func TestTrySchemaKilled(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 12, 17)
+	m.tries = true
+	m.load(`CREATE TABLE t (i int PRIMARY KEY)`, `CREATE VIEW old AS SELECT datlastsysoid FROM pg_database`,
+		`DO $$ BEGIN FOR i IN 1..300 LOOP EXECUTE format('CREATE TABLE t%s (i int, t text)', i); END LOOP; END $$`)
+	const trials = `SELECT count(*)::int FROM pg_database WHERE datname LIKE 'pgbaton%'`
+	admin := m.target.ConnString("postgres")
+	p := pgtest.Spawn(t, m.options("start"))
+	pgtest.UntilTrue(t, admin, time.Minute, "the definitions are being restored", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname LIKE 'pgbaton%' AND query LIKE '%CREATE TABLE%')`)
+	p.Signal(t, syscall.SIGKILL)
+	p.Wait(t)
+	if n := pgtest.QueryValue[int](t, pgtest.Connect(t, admin), trials); n != 1 {
+		t.Errorf("%d throw-away databases after the kill", n)
+	}
+	m.run(0, "check")
+	if n := pgtest.QueryValue[int](t, pgtest.Connect(t, admin), trials); n != 0 {
+		t.Errorf("%d throw-away databases are left", n)
+	}
+	if r := m.run(3, "start"); !strings.Contains(r.Stderr, `VIEW "public.old"`) || !strings.Contains(r.Stderr, "datlastsysoid") {
+		t.Errorf("%s", r)
+	}
+	if n := pgtest.QueryValue[int](t, pgtest.Connect(t, m.sourceURI()), `SELECT count(*)::int FROM pg_namespace WHERE nspname = 'pgbaton'`); n != 0 {
+		t.Error("start has made something")
+	}
+	pgtest.Exec(t, m.sourceURI(), `DROP VIEW old`)
+	m.run(0, "start")
+	if n := pgtest.QueryValue[int](t, pgtest.Connect(t, admin), trials); n != 0 {
+		t.Errorf("%d throw-away databases are left", n)
+	}
+}

@@ -26,7 +26,9 @@ type startFlags struct {
 	roles      bool
 	accept     []string
 	dumpDir    string
+	trySchema  bool
 	selection  catalog.Selection
+	given      func() bool // whether try-schema was given, either way
 }
 
 func (f *startFlags) register(cmd *cobra.Command) {
@@ -41,6 +43,8 @@ func (f *startFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.hold, "hold", false, "leave the subscription disabled")
 	flags.BoolVar(&f.roles, "roles", false, "copy roles that are missing on the target")
 	flags.StringSliceVar(&f.accept, "accept", nil, "accept a finding of check by its code (repeatable)")
+	flags.BoolVar(&f.trySchema, "try-schema", false, "restore the definitions into a throw-away database of the target first, and show what fails (start does so by itself up to 1,000 objects; =false: never)")
+	f.given = func() bool { return flags.Changed("try-schema") }
 	flags.StringVar(&f.dumpDir, "dump-dir", "", "method dump: keep the archive in this directory")
 	// A pattern may hold commas.
 	flags.StringArrayVar(&f.selection.Schemas, "schema", nil, "move only schemas that match this pattern (repeatable)")
@@ -97,6 +101,18 @@ func (f *startFlags) apply(m *migrate.Config) error {
 	m.InitialGroups, m.MaxRate, m.MaxSlotWAL, m.SplitAbove = groups, int64(f.maxRate), int64(f.maxSlotWAL), int64(f.splitAbove)
 	m.Accept, m.DumpDir, m.Selection = f.accept, f.dumpDir, f.selection
 	return nil
+}
+
+// tries says whether the definitions are tried on the target; otherwise is what the
+// command does when it was not told.
+func (f *startFlags) tries(otherwise preflight.TrySchema) preflight.TrySchema {
+	switch {
+	case f.trySchema:
+		return preflight.TryAlways
+	case f.given():
+		return preflight.TryNever
+	}
+	return otherwise
 }
 
 // size is a number of bytes that is written with a unit, as PostgreSQL's settings

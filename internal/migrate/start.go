@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -239,24 +237,10 @@ func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
 	if st.exclusion, err = catalog.Excluded(ctx, s.SourceConn, c.Source.Version(), c.Selection); err != nil {
 		return nil, postgres.Wrap(postgres.Source, "finding what is left out", err)
 	}
-	removeStale()
-	if st.workDir, err = os.MkdirTemp("", fmt.Sprintf("pgbaton-%d-", os.Getpid())); err != nil {
+	if st.workDir, err = schema.WorkDir(); err != nil {
 		return nil, err
 	}
 	return st, nil
-}
-
-// removeStale removes the working directories of processes that were killed:
-// with method dump there are rows in them.
-func removeStale() {
-	found, _ := filepath.Glob(filepath.Join(os.TempDir(), "pgbaton-[0-9]*-*")) // the only error is a bad pattern
-	for _, dir := range found {
-		var pid int
-		if _, err := fmt.Sscanf(filepath.Base(dir), "pgbaton-%d-", &pid); err != nil || syscall.Kill(pid, 0) != syscall.ESRCH {
-			continue
-		}
-		os.RemoveAll(dir) // somebody else's stays: we may not
-	}
 }
 
 func (st *start) cleanUp() {

@@ -51,6 +51,15 @@ func NewServer(side Side, connString string) (*Server, error) {
 	return s, nil
 }
 
+// InDatabase is another database of the server.
+func (s *Server) InDatabase(name string) *Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	given := maps.Clone(s.given)
+	given["dbname"] = name
+	return &Server{Side: s.Side, given: given, members: s.members, at: s.at, learned: s.learned, identity: s.identity}
+}
+
 // Database, User, Host and Port are as resolved from string, service file,
 // environment and defaults.
 func (s *Server) Database() string { return s.given["dbname"] }

@@ -67,6 +67,7 @@ type Input struct {
 	Groups           int               // streams to the target; 0 counts as 1
 	Roles            bool              // roles will be copied
 	Accept           []string          // codes of findings that the operator accepts
+	TrySchema        TrySchema         // whether the definitions are restored into a throw-away database of the target
 	PgBin            string            // directory of pg_dump and pg_restore, "" to look for one
 }
 

@@ -101,6 +101,7 @@ var (
 		{"keywords of the connection strings", checkKeywords},
 		{"reaching the source from the target", probeSource},
 		{"reaching the target from the source", probeTarget},
+		{"the definitions on the target", checkTrySchema},
 	}
 )
 
@@ -125,6 +126,11 @@ func (s *survey) run(ctx context.Context) error {
 	if s.source.conn != nil && s.target.conn != nil {
 		if same, err := checkSame(ctx, s); err != nil || same {
 			return err // whatever else is found would be found twice, and mean nothing
+		}
+	}
+	if s.target.conn != nil {
+		if err := schema.RemoveTrials(ctx, s.Target, s.target.conn); err != nil {
+			s.add(Finding{Code: "throw-away-database", Severity: Warning, Side: postgres.Target, Text: s.target.redact(err.Error()), Remedy: postgres.Hint(err)})
 		}
 	}
 	perSide := func(e *end, lists ...[]check) func(context.Context) error {

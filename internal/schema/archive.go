@@ -131,30 +131,51 @@ func Restore(target *postgres.Server, archive, section string, o RestoreOptions)
 // statistics. onItem hears each finished item of a parallel restore: its number in
 // the archive's list.
 func RunRestore(ctx context.Context, tools Tools, c Command, onItem func(id string)) (helps []string, err error) {
+	failures, helps, err := restore(ctx, tools, c, onItem)
+	if err != nil || len(failures) == 0 {
+		return helps, err
+	}
+	texts := make([]string, len(failures))
+	for i, f := range failures {
+		texts[i] = f.Message
+	}
+	return nil, postgres.WrapHint(postgres.Target, "pg_restore", fmt.Errorf("%s", strings.Join(texts, "\n")),
+		"the target cannot hold the source's definitions as they are; change them on the source, then pgbaton reset and start again")
+}
+
+// restore runs pg_restore and returns what failed, without what is harmless. An error
+// is one of pg_restore itself, or the context's.
+func restore(ctx context.Context, tools Tools, c Command, onItem func(id string)) (failures []Failure, helps []string, err error) {
 	stderr, err := c.run(ctx, tools, func(line string) {
 		if m := finishedItem.FindStringSubmatch(line); m != nil && onItem != nil {
 			onItem(m[1])
 		}
 	})
-	failures, helps := restoreFailures(stderr)
+	failures, helps = restoreFailures(stderr)
 	if err == nil && len(failures) == 0 {
-		return helps, nil
+		return nil, helps, nil
 	}
 	if len(failures) == 0 && exitStatus(err) == 1 && strings.Contains(stderr, "errors ignored on restore") {
-		return helps, nil // only harmless ones
+		return nil, helps, nil // only harmless ones
 	}
 	if ctx.Err() != nil {
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 	if len(failures) == 0 {
-		failures = tail(stderr, 5)
+		failures = []Failure{{Message: strings.Join(tail(stderr, 5), "\n")}}
 	}
-	return nil, postgres.WrapHint(postgres.Target, "pg_restore", fmt.Errorf("%s", strings.Join(failures, "\n")),
-		"the target cannot hold the source's definitions as they are; change them on the source, then pgbaton reset and start again")
+	return failures, helps, nil
+}
+
+// Failure is something that pg_restore could not do.
+type Failure struct {
+	Object  string // `VIEW "public.sales"`, as pg_restore names it; of a parallel restore perhaps another; may be empty
+	Message string // the server's, and the statement, on several lines
 }
 
 var (
 	finishedItem = regexp.MustCompile(`finished item (\d+) `)
+	creating     = regexp.MustCompile(`^pg_restore: (?:creating|processing|executing) (.+)$`)
 	chatter      = regexp.MustCompile(`^pg_restore: (connecting|creating|processing|executing|launching|finished|entering|skipping|dropping|setting|implied|disabling|enabling|from TOC|while |warning: errors ignored)`)
 )
 
@@ -170,7 +191,8 @@ var helping = regexp.MustCompile(`Command was: (SELECT \* FROM pg_catalog.pg_res
 // restoreFailures cuts pg_restore's messages into failures, without the harmless
 // ones, and puts those aside that only help. A failure begins with "pg_restore:
 // error:" and goes on until the next message.
-func restoreFailures(stderr string) (failures, helps []string) {
+func restoreFailures(stderr string) (failures []Failure, helps []string) {
+	object := ""
 	var current []string
 	end := func() {
 		text := strings.Join(current, "\n")
@@ -187,7 +209,7 @@ func restoreFailures(stderr string) (failures, helps []string) {
 			helps = append(helps, text)
 			return
 		}
-		failures = append(failures, text)
+		failures = append(failures, Failure{object, text})
 	}
 	for _, line := range strings.Split(stderr, "\n") {
 		switch {
@@ -196,6 +218,9 @@ func restoreFailures(stderr string) (failures, helps []string) {
 			current = []string{strings.TrimPrefix(line, "pg_restore: error: ")}
 		case chatter.MatchString(line):
 			end()
+			if m := creating.FindStringSubmatch(line); m != nil {
+				object = m[1]
+			}
 		case current != nil:
 			current = append(current, line)
 		}

@@ -24,6 +24,9 @@ type Object struct{ Class, OID uint32 }
 const (
 	ClassRelation   = 1259 // pg_class: tables, indexes, sequences, views
 	ClassConstraint = 2606 // pg_constraint
+
+	classPolicy      = 3256 // pg_policy
+	classUserMapping = 1418 // pg_user_mapping
 )
 
 // Entry is a line of an archive's list. Those that make no object of their own,

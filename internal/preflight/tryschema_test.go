@@ -1,0 +1,65 @@
+package preflight_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"pgbaton/internal/pgtest"
+	"pgbaton/internal/preflight"
+)
+
+// TestTrySchema: what the target cannot restore is found without a trace, in a
+// database that is there as in one that is still to be made; what a dead process has
+// left is removed; and who may not create a database is told so.
+func TestTrySchema(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Start(t, 12), pgtest.Start(t, 17)
+	pgtest.Exec(t, source.ConnString("postgres"), `CREATE DATABASE app`, `ALTER DATABASE app SET check_function_bodies = off`)
+	pgtest.Exec(t, target.ConnString("postgres"), `CREATE ROLE plain LOGIN`, `GRANT pg_monitor, pg_create_subscription TO plain`)
+	pgtest.Exec(t, source.ConnString("app"), `CREATE TABLE t (i int PRIMARY KEY, x text)`,
+		`CREATE FUNCTION later() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM nowhere'`)
+	try := func(o options, how preflight.TrySchema) preflight.Report {
+		t.Helper()
+		in := input(t, source, target, o)
+		in.TrySchema = how
+		r := runInput(t, in)
+		if n := value[int](t, target.ConnString("postgres"), `SELECT count(*)::int FROM pg_database WHERE datname LIKE 'pgbaton%'`); n != 0 {
+			t.Errorf("%d throw-away databases are left", n)
+		}
+		return r
+	}
+	for _, exists := range []bool{false, true} {
+		if exists {
+			pgtest.Exec(t, target.ConnString("postgres"), `CREATE DATABASE app`)
+			pgtest.Exec(t, target.ConnString("app"), `ALTER DATABASE app SET check_function_bodies = off`)
+		}
+		pgtest.Exec(t, source.ConnString("app"), `DROP VIEW IF EXISTS "Old view"`)
+		r := try(options{db: "app"}, preflight.TryFew)
+		wantNot(t, r, "schema-restore", tgt)
+		wantNot(t, r, "schema-untried", tgt)
+		pgtest.Exec(t, source.ConnString("app"), `CREATE VIEW "Old view" AS SELECT datname, datlastsysoid FROM pg_database`)
+		wantNot(t, try(options{db: "app"}, preflight.TryNever), "schema-restore", tgt)
+		f := want(t, try(options{db: "app"}, preflight.TryAlways), "schema-restore", tgt, blocker)
+		if !strings.Contains(f.Text, `VIEW "public.Old view"`) || !strings.Contains(f.Text, "datlastsysoid") || strings.Contains(f.Text, "\n") {
+			t.Errorf("%+v", f)
+		}
+	}
+	if n := len(slices.DeleteFunc(try(options{db: "app"}, preflight.TryAlways).Findings, func(f preflight.Finding) bool { return f.Code != "schema-restore" })); n != 1 {
+		t.Errorf("one view is told %d times", n)
+	}
+	pgtest.Exec(t, target.ConnString("postgres"), `CREATE DATABASE pgbaton_try_0123456789ab`)
+	try(options{db: "app"}, preflight.TryNever)
+
+	r := try(options{db: "app", targetUser: "plain"}, preflight.TryFew)
+	if f := want(t, r, "schema-untried", tgt, info); !strings.Contains(f.Remedy, `ALTER ROLE "plain" CREATEDB`) {
+		t.Errorf("%+v", f)
+	}
+	apply(t, target.ConnString("postgres"), find(r, "schema-untried", tgt).Remedy)
+	wantNot(t, try(options{db: "app", targetUser: "plain"}, preflight.TryAlways), "schema-untried", tgt)
+
+	pgtest.Exec(t, source.ConnString("app"), `DO $$ BEGIN FOR i IN 1..1001 LOOP EXECUTE format('CREATE SEQUENCE s%s', i); END LOOP; END $$`)
+	if f := want(t, try(options{db: "app"}, preflight.TryFew), "schema-untried", tgt, info); !strings.Contains(f.Text, "objects are more") {
+		t.Errorf("%+v", f)
+	}
+}
