@@ -278,7 +278,7 @@ func TestLateSequence(t *testing.T) {
 // message and what to do, and goes on when it is mended.
 func TestTrouble(t *testing.T) {
 	t.Parallel()
-	for _, to := range []int{15, 18} {
+	for _, to := range []int{15, 19} {
 		t.Run(fmt.Sprint(to), func(t *testing.T) {
 			t.Parallel()
 			m, w := streaming(t, 13, to)

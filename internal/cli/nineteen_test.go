@@ -36,6 +36,9 @@ func TestNineteen(t *testing.T) {
 	if r := m.run(0, "check"); strings.Contains(r.Stdout, "wal_level") {
 		t.Errorf("%s", r.Stdout)
 	}
+	if r := m.run(0, "plan"); strings.Count(r.Stdout, "CREATE USER MAPPING FOR CURRENT_USER SERVER") != 2 || strings.Contains(r.Stdout, "s3cr3t") {
+		t.Errorf("%s", r.Stdout)
+	}
 	m.run(0, "start")
 	look(m.target, "s3cr3t-s")
 	if err := w.Await(t.Context(), 10); err != nil {

@@ -85,6 +85,11 @@ func (st *start) terms(ctx context.Context, streams int) (replication.Terms, err
 
 func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
 	terms, err := st.terms(ctx, len(st.divided))
+	if err == nil && st.Target.Version().Major() >= 19 && !terms.Server {
+		// What the target's wrapper will be comes with the schema.
+		terms.Server, err = schema.HasExtension(ctx, st.SourceConn, "postgres_fdw")
+		err = postgres.Wrap(postgres.Source, "looking for an extension", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -114,8 +114,8 @@ func compareNames(a, b name) int {
 
 const listColumns = `
 SELECT n.nspname::text, c.relname::text,
-       coalesce(array_agg(a.attname::text ORDER BY a.attname COLLATE "C") FILTER (WHERE a.attname IS NOT NULL), '{}'),
-       coalesce(array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY a.attname COLLATE "C") FILTER (WHERE a.attname IS NOT NULL), '{}')
+       coalesce(array_agg(a.attname::text ORDER BY a.attname::text COLLATE "C") FILTER (WHERE a.attname IS NOT NULL), '{}'),
+       coalesce(array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY a.attname::text COLLATE "C") FILTER (WHERE a.attname IS NOT NULL), '{}')
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

@@ -182,3 +182,9 @@ func Missing(ctx context.Context, source, target catalog.Querier, entries []Entr
 	}
 	return missing, nil
 }
+
+// HasExtension says whether a database has an extension.
+func HasExtension(ctx context.Context, q catalog.Querier, name string) (has bool, err error) {
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = $1)`, name).Scan(&has)
+	return has, err
+}
