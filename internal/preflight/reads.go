@@ -104,7 +104,8 @@ func checkReads(ctx context.Context, s *survey, e *end) error {
 	if e.role.super || e.standby { // nothing of it can be tried on a standby, a finding of its own
 		return nil
 	}
-	rows, err := e.conn.Query(ctx, readsSQL, CatalogRelations, CatalogFunctions)
+	relations, functions := catalogUse()
+	rows, err := e.conn.Query(ctx, readsSQL, relations, functions)
 	if err != nil {
 		return err
 	}
