@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/jackc/pgx/v5"
+
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
@@ -79,7 +81,12 @@ func (st *start) closeGroup(ctx context.Context, g *group, members []catalog.Tab
 	want := replication.Publishable(members, g.Group)
 	have, err := replication.PublicationTables(ctx, st.SourceConn, g.Name())
 	if err == nil && !slices.Equal(want, have) {
-		_, err = st.SourceConn.Exec(ctx, replication.SetTablesSQL(g.Name(), want))
+		err = pgx.BeginFunc(ctx, st.SourceConn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, replication.SetTablesSQL(g.Name(), want)); err != nil {
+				return err
+			}
+			return replication.RememberPublished(ctx, tx, g.Group)
+		})
 	}
 	if err != nil {
 		return postgres.Wrap(postgres.Source, "closing group "+g.Name(), err)

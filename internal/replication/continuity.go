@@ -29,6 +29,7 @@ type slotMemory struct {
 	Timeline  string `json:"timeline"`            // on which it was made, in hexadecimal: a promoted standby has another
 	Confirmed string `json:"confirmed,omitempty"` // where it stood when nothing of ours read it; "" while it is read
 	Marker    string `json:"marker,omitempty"`    // the token of a marker behind that position
+	Published string `json:"published,omitempty"` // the publication's entries, each with its identity
 	Suspect   string `json:"suspect,omitempty"`   // why the stream has, or may have, a gap
 }
 
@@ -62,9 +63,17 @@ WHERE NOT j.value ? 'confirmed'`
 const leaveNewSQL = "WITH old AS (DELETE FROM %[1]s), " + leaveInto
 
 const leaveInto = `marker AS (INSERT INTO %[1]s VALUES ($2, '` + Heartbeat + `', pg_catalog.clock_timestamp()))
-INSERT INTO pgbaton.journal AS j (kind, key, value) VALUES ('` + slotKind + `', $1,
-	pg_catalog.jsonb_build_object('timeline', ` + timelineSQL + `, 'confirmed', $3::text, 'marker', $2::text))
+INSERT INTO pgbaton.journal AS j (kind, key, value) VALUES ('` + slotKind + `', $1::text,
+	pg_catalog.jsonb_build_object('timeline', ` + timelineSQL + `, 'confirmed', $3::text, 'marker', $2::text,
+	'published', ` + publishedSQL + `))
 ON CONFLICT (kind, key) DO UPDATE SET at = pg_catalog.clock_timestamp(), value = excluded.value`
+
+// publishedSQL tells the entries of publication $1 from those of any other, and from
+// the same ones taken out and put in again: what is written in between is not decoded.
+const publishedSQL = `(SELECT pg_catalog.concat_ws('/', pg_catalog.count(r.*), pg_catalog.sum(pg_catalog.hashtext(pg_catalog.concat_ws(' ', r.oid, r.prrelid))::bigint),
+		p.oid, p.pubinsert, p.pubupdate, p.pubdelete, pg_catalog.to_jsonb(p) ->> 'pubtruncate')
+	FROM pg_catalog.pg_publication p LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+	WHERE p.pubname = $1::text GROUP BY p.oid, p.pubname, p.pubinsert, p.pubupdate, p.pubdelete, p.*)`
 
 const timelineSQL = `pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)`
 
@@ -116,6 +125,15 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 	if now != m.Timeline && !slot.Failover {
 		return suspect(ctx, publisher, g, fmt.Sprintf("the server was promoted, or restored, since slot %s was made (timeline %s, then %s): its slots may be others", g.Name(), now, m.Timeline))
 	}
+	if m.Published != "" {
+		var published string
+		if err := publisher.QueryRow(ctx, "SELECT coalesce("+publishedSQL+", '')", g.Name()).Scan(&published); err != nil {
+			return "", err
+		}
+		if published != "" && published != m.Published { // that it is gone is said elsewhere
+			return suspect(ctx, publisher, g, fmt.Sprintf("somebody changed publication %s: what was written to a table while it was not in there is missing", g.Name()))
+		}
+	}
 	if m.Confirmed == "" || subscriber == nil {
 		return "", nil
 	}
@@ -159,6 +177,13 @@ func reader(ctx context.Context, publisher *pgx.Conn, slot *SlotState, left time
 		err = nil
 	}
 	return who, err
+}
+
+// RememberPublished notes that pgbaton itself has changed a group's publication.
+func RememberPublished(ctx context.Context, publisher postgres.DB, g Group) error {
+	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('published', `+publishedSQL+`)
+		WHERE kind = '`+slotKind+`' AND key = $1::text`, g.Name())
+	return err
 }
 
 // suspect marks a stream as one that may have a gap.

@@ -95,7 +95,7 @@ func (s *stream) trip(gap bool, leftOut ...string) *replication.Trip {
 // TestContinuity: which states of slot and markers are a gap, and which are none.
 func TestContinuity(t *testing.T) {
 	t.Parallel()
-	c := pgtest.Start(t, 15)
+	c := pgtest.Start(t, 12)
 	admin := pgtest.Connect(t, c.ConnString("postgres"))
 	const moved = "was left at"
 	for number, test := range []struct {
@@ -173,6 +173,25 @@ func TestContinuity(t *testing.T) {
 				s.t.Errorf("seen %t, gap %q, %v", seen, gap, err)
 			}
 		}},
+		{"its publication changed", func(s *stream) {
+			s.trip(false)
+			name, table := s.group.Name(), s.group.MarkerTable()
+			s.exec(s.publisher, replication.SetTablesSQL(name, []postgres.Ident{table}))
+			s.gap("") // nothing has changed
+			s.exec(s.publisher, `CREATE TABLE t (i int PRIMARY KEY)`)
+			s.exec(s.publisher, replication.SetTablesSQL(name, []postgres.Ident{table, {Schema: "public", Name: "t"}}))
+			if err := replication.RememberPublished(s.t.Context(), s.publisher, s.group); err != nil {
+				s.t.Fatal(err)
+			}
+			s.gap("") // it was us
+			s.exec(s.publisher, fmt.Sprintf(`ALTER PUBLICATION %s DROP TABLE t`, name))
+			s.exec(s.publisher, fmt.Sprintf(`ALTER PUBLICATION %s ADD TABLE ONLY t`, name))
+			s.gap("somebody changed publication")
+		}},
+		{"its publication without updates for a while", func(s *stream) {
+			s.exec(s.publisher, fmt.Sprintf(`ALTER PUBLICATION %s SET (publish = 'insert')`, s.group.Name()))
+			s.gap("somebody changed publication")
+		}},
 		{"read by somebody else", func(s *stream) {
 			s.exec(s.publisher, `UPDATE pgbaton.journal SET at = now() - interval '1 hour' WHERE kind = 'slot'`)
 			server, err := postgres.NewServer(postgres.Source, c.ConnString(s.publisher.Config().Database))
@@ -192,7 +211,7 @@ func TestContinuity(t *testing.T) {
 			s.gap("is read by somebody else")
 		}},
 	} {
-		s := &stream{t: t, v: 150000, group: replication.Group{Label: fmt.Sprintf("t%d", number), Direction: replication.Forward, Number: 1}}
+		s := &stream{t: t, v: 120000, group: replication.Group{Label: fmt.Sprintf("t%d", number), Direction: replication.Forward, Number: 1}}
 		t.Run(test.name, func(t *testing.T) {
 			s.t = t
 			for i, into := range []**pgx.Conn{&s.publisher, &s.subscriber} {
