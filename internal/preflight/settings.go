@@ -21,7 +21,7 @@ FROM pg_catalog.pg_settings
 WHERE name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_active_replication_origins',
 	'max_logical_replication_workers', 'max_sync_workers_per_subscription', 'max_worker_processes',
 	'max_connections', 'superuser_reserved_connections', 'reserved_connections', 'max_slot_wal_keep_size',
-	'max_prepared_transactions', 'max_locks_per_transaction', 'log_statement', 'log_min_duration_statement')`
+	'max_prepared_transactions', 'max_locks_per_transaction', 'log_statement', 'log_min_duration_statement', 'synchronous_standby_names')`
 
 func readSettings(ctx context.Context, q catalog.Querier) (map[string]string, error) {
 	rows, err := q.Query(ctx, settingsSQL)

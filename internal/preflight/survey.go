@@ -43,6 +43,7 @@ type end struct {
 	excluded     catalog.Exclusion // what the selection leaves out of the source
 	schemasOut   []string
 	relationsOut []uint32 // all of them, also those in schemasOut
+	stands       bool     // commits wait for standbys that are not there
 	add          func(Finding)
 }
 
@@ -56,6 +57,7 @@ type check struct {
 // and code. Those of one side run one after the other on its session.
 var (
 	onBoth = []check{
+		{"synchronous replication", checkSynchronous},
 		{"connections", checkConnections},
 		{"role attributes", checkPrivileges},
 		{"rights of the fence", checkFencePrivileges},

@@ -37,7 +37,7 @@ SELECT ((SELECT pg_catalog.count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.p
 // checkTrySchema restores the definitions into a throw-away database of the target,
 // which is what start will do: each error there is one that it would meet.
 func checkTrySchema(ctx context.Context, s *survey, e *end) error {
-	if s.TrySchema == TryNever || !s.fresh(s.source) || !s.fresh(e) {
+	if s.TrySchema == TryNever || e.stands || !s.fresh(s.source) || !s.fresh(e) {
 		return nil
 	}
 	var objects int
