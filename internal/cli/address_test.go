@@ -72,8 +72,10 @@ func TestWrongWay(t *testing.T) {
 	pooler := p.poolers[0]
 	other := pgtest.Start(t, 17)
 	pgtest.Exec(t, other.ConnString("postgres"), `CREATE DATABASE app`)
-	astray := fmt.Sprintf("sed -i 's/port=%d/port=%d/' %s && %s/psql -X -q '%s' -c RELOAD",
-		p.target.Port(), other.Port(), pooler.IniPath(), p.target.BinDir(), pooler.AdminURI())
+	astray := func(port int) string {
+		return fmt.Sprintf("sed -i 's/port=%d/port=%d/' %s && %s/psql -X -q '%s' -c RELOAD",
+			p.target.Port(), port, pooler.IniPath(), p.target.BinDir(), pooler.AdminURI())
+	}
 
 	// Where pgbaton's role may not log in, it is said that nobody looks.
 	closed := pgtest.StartPooler(t, "", cluster.PoolerOptions{Users: map[string]string{"app": ""}, Settings: map[string]string{"auth_type": "trust"},
@@ -81,7 +83,16 @@ func TestWrongWay(t *testing.T) {
 	if r := p.run(0, p.command("rehearse", "--pgbouncer", closed.AdminURI())...); strings.Count(r.Stderr, "where it leads cannot be looked at") != 1 {
 		t.Errorf("rehearse: %s", r)
 	}
-	r := p.run(6, p.command("switchover", "--yes", "--on-resume", astray)...)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close() // nobody answers there
+	r := p.run(6, p.command("switchover", "--yes", "--on-resume", astray(l.Addr().(*net.TCPAddr).Port))...)
+	if !strings.Contains(r.Stderr, "leads nowhere now") {
+		t.Errorf("it is not said that PgBouncer leads nowhere:\n%s", r)
+	}
+	r = p.run(6, p.command("switchover", "--yes", "--on-resume", astray(other.Port()))...)
 	if want := fmt.Sprintf("database app of the server at 127.0.0.1, port %d, and not to 127.0.0.1:%d/app", other.Port(), p.target.Port()); !strings.Contains(r.Stderr, want) {
 		t.Errorf("it is not said that PgBouncer leads to %s:\n%s", want, r)
 	}

@@ -85,13 +85,14 @@ type run struct {
 	values                []replication.SequenceValue        // of the holder's, behind the fence
 	configs               []configRows                       // of extensions
 	result                Result
-	backPoint             postgres.LSN // where the slot of the way back begins
-	took                  bool         // the baton was taken in this run
-	opening               *fence.Saved // what the taker's fence saved, as ready has read it; nil before
-	closed                *fence.Saved // what the holder's fence saved, in this run; nil before
-	paused                time.Time    // zero until someone waits
-	fenced                time.Time    // zero until the fence is being raised
-	problems              []error      // after the pass
+	backPoint             postgres.LSN    // where the slot of the way back begins
+	lookable              map[string]bool // what stands before the holder: whether it could be looked through
+	took                  bool            // the baton was taken in this run
+	opening               *fence.Saved    // what the taker's fence saved, as ready has read it; nil before
+	closed                *fence.Saved    // what the holder's fence saved, in this run; nil before
+	paused                time.Time       // zero until someone waits
+	fenced                time.Time       // zero until the fence is being raised
+	problems              []error         // after the pass
 }
 
 // phase is one step of the handover: data, with its own undo.

@@ -82,6 +82,12 @@ func TestAddress(t *testing.T) {
 	if s.Host() != "127.0.0.1" || s.Conninfo()["host"] != "two.test" || s.Conninfo()["hostaddr"] != "127.0.0.1" {
 		t.Errorf("%s: %s", s.Address(), s.Conninfo())
 	}
+	// A socket is its directory.
+	s = server(t, "host=%s port=%d user=postgres dbname=postgres", two.SocketDir(), two.Port())
+	connected(t, s)
+	if s.Host() != two.SocketDir() || s.Conninfo()["hostaddr"] != "" {
+		t.Errorf("%s: %s", s.Address(), s.Conninfo())
+	}
 	// One address of each family is one host: its name is the address.
 	s = server(t, "host=localhost port=%d user=postgres dbname=postgres", two.Port())
 	connected(t, s)
