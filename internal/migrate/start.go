@@ -277,6 +277,7 @@ func (st *start) steps() []Step {
 			step{"replication slot and snapshot", st.planSlots, st.doneSlots, st.runSlots},
 			step{"schema archive", st.planArchive, st.doneArchive, st.runArchive},
 			step{"tables without keys", st.planPreData, st.donePreData, st.runPreData},
+			step{"functions", st.planFunctions, st.doneFunctions, st.runFunctions},
 			step{"rows, indexes, keys", st.planRows, st.isLoaded, st.runRows},
 			step{"other definitions", st.planRest, st.isLoaded, st.runRest},
 		)
@@ -286,6 +287,7 @@ func (st *start) steps() []Step {
 			step{"replication slot and snapshot", st.planSlot, st.isLoaded, st.runSlot},
 			step{"dump", st.planDump, st.isLoaded, st.runDump},
 			step{"restore", st.planRestore, st.isLoaded, st.runRestore},
+			step{"functions", st.planFunctions, st.doneFunctions, st.runFunctions},
 		)
 	case Native:
 		list = append(list,
@@ -293,6 +295,7 @@ func (st *start) steps() []Step {
 			step{"replication slot", st.planSlot, st.isLoaded, st.runSlot},
 			step{"schema archive", st.planArchive, st.isLoaded, st.runArchive},
 			step{"schema", st.planSchema, st.isLoaded, st.runSchema},
+			step{"functions", st.planFunctions, st.doneFunctions, st.runFunctions},
 			step{"subscription", st.planSubscription, st.doneSubscription, st.runSubscription},
 			step{"copy rows", st.planSync, st.doneSync, st.runSync},
 			step{"statistics and materialized views", st.planAnalyze, st.doneAnalyze, st.runAnalyze},

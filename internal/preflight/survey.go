@@ -81,6 +81,7 @@ var (
 		{"row security", checkRowSecurity},
 		{"replica identity", checkIdentity},
 		{"triggers", checkTriggers},
+		{"functions that use a search_path", checkSearchPath},
 		{"rows that are not replicated", checkUnreplicated},
 		{"objects that need attention", checkSpecialObjects},
 		{"lock table", checkLocksOnSource},

@@ -1,0 +1,74 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"pgbaton/internal/event"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/schema"
+)
+
+// This file has the step that brings functions which an earlier run has defined on
+// the target up to the source's: one that was mended there must not stop the copy,
+// or the stream, a second time.
+
+// changedFunctions lists them; none as long as nothing is defined on the target.
+func (st *start) changedFunctions(ctx context.Context) ([]schema.FunctionChange, error) {
+	if st.targetRecord == nil {
+		return nil, nil
+	}
+	defined, err := st.isDefined(ctx)
+	if err == nil && !defined {
+		defined, err = st.isLoaded(ctx)
+	}
+	if err != nil || !defined {
+		return nil, err
+	}
+	return schema.ChangedFunctions(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Target.Version(), st.exclusion)
+}
+
+func (st *start) planFunctions(ctx context.Context) ([]Action, error) {
+	changes, err := st.changedFunctions(ctx)
+	var sql []string
+	for _, f := range changes {
+		sql = append(sql, f.Definition)
+	}
+	return on(postgres.Target, sql...), err
+}
+
+// doneFunctions: what the target refuses is tried again by the next start.
+func (st *start) doneFunctions(ctx context.Context) (bool, error) {
+	changes, err := st.changedFunctions(ctx)
+	return len(changes) == 0, err
+}
+
+func (st *start) runFunctions(ctx context.Context) error {
+	changes, err := st.changedFunctions(ctx)
+	if err != nil {
+		return err
+	}
+	failed, err := schema.ApplyFunctions(ctx, st.TargetConn, slices.Clone(changes))
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "bringing functions up to the source's", err)
+	}
+	var done []string
+	for _, f := range changes {
+		if failed[f.Signature] == nil {
+			done = append(done, f.Signature)
+		}
+	}
+	if len(done) > 0 {
+		st.Observe(event.Warning{Side: string(postgres.Target),
+			Text: "functions were changed on the source since an earlier run; the target has them now: " + strings.Join(done, ", ")})
+	}
+	for _, signature := range slices.Sorted(maps.Keys(failed)) {
+		st.Observe(event.Warning{Side: string(postgres.Target),
+			Text:   fmt.Sprintf("function %s was changed on the source since an earlier run, and the target does not take it: %s", signature, postgres.Describe(failed[signature])),
+			Remedy: "change it on the target by hand, as pgbaton's role, after SET default_transaction_read_only = off; or pgbaton reset, and start again"})
+	}
+	return nil
+}
