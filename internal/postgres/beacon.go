@@ -51,7 +51,7 @@ func (b Beacon) Look(ctx context.Context, conn *pgconn.PgConn) (Sight, error) {
 					AND (l.classid::int8 << 32 | l.objid::int8) = '%d'::int8),
 			pg_catalog.format('database %%I of the %%s at %%s', pg_catalog.current_database(),
 				CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'standby' ELSE 'server' END,
-				coalesce(pg_catalog.host(pg_catalog.inet_server_addr()) || ', port ' || pg_catalog.inet_server_port(),
+				coalesce(pg_catalog.host(pg_catalog.inet_server_addr()) || ', port ' || pg_catalog.inet_server_port()::text,
 					'a Unix socket, port ' || pg_catalog.current_setting('port')))`, b.key)).ReadAll()
 	if err != nil {
 		return Sight{}, err
