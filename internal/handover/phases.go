@@ -251,7 +251,14 @@ func (r *run) presetSequences(ctx context.Context) (err error) {
 		have[s.Ident] = true
 	}
 	// An extension of another version may be without one of its own.
-	r.sequences = slices.DeleteFunc(r.sequences, func(s catalog.Sequence) bool { return s.Config && !have[s.Ident] })
+	r.sequences = slices.DeleteFunc(r.sequences, func(s catalog.Sequence) bool {
+		gone := s.Config && !have[s.Ident]
+		if gone {
+			r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("sequence %s of an extension is left as it is: it is not there, or our role may not set it", s.Ident),
+				Remedy: "set it by hand with setval"})
+		}
+		return gone
+	})
 	for _, s := range r.sequences {
 		if !have[s.Ident] {
 			return postgres.WrapHint(r.Taker.Side, "comparing sequences", fmt.Errorf("sequence %s does not exist here", s.Ident),

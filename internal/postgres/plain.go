@@ -11,7 +11,7 @@ import (
 // shaping are those of our session settings that decide what a query finds and
 // how a value looks as text.
 var shaping = []string{"search_path", "row_security", "DateStyle", "IntervalStyle", "TimeZone", "extra_float_digits",
-	"bytea_output", "standard_conforming_strings", "default_transaction_isolation"}
+	"bytea_output", "standard_conforming_strings", "default_transaction_isolation", "transform_null_equals", "xmloption"}
 
 // ConnectPlain opens a session on the side's database for a query of the user's:
 // names are found and values are printed by the settings of the database and of
