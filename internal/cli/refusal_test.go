@@ -82,3 +82,50 @@ func TestRefused(t *testing.T) {
 	m.run(0, "rollback", "--yes")
 	m.same()
 }
+
+// TestCommandsRefused: a command that comes at the wrong time says which one helps, and
+// that one does.
+func TestCommandsRefused(t *testing.T) {
+	t.Parallel()
+	m := &move{t: t, source: pgtest.Start(t, 12, map[string]string{"max_prepared_transactions": "2"}), target: pgtest.Start(t, 15), db: "app"}
+	m.load(`CREATE TABLE t (i int PRIMARY KEY)`)
+	pgtest.Exec(t, m.target.ConnString("postgres"), `CREATE DATABASE app`)
+	// refuses runs a command, and follows the remedy; the command is not refused for this any more.
+	refuses := func(why, remedy string, command []string, follow func(), then int) {
+		t.Helper()
+		r := m.run(3, command...)
+		if !strings.Contains(r.Stderr, why) || !strings.Contains(r.Stderr, remedy) {
+			t.Errorf("%q: want %q and %q in\n%s", command, why, remedy, r)
+		}
+		if follow == nil {
+			return
+		}
+		follow()
+		if r := m.run(then, command...); strings.Contains(r.Stderr, why) {
+			t.Errorf("%q: the remedy does not help:\n%s", command, r)
+		}
+	}
+	does := func(command ...string) func() { return func() { t.Helper(); m.run(0, command...) } }
+	const none = "there is no migration between these databases"
+	refuses(none, "pgbaton start", []string{"switchover", "--yes"}, nil, 0)
+	refuses(none, "pgbaton start", []string{"report"}, nil, 0)
+	refuses("there is no subscription yet", "pgbaton start", []string{"resume"}, nil, 0)
+	refuses(none, "pgbaton start", []string{"rehearse"}, does("start"), 0)
+	m.run(0, "report")
+	m.run(0, "resume")
+	refuses("was started with --method stream", "continue with that method", []string{"start", "--method", "dump"}, nil, 0)
+	m.run(0, "start", "--method", "stream")
+	refuses("was started with another selection of tables", "give the same", []string{"start", "--schema", "public"}, nil, 0)
+	m.run(0, "start")
+
+	pgtest.Exec(t, m.sourceURI(), "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'p'")
+	refuses("could be committed after the fence", "ROLLBACK PREPARED", []string{"rehearse"},
+		func() { pgtest.Exec(t, m.sourceURI(), "ROLLBACK PREPARED 'p'") }, 0)
+
+	refuses("the source still holds the baton", "pgbaton switchover first", []string{"finish", "--yes"}, nil, 0)
+	m.run(0, "switchover", "--yes")
+	refuses("the target holds the baton", "pgbaton finish", []string{"reset", "--yes"}, nil, 0)
+	refuses("the baton has passed to the target", "pgbaton status, then pgbaton finish", []string{"start"}, nil, 0)
+	m.run(0, "rollback", "--yes")
+	refuses("the target has held the baton", "pgbaton finish", []string{"reset", "--yes"}, does("finish", "--yes"), 0)
+}
