@@ -37,6 +37,9 @@ func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrat
 	a.printer = printer
 	defer printer.Close()
 	m.Observe = printer.Observe
+	if tellsStalls(cmd, printer) {
+		watchStalls(m, printer)
+	}
 	ctx := cmd.Context()
 	sessions := migrate.Open(ctx, m)
 	defer sessions.Close()

@@ -29,6 +29,9 @@ func (s *Server) connectPgx(ctx context.Context, database string, adapt func(map
 	if err != nil {
 		return nil, err
 	}
+	if s.notice != nil {
+		whole.Tracer = &tracer{server: s, notice: s.notice}
+	}
 	_, err = s.connect(ctx, database, adapt, func(config *pgconn.Config) (*pgconn.PgConn, error) {
 		whole.Config = *config
 		if conn, err = pgx.ConnectConfig(ctx, whole); err != nil {

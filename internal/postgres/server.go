@@ -20,6 +20,8 @@ type Server struct {
 	given   Conninfo  // as libpq resolves it; host, hostaddr and port may be lists
 	members []*member // at least one
 
+	notice func(Stall) // see Watch; nil: nobody wants to know
+
 	first sync.Mutex // held while the first session is opened
 
 	mu       sync.Mutex // of what the first session finds out
