@@ -144,6 +144,7 @@ var varying = map[string]string{
 	"pg_database.datlocprovider":            "15 17 18 19",
 	"pg_foreign_data_wrapper.fdwconnection": "19",
 	"pg_index.indnkeyatts":                  "12 13 15 17 18 19",
+	"pg_publication.pubtruncate":            "12 13 15 17 18 19",
 	"pg_replication_slots.failover":         "17 18 19",
 	"pg_replication_slots.synced":           "17 18 19",
 	"pg_replication_slots.wal_status":       "13 15 17 18 19",
