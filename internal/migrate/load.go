@@ -171,8 +171,9 @@ func (st *start) snapshot() string {
 
 func (st *start) archiveFile() string { return filepath.Join(st.workDir, "schema.dump") }
 
-func (st *start) planArchive(context.Context) ([]Action, error) {
-	return []Action{{"operator", st.dumpSchema(false).String()}}, nil
+func (st *start) planArchive(ctx context.Context) ([]Action, error) {
+	c, err := st.dumpSchema(ctx, false)
+	return []Action{{"operator", c.String()}}, err
 }
 
 // doneArchive: the archive of this run is good as long as its groups are.
@@ -188,7 +189,11 @@ func (st *start) runArchive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := schema.Dump(ctx, st.tools, st.dumpSchema(defined)); err != nil {
+	dump, err := st.dumpSchema(ctx, defined)
+	if err == nil {
+		err = schema.Dump(ctx, st.tools, dump)
+	}
+	if err != nil {
 		return err
 	}
 	st.archive = st.archiveFile()
@@ -197,7 +202,12 @@ func (st *start) runArchive(ctx context.Context) error {
 
 func (st *start) planPreData(ctx context.Context) ([]Action, error) {
 	actions, err := st.planSection(ctx, st.archiveFile(), schema.PreData)
-	actions, err = st.planConfigs(ctx, append(actions, st.planStatistics()...), err)
+	if err == nil {
+		var statistics []Action
+		statistics, err = st.planStatistics(ctx)
+		actions = append(actions, statistics...)
+	}
+	actions, err = st.planConfigs(ctx, actions, err)
 	return st.planHeld(ctx, actions, err)
 }
 

@@ -317,7 +317,7 @@ func (st *start) runRest(ctx context.Context) error {
 	for _, f := range st.world.foreignKeys {
 		made[schema.Object{Class: schema.ClassConstraint, OID: f.OID}] = true
 	}
-	entries = schema.Without(slices.DeleteFunc(entries, func(e schema.Entry) bool { return made[e.Object] || e.IsStatistics() }), gone)
+	entries = schema.Without(slices.DeleteFunc(entries, func(e schema.Entry) bool { return made[e.Object] || e.Statistics() != "" }), gone)
 	var began string
 	interrupted, err := journal.Get(ctx, st.TargetConn, kindCopy, keyRestBegan, &began)
 	if err == nil && interrupted {

@@ -2,6 +2,8 @@ package migrate
 
 import (
 	"context"
+	"path/filepath"
+	"slices"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
@@ -15,36 +17,81 @@ import (
 // target finds out by itself when it builds an index. Where that is not all that
 // belongs to a table, or where the source's are missing or old, it is analyzed.
 
-// takesStatistics says whether the target can be given the source's statistics.
-func (st *start) takesStatistics() bool {
-	return st.Method == Stream && st.Target.Version().Major() >= 18
+// worthTaking is the size of a table, in bytes, from which on statistics are taken: of
+// a smaller one they are gathered faster than they are dumped and restored.
+const worthTaking = 1 << 20
+
+// taken lists the tables whose statistics the target is to be given.
+func (st *start) taken(ctx context.Context) (map[postgres.Ident]bool, error) {
+	if st.Method != Stream || st.Target.Version().Major() < 18 {
+		return nil, nil
+	}
+	target := st.TargetConn
+	if target == nil {
+		target = st.maintenance
+	}
+	var counts bool // an index build does, the rows
+	if err := target.QueryRow(ctx, `SELECT pg_catalog.current_setting('autovacuum')::boolean`).Scan(&counts); err != nil || !counts {
+		return nil, postgres.Wrap(postgres.Target, "reading settings", err)
+	}
+	fresh, err := catalog.FreshStatistics(ctx, st.SourceConn)
+	if err != nil {
+		return nil, postgres.Wrap(postgres.Source, "looking for statistics", err)
+	}
+	taken := map[postgres.Ident]bool{}
+	for _, t := range st.world.tables {
+		if t.Bytes > worthTaking && fresh[t.Ident] {
+			taken[t.Ident] = true
+		}
+	}
+	return taken, nil
 }
 
 // dumpSchema is the pg_dump of the definitions, with what else goes into the archive.
-func (st *start) dumpSchema(defined bool) schema.Command {
+func (st *start) dumpSchema(ctx context.Context, defined bool) (schema.Command, error) {
 	c := schema.DumpSchema(st.Source, st.snapshot(), st.archiveFile(), st.exclusion)
-	if st.takesStatistics() && !defined {
+	taken, err := st.taken(ctx)
+	if len(taken) > 0 && !defined {
 		c = c.WithStatistics()
 	}
-	return c
+	return c, err
 }
+
+func (st *start) statisticsList() string { return filepath.Join(st.workDir, "statistics.list") }
 
 func (st *start) restoreStatistics(archive string) schema.Command {
-	return schema.Restore(st.Target, archive, schema.Data, schema.RestoreOptions{Jobs: st.Jobs})
+	return schema.Restore(st.Target, archive, schema.Data, schema.RestoreOptions{Jobs: st.Jobs, List: st.statisticsList()})
 }
 
-func (st *start) planStatistics() []Action {
-	if !st.takesStatistics() {
-		return nil
+func (st *start) planStatistics(ctx context.Context) ([]Action, error) {
+	taken, err := st.taken(ctx)
+	if err != nil || len(taken) == 0 {
+		return nil, err
 	}
-	return []Action{{"operator", st.restoreStatistics(st.archiveFile()).String()}}
+	return []Action{{"operator", st.restoreStatistics(st.archiveFile()).String()}}, nil
 }
 
 // runStatistics gives the target the source's statistics. What it does not take is
 // gathered: no reason to stop.
 func (st *start) runStatistics(ctx context.Context) error {
-	if !st.takesStatistics() {
+	taken, err := st.taken(ctx)
+	if err != nil || len(taken) == 0 {
+		return err
+	}
+	entries, err := schema.Entries(ctx, st.tools, st.archive, schema.Data)
+	if err != nil {
+		return err
+	}
+	named := map[string]bool{}
+	for t := range taken {
+		named[schema.StatisticsName(t)] = true
+	}
+	entries = slices.DeleteFunc(entries, func(e schema.Entry) bool { return !named[e.Statistics()] })
+	if len(entries) == 0 { // they became fresh just now
 		return nil
+	}
+	if err := schema.WriteList(st.statisticsList(), entries); err != nil {
+		return err
 	}
 	helps, err := schema.RunRestore(ctx, st.tools, st.restoreStatistics(st.archive), nil)
 	switch {
@@ -63,20 +110,9 @@ func (st *start) runStatistics(ctx context.Context) error {
 // analyzed lists the tables that need not be analyzed. A plan, whose target is still
 // empty, takes it that all that the source has arrives.
 func (st *start) analyzed(ctx context.Context) (map[postgres.Ident]bool, error) {
-	if !st.takesStatistics() {
-		return nil, nil
-	}
-	target := st.TargetConn
-	if target == nil {
-		target = st.maintenance
-	}
-	var counts bool // an index build does, the rows
-	if err := target.QueryRow(ctx, `SELECT pg_catalog.current_setting('autovacuum')::boolean`).Scan(&counts); err != nil || !counts {
-		return nil, postgres.Wrap(postgres.Target, "reading settings", err)
-	}
-	fresh, err := catalog.FreshStatistics(ctx, st.SourceConn)
-	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "looking for statistics", err)
+	taken, err := st.taken(ctx)
+	if err != nil || len(taken) == 0 {
+		return nil, err
 	}
 	side, conn := postgres.Target, st.TargetConn
 	if st.targetRecord == nil {
@@ -86,10 +122,10 @@ func (st *start) analyzed(ctx context.Context) (map[postgres.Ident]bool, error) 
 	if err != nil {
 		return nil, postgres.Wrap(side, "looking for statistics", err)
 	}
-	for t := range fresh {
+	for t := range taken {
 		if !have[t] {
-			delete(fresh, t)
+			delete(taken, t)
 		}
 	}
-	return fresh, nil
+	return taken, nil
 }

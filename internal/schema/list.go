@@ -62,9 +62,20 @@ func Entries(ctx context.Context, tools Tools, archive, section string) ([]Entry
 	return entries, nil
 }
 
-// IsStatistics says whether the entry holds statistics of a relation.
-func (e Entry) IsStatistics() bool {
-	return e.Object == Object{} && strings.Contains(e.Line, "; 0 0 STATISTICS DATA ")
+// statisticsEntry is how the line of a relation's statistics goes on behind its number.
+const statisticsEntry = "; 0 0 STATISTICS DATA "
+
+// Statistics is the name of the relation whose statistics the entry holds, as
+// StatisticsName spells it; "" for any other entry.
+func (e Entry) Statistics() string {
+	_, name, _ := strings.Cut(e.Line, statisticsEntry)
+	return strings.TrimSuffix(strings.TrimRight(name, "\n"), " ") // no owner follows
+}
+
+// StatisticsName spells a table as an archive's list does. Two tables can be spelt
+// alike, as names are not quoted there; a line break in them becomes a space.
+func StatisticsName(t postgres.Ident) string {
+	return strings.NewReplacer("\n", " ", "\r", " ").Replace(t.Schema + " " + t.Name)
 }
 
 // Constraint is a constraint that a restore leaves out.
