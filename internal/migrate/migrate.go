@@ -233,9 +233,12 @@ func (s *Sessions) conn(side postgres.Side) *pgx.Conn {
 // Lock makes these sessions the one operator of the migration, on every side
 // that is connected.
 func (s *Sessions) Lock(ctx context.Context) error {
+	var before string // who had a lock that was waited for
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if conn := s.conn(side); conn != nil {
-			if err := lock(ctx, side, conn); err != nil {
+			who, err := lockAfter(ctx, side, conn, before)
+			before = who
+			if err != nil {
 				if s.sameDatabase(ctx) {
 					return refusal.New("this command", "source and target are the same database", "check --source and --target")
 				}
@@ -273,21 +276,33 @@ func (s *Sessions) sameDatabase(ctx context.Context) bool {
 const lockPatience = 3 * time.Second
 
 func lock(ctx context.Context, side postgres.Side, conn *pgx.Conn) error {
+	_, err := lockAfter(ctx, side, conn, "")
+	return err
+}
+
+// lockAfter takes a side's lock. before is who had a lock that this command has waited
+// for; it returns who has had one by now. A session that ends after such a wait was
+// ended by the fence of whoever has it: we are second, nothing is wrong.
+func lockAfter(ctx context.Context, side postgres.Side, conn *pgx.Conn, before string) (who string, err error) {
 	began := time.Now()
-	ok, who, err := journal.Lock(ctx, conn)
+	ok, other, err := journal.Lock(ctx, conn)
 	for err == nil && !ok && time.Since(began) < lockPatience {
+		before = other
 		if err = postgres.Pause(ctx, 50*time.Millisecond); err == nil {
-			ok, who, err = journal.Lock(ctx, conn)
+			ok, other, err = journal.Lock(ctx, conn)
 		}
 	}
-	if err != nil {
-		return postgres.Wrap(side, "taking the operator's lock", err)
-	}
-	if !ok {
-		return refusal.New("this command", fmt.Sprintf("another pgbaton is at work on the %s (%s)", side, who),
+	switch {
+	case err != nil && before != "" && conn.IsClosed() && ctx.Err() == nil:
+		return before, refusal.New("this command", fmt.Sprintf("another pgbaton is at work (%s): its fence has ended this command's session on the %s", before, side),
+			"wait for it; then pgbaton status shows what it has done")
+	case err != nil:
+		return before, postgres.Wrap(side, "taking the operator's lock", err)
+	case !ok:
+		return other, refusal.New("this command", fmt.Sprintf("another pgbaton is at work on the %s (%s)", side, other),
 			"wait for it; the lock ends with its session")
 	}
-	return nil
+	return before, nil
 }
 
 // err is the reason for which a side has no session.
