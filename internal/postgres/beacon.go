@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"path/filepath"
 
 	"github.com/jackc/pgx/v5"
@@ -41,10 +42,11 @@ type Sight struct {
 	Where string // for people
 }
 
-// Look says where a session is. One statement, in the simple protocol: it may lead
-// through a pooler.
+// Look says where a session is. One message, in the simple protocol: it may lead
+// through a pooler, and find names by whatever search_path the database has.
 func (b Beacon) Look(ctx context.Context, conn *pgconn.PgConn) (Sight, error) {
 	results, err := conn.Exec(ctx, fmt.Sprintf(`
+		BEGIN READ ONLY; SET LOCAL search_path = '';
 		SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l
 				WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 					AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
@@ -52,11 +54,12 @@ func (b Beacon) Look(ctx context.Context, conn *pgconn.PgConn) (Sight, error) {
 			pg_catalog.format('database %%I of the %%s at %%s', pg_catalog.current_database(),
 				CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'standby' ELSE 'server' END,
 				coalesce(pg_catalog.host(pg_catalog.inet_server_addr()) || ', port ' || pg_catalog.inet_server_port()::text,
-					'a Unix socket, port ' || pg_catalog.current_setting('port')))`, b.key)).ReadAll()
+					'a Unix socket, port ' || pg_catalog.current_setting('port')));
+		COMMIT`, b.key)).ReadAll()
 	if err != nil {
 		return Sight{}, err
 	}
-	row := results[0].Rows[0]
+	row := results[2].Rows[0]
 	return Sight{Here: string(row[0]) == "t", Where: string(row[1])}, nil
 }
 
@@ -76,6 +79,7 @@ func (s *Server) LeadsTo(ctx context.Context, b Beacon) (why string, err error) 
 		at := &member{host: m.host, address: address, config: m.config}
 		config, _ := at.session(s.Database())
 		config.ValidateConnect = nil // we look ourselves
+		maps.Copy(config.RuntimeParams, sessionSettings(s.known()))
 		conn, failed := pgconn.ConnectConfig(ctx, config)
 		if failed != nil {
 			why = fmt.Sprintf("%s: %s", at, &attempts{failed})
