@@ -94,7 +94,7 @@ func (t *Table) Shape() string {
 
 // tablesSQL reads tables with their keys. %[1]s counts an index's key columns:
 // pg_index has indnkeyatts since 11; before, every column of an index is one.
-// %[2]s is nothing, or what a selection adds.
+// %[2]s is nothing, or what a selection adds; %[3]s are two sizes.
 const tablesSQL = `
 SELECT n.nspname, c.relname, c.oid, c.relispartition, c.relpersistence = 'u',
 	pg_catalog.pg_get_userbyid(c.relowner), c.relreplident::text,
@@ -110,7 +110,7 @@ SELECT n.nspname, c.relname, c.oid, c.relispartition, c.relpersistence = 'u',
 				WHERE a.attrelid = c.oid AND NOT a.attnotnull
 					AND a.attnum = ANY ((i.indkey::int2[])[0:%[1]s - 1]))
 		ORDER BY %[1]s, x.relname::text COLLATE "C" LIMIT 1), ''),
-	pg_catalog.pg_table_size(c.oid), pg_catalog.pg_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
+	%[3]s, greatest(c.reltuples, 0)::bigint
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND ` + ours + `%[2]s
 ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
@@ -156,8 +156,19 @@ ORDER BY a.attrelid, a.attnum`
 var typesWithoutEquality = []uint32{114, 142, 600, 601, 602, 603, 604, 628, 718}
 
 // Tables lists every table and leaf partition that a migration includes, by
-// name, with columns in their order.
+// name, with columns in their order. To measure a table the server takes a lock on
+// it, and looks at its files.
 func Tables(ctx context.Context, q Querier, v postgres.Version, sel Selection) ([]Table, error) {
+	return tables(ctx, q, v, sel, "pg_catalog.pg_table_size(c.oid), pg_catalog.pg_relation_size(c.oid)")
+}
+
+// Shapes is Tables without the sizes: it reads catalogs alone, so that it neither
+// waits for anybody nor takes long.
+func Shapes(ctx context.Context, q Querier, v postgres.Version, sel Selection) ([]Table, error) {
+	return tables(ctx, q, v, sel, "0::bigint, 0::bigint")
+}
+
+func tables(ctx context.Context, q Querier, v postgres.Version, sel Selection, sizes string) ([]Table, error) {
 	keyColumns, generated := "i.indnkeyatts", "a.attgenerated <> ''"
 	if v.Major() < 11 {
 		keyColumns = "i.indnatts"
@@ -169,7 +180,7 @@ func Tables(ctx context.Context, q Querier, v postgres.Version, sel Selection) (
 	if err != nil {
 		return nil, err
 	}
-	rows, err := q.Query(ctx, fmt.Sprintf(tablesSQL, keyColumns, included), args...)
+	rows, err := q.Query(ctx, fmt.Sprintf(tablesSQL, keyColumns, included, sizes), args...)
 	if err != nil {
 		return nil, err
 	}

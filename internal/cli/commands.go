@@ -107,7 +107,10 @@ func (a *app) checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			p := ui.NewPrinter(a.stdout, a.stderr, a.json)
+			watchStalls(m, p)
 			report, err := check(cmd.Context(), m, f.tries(preflight.TryNever))
+			p.Close()
 			if err != nil {
 				return err
 			}
@@ -120,7 +123,6 @@ func (a *app) checkCommand() *cobra.Command {
 			}
 			next := a.next(state)
 			if a.json {
-				p := ui.NewPrinter(a.stdout, a.stderr, true)
 				for _, finding := range report.Findings {
 					p.Object("finding", finding)
 				}

@@ -9,17 +9,10 @@ import (
 	"pgbaton/internal/ui"
 )
 
-// tellsStalls says whether a command tells what its statements wait for. One that hands
-// over, or measures that, tells by itself whom it waits for, within the budget; with
-// --json some print one object and no more.
+// tellsStalls says whether a command tells what its statements wait for: with --json
+// some print one object and no more.
 func tellsStalls(cmd *cobra.Command, printer *ui.Printer) bool {
-	switch cmd.Name() {
-	case "switchover", "rollback", "rehearse":
-		return false
-	case "status", "report":
-		return !printer.JSON()
-	}
-	return true
+	return !printer.JSON() || cmd.Name() != "status" && cmd.Name() != "report"
 }
 
 // watchStalls says what a statement of ours waits for, on either side, when that takes

@@ -324,7 +324,7 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 		say(fmt.Sprintf("the %s's cluster has a slot %s already, for database %s: the way back needs that name", side, r.Back.Name(), postgres.QuoteIdent(elsewhere)),
 			"hand over when the migration of that database is finished"+without)
 	}
-	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version(), r.Selection)
+	tables, err := catalog.Shapes(ctx, r.taker, r.Taker.Version(), r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "listing tables", err)
 	}

@@ -37,7 +37,7 @@ func (r *run) prepareBack(ctx context.Context) error {
 			return postgres.Wrap(side.Side, "creating the marker table of the way back", err)
 		}
 	}
-	tables, err := catalog.Tables(ctx, r.taker, r.Taker.Version(), r.Selection)
+	tables, err := catalog.Shapes(ctx, r.taker, r.Taker.Version(), r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "listing tables", err)
 	}

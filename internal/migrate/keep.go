@@ -139,7 +139,7 @@ func (st *start) keepable(ctx context.Context, tables []catalog.Table) (map[stri
 			delete(points, name)
 		}
 	}
-	onTarget, err := catalog.Tables(ctx, st.TargetConn, st.Target.Version(), st.Selection)
+	onTarget, err := catalog.Shapes(ctx, st.TargetConn, st.Target.Version(), st.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "listing tables", err)
 	}

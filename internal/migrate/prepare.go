@@ -295,7 +295,7 @@ const fenceTimeout = 30 * time.Second
 
 // identityChanges are the tables whose replica identity has to change (rule 11).
 func (st *start) identityChanges(ctx context.Context) ([]replication.IdentityChange, error) {
-	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version(), st.Selection)
+	tables, err := catalog.Shapes(ctx, st.SourceConn, st.Source.Version(), st.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}
@@ -365,7 +365,7 @@ func (st *start) runIdentities(ctx context.Context) error {
 }
 
 func (st *start) publicationTables(ctx context.Context) ([]postgres.Ident, error) {
-	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version(), st.Selection)
+	tables, err := catalog.Shapes(ctx, st.SourceConn, st.Source.Version(), st.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}

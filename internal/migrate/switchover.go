@@ -347,7 +347,7 @@ func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, 
 		"SELECT pg_terminate_backend(<every other session>)",
 		"SELECT pg_create_logical_replication_slot(<leak check>, 'pgoutput', true)")
 	back := c.ReverseGroup()
-	tables, err := catalog.Tables(ctx, s.SourceConn, c.Source.Version(), c.Selection)
+	tables, err := catalog.Shapes(ctx, s.SourceConn, c.Source.Version(), c.Selection)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
 	}

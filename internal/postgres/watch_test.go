@@ -38,6 +38,24 @@ func TestWatch(t *testing.T) {
 
 	held := pgtest.Hold(t, uri, `LOCK TABLE t`)
 	var all sync.WaitGroup
+	// A client program is known by its name alone.
+	program := pgtest.Connect(t, uri)
+	if _, err := program.Exec(t.Context(), `SET application_name = 'a program of ours'`); err != nil {
+		t.Fatal(err)
+	}
+	stop := server.Attend(t.Context(), "a program of ours")
+	all.Go(func() {
+		if _, err := program.Exec(t.Context(), `SELECT FROM t`); err != nil {
+			t.Error(err)
+		}
+	})
+	if s := <-stalls; s.Side != postgres.Target || s.For != "Lock relation" || s.Elapsed < 2*time.Second || len(s.Behind) != 1 {
+		t.Errorf("%+v", s)
+	}
+	stop()
+	for len(stalls) > 0 {
+		<-stalls
+	}
 	all.Go(func() {
 		if _, err := conn.Exec(t.Context(), `INSERT INTO public.t VALUES (1)`); err != nil {
 			t.Error(err)

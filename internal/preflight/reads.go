@@ -87,7 +87,7 @@ var reads = []struct {
 		return err
 	}},
 	{"tables and sequences", func(ctx context.Context, _ *survey, e *end) error {
-		if _, err := catalog.Tables(ctx, e.conn, e.Version(), e.selection); err != nil {
+		if _, err := catalog.Shapes(ctx, e.conn, e.Version(), e.selection); err != nil {
 			return err
 		}
 		if _, err := catalog.Sequences(ctx, e.conn, e.selection); err != nil {

@@ -168,9 +168,8 @@ func (s *survey) make(ctx context.Context, e *end, checks []check) error {
 	}
 	for _, c := range checks {
 		err := c.run(ctx, s, e)
-		if postgres.Code(err) == postgres.InsufficientPrivilege {
-			s.add(Finding{Code: "unchecked", Severity: Warning, Side: e.Side,
-				Text: fmt.Sprintf("%s could not be checked: %s", c.name, postgres.Describe(err))})
+		if code := postgres.Code(err); code == postgres.InsufficientPrivilege || code == postgres.LockNotAvailable {
+			e.unchecked(c.name, err)
 			continue
 		}
 		if err != nil {
@@ -178,6 +177,16 @@ func (s *survey) make(ctx context.Context, e *end, checks []check) error {
 		}
 	}
 	return nil
+}
+
+// unchecked says what could not be looked at: the role may not, or somebody holds a
+// lock for long, which the check does not wait for.
+func (e *end) unchecked(what string, err error) {
+	f := Finding{Code: "unchecked", Severity: Warning, Side: e.Side, Text: fmt.Sprintf("%s could not be checked: %s", what, postgres.Describe(err))}
+	if postgres.Code(err) == postgres.LockNotAvailable {
+		f.Remedy = "wait for the session that holds the lock (pg_locks and pg_blocking_pids tell which), and check again"
+	}
+	e.add(f)
 }
 
 func (s *survey) add(f Finding) {
@@ -234,7 +243,7 @@ func (e *end) connect(ctx context.Context) error {
 		return nil
 	}
 	e.conn = conn
-	if _, err := conn.Exec(ctx, "SET default_transaction_read_only = on"); err != nil {
+	if _, err := conn.Exec(ctx, "SET default_transaction_read_only = on; SET lock_timeout = '3s'"); err != nil {
 		return postgres.Wrap(e.Side, "making the session read-only", err)
 	}
 	if e.role, err = readRole(ctx, conn); err != nil {
@@ -260,7 +269,12 @@ func (e *end) connect(ctx context.Context) error {
 		if e.strange, err = checkNames(ctx, e); err != nil || e.strange {
 			return err // nothing else that is looked at could be printed
 		}
-		if e.tables, err = catalog.Tables(ctx, conn, e.Version(), e.selection); err != nil {
+		e.tables, err = catalog.Tables(ctx, conn, e.Version(), e.selection)
+		if postgres.Code(err) == postgres.LockNotAvailable {
+			e.unchecked("how large the tables are", err)
+			e.tables, err = catalog.Shapes(ctx, conn, e.Version(), e.selection)
+		}
+		if err != nil {
 			return postgres.Wrap(e.Side, "listing tables", err)
 		}
 		if err = e.readSelection(ctx); err != nil {

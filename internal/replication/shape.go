@@ -24,11 +24,11 @@ func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv post
 	var here, there []catalog.Table
 	both, readCtx := routine.WithContext(ctx)
 	both.Go(func() (err error) {
-		here, err = catalog.Tables(readCtx, publisher, pv, sel)
+		here, err = catalog.Shapes(readCtx, publisher, pv, sel)
 		return err
 	})
 	both.Go(func() (err error) {
-		there, err = catalog.Tables(readCtx, subscriber, sv, sel)
+		there, err = catalog.Shapes(readCtx, subscriber, sv, sel)
 		return err
 	})
 	if err := both.Wait(); err != nil {

@@ -153,7 +153,9 @@ func (c Command) run(ctx context.Context, tools Tools, onLine func(string)) (std
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	out := &lines{onLine: onLine}
 	cmd.Stderr = out
+	attended := c.server.Attend(ctx, applicationPrefix+c.Program)
 	err = cmd.Run()
+	attended()
 	out.flush()
 	if ctx.Err() != nil {
 		err = ctx.Err()

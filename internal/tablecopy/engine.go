@@ -160,6 +160,7 @@ func (l *loader) run(ctx context.Context) error {
 		if err := s.Learn(ctx); err != nil {
 			return err
 		}
+		defer s.Attend(ctx, copySettings["application_name"])()
 	}
 	conn, err := openTarget(ctx, l.job.Target, "")
 	if err != nil {
