@@ -89,3 +89,22 @@ func TestTwoDatabases(t *testing.T) {
 	a.same()
 	b.same()
 }
+
+// TestRecordsGone: what a migration has made is found by its name when somebody has
+// dropped both records.
+func TestRecordsGone(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 12, 17)
+	m.load(`CREATE TABLE t (i int PRIMARY KEY)`, `INSERT INTO t SELECT generate_series(1, 100)`)
+	m.run(0, "start")
+	for _, uri := range []string{m.sourceURI(), m.targetURI()} {
+		pgtest.Exec(t, uri, `SET default_transaction_read_only = off`, `DROP SCHEMA pgbaton CASCADE`)
+	}
+	m.run(0, "reset", "--yes")
+	for uri, sql := range map[string]string{m.sourceURI(): `SELECT NOT EXISTS (SELECT FROM pg_replication_slots) AND NOT EXISTS (SELECT FROM pg_publication)`,
+		m.targetURI(): `SELECT NOT EXISTS (SELECT FROM pg_subscription)`} {
+		if !pgtest.QueryValue[bool](t, pgtest.Connect(t, uri), sql) {
+			t.Errorf("something is left: %s", sql)
+		}
+	}
+}

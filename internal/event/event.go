@@ -99,6 +99,14 @@ type GuardianStarted struct {
 	PID int `json:"pid"`
 }
 
+// Working says what a phase of a handover is doing that takes its time. Nobody waits
+// for it but the operator.
+type Working struct {
+	Phase   string  `json:"phase"`
+	Doing   string  `json:"doing"`
+	Seconds float64 `json:"seconds"` // since the phase began
+}
+
 // PhaseEnded is one phase of a handover, with the time it took.
 type PhaseEnded struct {
 	Phase string  `json:"phase"`
@@ -118,6 +126,9 @@ func (StepEnded) Type() string { return "step_ended" }
 
 // Type implements Event.
 func (Waiting) Type() string { return "waiting" }
+
+// Type implements Event.
+func (Working) Type() string { return "working" }
 
 // Type implements Event.
 func (Warning) Type() string { return "warning" }

@@ -13,6 +13,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -93,6 +94,7 @@ type run struct {
 	paused                time.Time       // zero until someone waits
 	fenced                time.Time       // zero until the fence is being raised
 	problems              []error         // after the pass
+	doing                 atomic.Value    // string: what the phase is at, for tell
 }
 
 // phase is one step of the handover: data, with its own undo.

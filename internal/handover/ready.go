@@ -18,6 +18,7 @@ import (
 // ready refuses, with all reasons, unless the handover can be expected to fit
 // its budget. It makes nobody wait and ends with a forecast.
 func (r *run) ready(ctx context.Context) error {
+	defer r.tell(PhaseReady)()
 	refused := &refusal.Refusal{What: r.Command}
 	say := func(why, remedy string) {
 		refused.Reasons = append(refused.Reasons, refusal.Reason{Why: why, Remedy: remedy})
@@ -36,6 +37,7 @@ func (r *run) ready(ctx context.Context) error {
 	if err := r.readyStreams(ctx, say); err != nil {
 		return err
 	}
+	r.at("comparing the tables of both sides")
 	diff, err := replication.Streams(ctx, r.holder, r.taker, r.Holder.Version(), r.Taker.Version(), r.Groups, r.Selection)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
@@ -46,6 +48,7 @@ func (r *run) ready(ctx context.Context) error {
 		}
 		say(d.Text, d.Remedy+r.lost())
 	}
+	r.at("looking for what a handover would wait for")
 	if err := r.readyTransactions(ctx, say, &forecast); err != nil {
 		return err
 	}
@@ -421,6 +424,7 @@ func (r *run) roundTrip(ctx context.Context, g replication.Group) (took time.Dur
 
 // prepare does all that can be done before anyone waits.
 func (r *run) prepare(ctx context.Context) (err error) {
+	defer r.tell(PhasePrepare)()
 	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
 		return postgres.Wrap(r.Holder.Side, "beginning the handover", err)
 	}
@@ -434,12 +438,14 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if err := r.openWatch(ctx); err != nil {
 		return err
 	}
+	r.at("making publication and subscription of the way back")
 	if err := r.prepareBack(ctx); err != nil {
 		return err
 	}
 	if err := r.noteViews(ctx); err != nil {
 		return err
 	}
+	r.at("comparing the tables once more, and trying what the pause will do")
 	if err := r.warmUp(ctx); err != nil {
 		return err
 	}

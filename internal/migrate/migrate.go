@@ -105,9 +105,28 @@ func (c *Config) Identify(ctx context.Context, s *Sessions) error {
 			return nil
 		}
 	}
+	c.draw()
+	// Somebody may have dropped the records: what they were of is still to be found.
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		if s.conn(side) == nil {
+			continue
+		}
+		left, err := replication.LeftLabel(ctx, s.conn(side), c.Name)
+		if err != nil {
+			return postgres.Wrap(side, "looking for what an earlier run left", err)
+		}
+		if left != "" {
+			c.label = left
+			return nil
+		}
+	}
+	return nil
+}
+
+// draw gives the migration an id that no other has.
+func (c *Config) draw() {
 	c.id = journal.NewID()
 	c.label = journal.Label(c.Name, c.id)
-	return nil
 }
 
 // Remember takes from the sides what start was told and what has become of it: what

@@ -207,6 +207,9 @@ func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
 	if st.sourceRecord, st.targetRecord, err = s.records(ctx, c); err != nil {
 		return nil, err
 	}
+	if st.sourceRecord == nil && st.targetRecord == nil {
+		st.draw()
+	}
 	if st.sourceRecord == nil && st.targetRecord != nil {
 		return nil, refusal.New("start", "the target has a record of this migration and the source has none",
 			"pgbaton reset removes what is left of an earlier run")

@@ -55,6 +55,31 @@ func GroupNumbers(ctx context.Context, publisher, subscriber *pgx.Conn, like Gro
 	return numbers, nil
 }
 
+// leftSQL lists the ids in the names of publications, slots and subscriptions of this
+// database that match a pattern.
+const leftSQL = `
+SELECT DISTINCT (pg_catalog.regexp_match(name, $1))[1] FROM (
+	SELECT pubname::text FROM pg_catalog.pg_publication
+	UNION ALL SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database()
+	UNION ALL SELECT subname::text FROM pg_catalog.pg_subscription
+		WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) AS n (name)
+WHERE name ~ $1 ORDER BY 1`
+
+// LeftLabel returns a label that something of a migration carries in a session's
+// database whose record is gone; "" when nothing is there. A name that had to be
+// shortened cannot be told.
+func LeftLabel(ctx context.Context, conn *pgx.Conn, migration string) (string, error) {
+	rows, err := conn.Query(ctx, leftSQL, "^"+postgres.ClusterName(migration, "")+"([0-9a-f]{8})_(?:forward|reverse)_[0-9]+$")
+	if err != nil {
+		return "", err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(ids) == 0 {
+		return "", err
+	}
+	return journal.Label(migration, ids[0]), nil
+}
+
 const subscriptionsSQL = `
 SELECT subname::text FROM pg_catalog.pg_subscription
 WHERE subname ~ $1 AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`

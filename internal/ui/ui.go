@@ -170,6 +170,8 @@ func describe(e event.Event) string {
 			line += "\n    behind: " + b
 		}
 		return line
+	case event.Working:
+		return fmt.Sprintf("  %s: %s (%s)", e.Phase, e.Doing, Seconds(e.Seconds))
 	case event.Warning:
 		line := "warning: "
 		if e.Side != "" {
