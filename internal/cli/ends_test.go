@@ -108,3 +108,21 @@ func TestRecordsGone(t *testing.T) {
 		}
 	}
 }
+
+// TestElsewhere: a connection string for the target's server that leads to another
+// database leaves no subscription behind, and the right one then goes on.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 13, 17)
+	m.load(`CREATE TABLE t (i int PRIMARY KEY)`, `INSERT INTO t SELECT generate_series(1, 100)`)
+	pgtest.Exec(t, m.source.ConnString("postgres"), `CREATE DATABASE other`)
+	if r := m.run(1, "start", "--source-from-target", m.source.ConnString("other")); !strings.Contains(r.Stderr, "--source-from-target must lead to") {
+		t.Errorf("%s", r)
+	}
+	if n := pgtest.QueryValue[int](t, pgtest.Connect(t, m.targetURI()), `SELECT count(*)::int FROM pg_subscription`); n != 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+	m.run(0, "start")
+	m.run(0, "switchover", "--yes")
+	m.same()
+}

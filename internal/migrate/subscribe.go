@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -160,7 +161,13 @@ func (st *start) subscribe(ctx context.Context, g replication.Group, terms repli
 	if st.Method == Native {
 		state = "i"
 	}
-	return postgres.Wrap(postgres.Target, "checking the subscription", replication.VerifySubscription(ctx, st.SourceConn, st.TargetConn, g.Name(), state))
+	if err = replication.VerifySubscription(ctx, st.SourceConn, st.TargetConn, g.Name(), state); err != nil {
+		// One that leads elsewhere, above all, must not stay for a later run to enable.
+		_, dropErr := replication.DropSubscription(context.WithoutCancel(ctx), st.TargetConn, g.Name())
+		err = errors.Join(err, dropErr)
+	}
+	return postgres.WrapHint(postgres.Target, "checking the subscription", err,
+		"--source-from-target must lead to the very database that is given as --source; run start again")
 }
 
 // planSync shows the native copy: the servers do it by themselves once the
