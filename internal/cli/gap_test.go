@@ -107,6 +107,20 @@ func TestGap(t *testing.T) {
 			m.run(0, "pause")
 			m.run(0, "status")
 		}
+		// Stopped and let on while it lags, and stopped again before it has caught up.
+		held := pgtest.Hold(t, m.targetURI(), `LOCK TABLE t`)
+		mustExec(t, pgtest.Connect(t, m.sourceURI()), `INSERT INTO t VALUES (2000)`)
+		for range 2 {
+			m.run(0, "resume")
+			pgtest.UntilTrue(t, m.sourceURI(), time.Minute, "the worker reads the slot", `SELECT active FROM pg_replication_slots`)
+			mustExec(t, pgtest.Connect(t, m.sourceURI()), `INSERT INTO t SELECT max(i) + 1 FROM t`)
+			m.run(0, "pause")
+			m.run(0, "pause")
+			if s := m.result(0, "status"); strings.Contains(fmt.Sprint(s["findings"]), "suspect") {
+				t.Errorf("status: %v", s)
+			}
+		}
+		held.Release()
 		m.run(0, "resume")
 		m.run(0, "switchover", "--yes")
 		m.same()

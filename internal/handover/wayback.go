@@ -197,7 +197,7 @@ func (r *run) enableStream(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := replication.SetEnabled(ctx, r.taker, g.Name(), true); err != nil {
+		if err := replication.LetOn(ctx, r.holder, r.taker, g); err != nil {
 			return err
 		}
 	}
@@ -261,7 +261,7 @@ func (r *run) enableBack(ctx context.Context) error {
 	if err := schema.QuietTriggers(ctx, r.holder, nil); err != nil {
 		return postgres.Wrap(r.Holder.Side, "keeping triggers quiet", err)
 	}
-	if err := replication.SetEnabled(ctx, r.holder, name, true); err != nil {
+	if err := replication.LetOn(ctx, r.taker, r.holder, r.Back); err != nil {
 		return postgres.Wrap(r.Holder.Side, "enabling the subscription of the way back", err)
 	}
 	trip, err := replication.SendMarker(ctx, r.taker, r.Back)

@@ -103,6 +103,9 @@ func PutEnds(ctx context.Context, db postgres.DB, ends Ends) error {
 	if err != nil {
 		return err
 	}
+	if _, err := db.Exec(ctx, `ALTER TABLE pgbaton.migration ADD COLUMN IF NOT EXISTS ends jsonb`); err != nil { // a record from before they were recorded
+		return err
+	}
 	_, err = db.Exec(ctx, `UPDATE pgbaton.migration SET ends = $1::text::jsonb`, string(body))
 	return err
 }

@@ -67,6 +67,9 @@ func TestRecord(t *testing.T) {
 	if r, err = journal.Read(t.Context(), conn); err != nil || r.Ends != nil || r.Label() != "my move" {
 		t.Fatalf("an old record: %+v, %v", r, err)
 	}
+	if err := journal.PutEnds(t.Context(), conn, ends); err != nil {
+		t.Fatalf("an old record: %v", err)
+	}
 }
 
 // TestIs: a database is recognised under any address, and taken for the one in

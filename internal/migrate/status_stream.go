@@ -119,12 +119,27 @@ func (r *reader) readGaps(ctx context.Context) error {
 		}
 		r.noteGap(g, gap)
 		if gap == "" && !slot.Active && !atWork {
-			if err := replication.LeaveSlot(ctx, publisher, version, g); err != nil {
+			if err := r.leave(ctx, g); err != nil {
 				return postgres.Wrap(from, "noting where the slot stands", err)
 			}
 		}
 	}
 	return nil
+}
+
+// leave notes where a slot stands that nothing reads.
+func (r *reader) leave(ctx context.Context, g replication.Group) error {
+	var sub *replication.Subscription
+	if r.subscriber() != nil {
+		var err error
+		if sub, err = replication.ReadSubscription(ctx, r.subscriber(), g.Name()); err != nil {
+			return err
+		}
+	}
+	if sub != nil && !sub.Enabled {
+		return replication.LeaveSlot(ctx, r.publisher(), r.Server(r.baton.Side).Version(), g)
+	}
+	return replication.LeaveMarker(ctx, r.publisher(), g)
 }
 
 // noteGap says that changes may be missing.
@@ -136,7 +151,7 @@ func (r *reader) noteGap(g replication.Group, gap string) {
 		r.suspect = map[string]bool{}
 	}
 	r.suspect[g.Name()] = true
-	r.note(fmt.Sprintf("the stream of group %d is suspect, changes may be missing on the %s: %s", g.Number, r.baton.Side.Other(), gap), lostRemedy(r.baton))
+	r.lost(fmt.Sprintf("the stream of group %d is suspect, changes may be missing on the %s: %s", g.Number, r.baton.Side.Other(), gap), lostRemedy(r.baton))
 }
 
 func (r *reader) unfinished() {

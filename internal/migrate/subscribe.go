@@ -191,11 +191,10 @@ func (st *start) doneSync(ctx context.Context) (bool, error) {
 // runSync waits while the subscription copies, and says how far it is. It fails
 // when the servers' workers keep failing.
 func (st *start) runSync(ctx context.Context) error {
-	name := st.Group().Name()
 	if err := st.whole(ctx, st.Sessions, journal.Baton{Side: postgres.Source}, []replication.Group{st.Group()}, "start"); err != nil {
 		return err
 	}
-	if err := replication.SetEnabled(ctx, st.TargetConn, name, true); err != nil {
+	if err := replication.LetOn(ctx, st.SourceConn, st.TargetConn, st.Group()); err != nil {
 		return postgres.Wrap(postgres.Target, "enabling the subscription", err)
 	}
 	began := time.Now()
@@ -266,7 +265,7 @@ func (st *start) runCatchUp(ctx context.Context) error {
 		return err
 	}
 	for _, g := range groups {
-		if err := replication.SetEnabled(ctx, st.TargetConn, g.Name(), true); err != nil {
+		if err := replication.LetOn(ctx, st.SourceConn, st.TargetConn, g); err != nil {
 			return postgres.Wrap(postgres.Target, "enabling subscription "+g.Name(), err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pgbaton/internal/catalog"
+	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
@@ -275,12 +276,17 @@ func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, g r
 		return false, refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
 			lostRemedy(b))
 	}
-	if err := replication.SetEnabled(ctx, s.conn(subscriber), name, run); err != nil || run {
-		return false, postgres.Wrap(subscriber, command, err)
+	if run {
+		return false, postgres.Wrap(subscriber, command, replication.LetOn(ctx, s.conn(publisher), s.conn(subscriber), g))
 	}
-	// What was noted of an earlier rest is outdated if the worker has run since.
-	if _, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g); err != nil {
+	if sub.Enabled {
+		if err := replication.SetEnabled(ctx, s.conn(subscriber), name, false); err != nil {
+			return false, postgres.Wrap(subscriber, command, err)
+		}
+	} else if gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g); err != nil {
 		return false, postgres.Wrap(publisher, "looking for a gap in the stream", err)
+	} else if gap != "" {
+		c.Observe(event.Warning{Side: string(publisher), Text: "changes may be missing on the " + string(subscriber) + ": " + gap, Remedy: lostRemedy(b)})
 	}
 	return slot == nil || slot.Lost, postgres.Wrap(publisher, "noting where the slot stands", replication.LeaveSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), g))
 }

@@ -29,16 +29,21 @@ type slotMemory struct {
 	Timeline  string `json:"timeline"`            // on which it was made, in hexadecimal: a promoted standby has another
 	Confirmed string `json:"confirmed,omitempty"` // where it stood when nothing of ours read it; "" while it is read
 	Marker    string `json:"marker,omitempty"`    // the token of a marker behind that position
-	Published string `json:"published,omitempty"` // the publication's entries, each with its identity
+	Published string `json:"published,omitempty"` // the publication, and what it publishes
+	Newest    int64  `json:"newest,omitempty"`    // the OID of its newest entry
 	Suspect   string `json:"suspect,omitempty"`   // why the stream has, or may have, a gap
 }
 
-// LeaveSlot remembers where a slot stands that none of our workers reads, and writes
-// a marker behind it.
+// LeaveSlot remembers where a slot stands whose subscription is disabled, its workers
+// gone, and writes a marker behind it. A WAL sender that has not noticed yet is ended:
+// what it still has in hand would move the slot.
 func LeaveSlot(ctx context.Context, publisher *pgx.Conn, v postgres.Version, g Group) error {
-	slot, err := WaitInactive(ctx, publisher, v, g.Name())
+	slot, err := waitInactive(ctx, publisher, v, g.Name())
 	if err != nil || slot == nil {
 		return err
+	}
+	if slot.Active {
+		return LeaveMarker(ctx, publisher, g)
 	}
 	return postgres.Durably(ctx, publisher, func(tx pgx.Tx) error {
 		return leave(ctx, tx, leaveSQL, g, slot.Confirmed)
@@ -49,6 +54,17 @@ func LeaveSlot(ctx context.Context, publisher *pgx.Conn, v postgres.Version, g G
 // a new one, whatever was known of its name.
 func LeaveNewSlot(ctx context.Context, db postgres.DB, g Group, point postgres.LSN) error {
 	return leave(ctx, db, leaveNewSQL, g, point)
+}
+
+// LeaveMarker is what can be done for a slot whose subscription may be enabled, and so
+// may move it any moment: a marker alone, behind what is not read yet. There is one
+// until it has arrived.
+func LeaveMarker(ctx context.Context, publisher postgres.DB, g Group) error {
+	_, err := publisher.Exec(ctx, fmt.Sprintf(`
+		WITH noted AS (UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('marker', $2::text)
+			WHERE kind = '`+slotKind+`' AND key = $1 AND NOT value ? 'marker' RETURNING key)
+		INSERT INTO %s SELECT $2, '`+Heartbeat+`', pg_catalog.clock_timestamp() FROM noted`, g.MarkerTable()), g.Name(), rand.Text())
+	return err
 }
 
 // leaveSQL writes the marker and remembers it with the position and the timeline,
@@ -65,15 +81,19 @@ const leaveNewSQL = "WITH old AS (DELETE FROM %[1]s), " + leaveInto
 const leaveInto = `marker AS (INSERT INTO %[1]s VALUES ($2, '` + Heartbeat + `', pg_catalog.clock_timestamp()))
 INSERT INTO pgbaton.journal AS j (kind, key, value) VALUES ('` + slotKind + `', $1::text,
 	pg_catalog.jsonb_build_object('timeline', ` + timelineSQL + `, 'confirmed', $3::text, 'marker', $2::text,
-	'published', ` + publishedSQL + `))
+	'published', ` + publishedSQL + `, 'newest', ` + newestSQL + `))
 ON CONFLICT (kind, key) DO UPDATE SET at = pg_catalog.clock_timestamp(), value = excluded.value`
 
-// publishedSQL tells the entries of publication $1 from those of any other, and from
-// the same ones taken out and put in again: what is written in between is not decoded.
-const publishedSQL = `(SELECT pg_catalog.concat_ws('/', pg_catalog.count(r.*), pg_catalog.sum(pg_catalog.hashtext(pg_catalog.concat_ws(' ', r.oid, r.prrelid))::bigint),
-		p.oid, p.pubinsert, p.pubupdate, p.pubdelete, pg_catalog.to_jsonb(p) ->> 'pubtruncate')
-	FROM pg_catalog.pg_publication p LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
-	WHERE p.pubname = $1::text GROUP BY p.oid, p.pubname, p.pubinsert, p.pubupdate, p.pubdelete, p.*)`
+// publishedSQL tells publication $1 from any other, and whether it publishes all kinds
+// of changes.
+const publishedSQL = `(SELECT pg_catalog.concat_ws('/', p.oid, p.pubinsert, p.pubupdate, p.pubdelete, pg_catalog.to_jsonb(p) ->> 'pubtruncate')
+	FROM pg_catalog.pg_publication p WHERE p.pubname = $1::text)`
+
+// newestSQL is the OID of its newest entry. A table that was taken out and put in again
+// has a newer one: what was written in between is not decoded. One that was taken out,
+// or dropped, is missed by whoever compares the tables.
+const newestSQL = `(SELECT coalesce(max(r.oid::bigint), 0) FROM pg_catalog.pg_publication_rel r
+	JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1::text)`
 
 const timelineSQL = `pg_catalog."left"(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)`
 
@@ -91,13 +111,23 @@ func ForgetSlot(ctx context.Context, publisher postgres.DB, g Group) error {
 // when it next sends or reads.
 const inactiveTimeout = 5 * time.Second
 
-// WaitInactive waits until nobody reads a slot, for at most 5 s, and returns its
-// state; nil when there is none.
-func WaitInactive(ctx context.Context, publisher postgres.DB, v postgres.Version, name string) (*SlotState, error) {
+// waitInactive waits until nobody reads a slot, for at most 5 s, and returns its
+// state; nil when there is none. Half that time is for whoever reads it to end by
+// itself.
+func waitInactive(ctx context.Context, publisher postgres.DB, v postgres.Version, name string) (*SlotState, error) {
+	ended := false
 	for began := time.Now(); ; {
 		slot, err := ReadSlot(ctx, publisher, v, name)
 		if err != nil || slot == nil || !slot.Active || time.Since(began) > inactiveTimeout {
 			return slot, err
+		}
+		if !ended && time.Since(began) > inactiveTimeout/2 {
+			ended = true
+			_, err := publisher.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
+				WHERE slot_name = $1 AND active_pid = $2`, name, slot.ActivePID)
+			if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege { // then it goes by itself, later
+				return nil, err
+			}
 		}
 		if err := postgres.Pause(ctx, 5*time.Millisecond); err != nil {
 			return nil, err
@@ -122,15 +152,16 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 	if err := publisher.QueryRow(ctx, "SELECT "+timelineSQL).Scan(&now); err != nil {
 		return "", err
 	}
-	if now != m.Timeline && !slot.Failover {
+	if now != m.Timeline && !slot.Synced {
 		return suspect(ctx, publisher, g, fmt.Sprintf("the server was promoted, or restored, since slot %s was made (timeline %s, then %s): its slots may be others", g.Name(), now, m.Timeline))
 	}
 	if m.Published != "" {
 		var published string
-		if err := publisher.QueryRow(ctx, "SELECT coalesce("+publishedSQL+", '')", g.Name()).Scan(&published); err != nil {
+		var newest int64
+		if err := publisher.QueryRow(ctx, "SELECT coalesce("+publishedSQL+", ''), "+newestSQL, g.Name()).Scan(&published, &newest); err != nil {
 			return "", err
 		}
-		if published != "" && published != m.Published { // that it is gone is said elsewhere
+		if published != "" && (published != m.Published || newest > m.Newest) { // that it is gone is said elsewhere
 			return suspect(ctx, publisher, g, fmt.Sprintf("somebody changed publication %s: what was written to a table while it was not in there is missing", g.Name()))
 		}
 	}
@@ -154,12 +185,15 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 	if slot.Confirmed <= left { // behind it after a crash: what follows is sent again, and skipped
 		return "", nil
 	}
-	arrived, err := SawMarker(ctx, subscriber, g.MarkerTable(), m.Marker, 0)
-	if err != nil {
-		return "", err
+	// Somebody may have let our own worker on in between.
+	own, err := SawMarker(ctx, subscriber, g.MarkerTable(), m.Marker, 0)
+	if err == nil && !own && sub != nil {
+		var applied postgres.LSN
+		applied, own, err = AppliedUpTo(ctx, subscriber, sub.OID)
+		own = own && applied >= slot.Confirmed
 	}
-	if arrived { // our own worker has run in between
-		return "", isRead(ctx, publisher, g)
+	if err != nil || own {
+		return "", errors.Join(err, isRead(ctx, publisher, g))
 	}
 	return suspect(ctx, publisher, g, fmt.Sprintf("slot %s was left at %s and stands at %s: somebody else read from it, moved it, or dropped it and made it again", g.Name(), left, slot.Confirmed))
 }
@@ -181,7 +215,7 @@ func reader(ctx context.Context, publisher *pgx.Conn, slot *SlotState, left time
 
 // RememberPublished notes that pgbaton itself has changed a group's publication.
 func RememberPublished(ctx context.Context, publisher postgres.DB, g Group) error {
-	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('published', `+publishedSQL+`)
+	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('published', `+publishedSQL+`, 'newest', `+newestSQL+`)
 		WHERE kind = '`+slotKind+`' AND key = $1::text`, g.Name())
 	return err
 }
@@ -261,9 +295,20 @@ func (t *Trip) Arrived(ctx context.Context, publisher, subscriber *pgx.Conn, wit
 	return true, "", t.settle(ctx, publisher)
 }
 
-// isRead forgets where a slot stood that our worker has read from since.
+// LetOn enables a group's subscription again. That its slot rests is forgotten first;
+// the marker that was left behind it stays, and must arrive.
+func LetOn(ctx context.Context, publisher, subscriber *pgx.Conn, g Group) error {
+	err := postgres.Durably(ctx, publisher, func(tx pgx.Tx) error { return isRead(ctx, tx, g) })
+	if err != nil {
+		return err
+	}
+	return SetEnabled(ctx, subscriber, g.Name(), true)
+}
+
+// isRead forgets where a slot stood that our worker has read from since, or is about
+// to.
 func isRead(ctx context.Context, publisher postgres.DB, g Group) error {
-	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value - 'confirmed' - 'marker' WHERE kind = $1 AND key = $2 AND value ? 'confirmed'`,
+	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value - 'confirmed' - 'marker' WHERE kind = $1 AND key = $2 AND value ?| ARRAY['confirmed', 'marker']`,
 		slotKind, g.Name())
 	return err
 }

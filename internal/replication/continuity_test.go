@@ -185,8 +185,33 @@ func TestContinuity(t *testing.T) {
 			}
 			s.gap("") // it was us
 			s.exec(s.publisher, fmt.Sprintf(`ALTER PUBLICATION %s DROP TABLE t`, name))
+			s.gap("") // not in there: that is for whoever compares the tables
 			s.exec(s.publisher, fmt.Sprintf(`ALTER PUBLICATION %s ADD TABLE ONLY t`, name))
 			s.gap("somebody changed publication")
+		}},
+		{"a published table dropped", func(s *stream) {
+			table := s.group.MarkerTable()
+			s.exec(s.publisher, `CREATE TABLE t (i int PRIMARY KEY)`)
+			s.exec(s.publisher, replication.SetTablesSQL(s.group.Name(), []postgres.Ident{table, {Schema: "public", Name: "t"}}))
+			if err := replication.RememberPublished(s.t.Context(), s.publisher, s.group); err != nil {
+				s.t.Fatal(err)
+			}
+			s.exec(s.publisher, `DROP TABLE t`)
+			s.gap("")
+		}},
+		{"a marker alone", func(s *stream) {
+			s.trip(false)
+			for range 2 {
+				if err := replication.LeaveMarker(s.t.Context(), s.publisher, s.group); err != nil {
+					s.t.Fatal(err)
+				}
+			}
+			if n := pgtest.QueryValue[int](s.t, s.publisher, fmt.Sprintf(`SELECT count(*)::int FROM %s`, s.group.MarkerTable())); n != 2 {
+				s.t.Errorf("%d markers, want the one that arrived and one", n)
+			}
+			s.advance()
+			s.gap("") // it may have been our own worker
+			s.trip(true, pgtest.QueryValue[string](s.t, s.publisher, `SELECT value ->> 'marker' FROM pgbaton.journal WHERE kind = 'slot'`))
 		}},
 		{"its publication without updates for a while", func(s *stream) {
 			s.exec(s.publisher, fmt.Sprintf(`ALTER PUBLICATION %s SET (publish = 'insert')`, s.group.Name()))
