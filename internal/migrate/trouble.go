@@ -51,6 +51,16 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 	if slot == nil || slot.Lost {
 		return &Trouble{Text: fmt.Sprintf("replication slot %s is lost or gone from the %s", name, from), Remedy: lostRemedy(b)}, nil
 	}
+	absent, err := replication.AbsentStandbys(ctx, publisher, c.Server(from).Version())
+	if err != nil {
+		return nil, postgres.Wrap(from, "looking for standbys", err)
+	}
+	if slot.Failover && len(absent) > 0 {
+		return &Trouble{
+			Text:   fmt.Sprintf("the %s sends nothing before the standbys named in synchronized_standby_slots have it, and none reads slot %s", from, strings.Join(absent, ", ")),
+			Remedy: fmt.Sprintf("connect the standby; or on the %s: ALTER SYSTEM SET synchronized_standby_slots = ''; SELECT pg_reload_conf()", from),
+		}, nil
+	}
 	runs, err := replication.Applies(ctx, subscriber, name)
 	if err != nil {
 		return nil, postgres.Wrap(to, "looking for the apply worker", err)

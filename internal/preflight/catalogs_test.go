@@ -148,6 +148,7 @@ var varying = map[string]string{
 	"pg_replication_slots.failover":         "17 18 19",
 	"pg_replication_slots.synced":           "17 18 19",
 	"pg_replication_slots.wal_status":       "13 15 17 18 19",
+	"pg_statistic_ext.stxexprs":             "15 17 18 19",
 
 	"pg_stat_progress_copy.bytes_processed":      "15 17 18 19",
 	"pg_stat_progress_copy.pid":                  "15 17 18 19",

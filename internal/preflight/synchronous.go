@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
+
+	"pgbaton/internal/replication"
 )
 
 // syncNumber matches how many standbys a commit waits for: "2 (a, b)", "ANY 2 (*)".
@@ -14,6 +17,9 @@ var syncNumber = regexp.MustCompile(`(?i)^\s*(?:first|any)?\s*(\d+)\s*\(`)
 // everything that writes would stand still there, without a word
 // (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
 func checkSynchronous(ctx context.Context, _ *survey, e *end) error {
+	if err := checkSynchronized(ctx, e); err != nil {
+		return err
+	}
 	names := e.setting["synchronous_standby_names"]
 	if names == "" {
 		return nil
@@ -35,5 +41,19 @@ func checkSynchronous(ctx context.Context, _ *survey, e *end) error {
 		Text: fmt.Sprintf("every commit waits for %s named in synchronous_standby_names (%s), and %d of them connected: pgbaton's would, too, for ever",
 			plural(need, "standby server"), names, connected),
 		Remedy: "ALTER SYSTEM SET synchronous_standby_names = '';\nSELECT pg_catalog.pg_reload_conf();\n-- no restart needed; or connect the standby"})
+	return nil
+}
+
+// checkSynchronized finds a server that holds back, for standbys that are not there,
+// what standbys are to carry on: our slots, too.
+func checkSynchronized(ctx context.Context, e *end) error {
+	absent, err := replication.AbsentStandbys(ctx, e.conn, e.Version())
+	if err != nil || len(absent) == 0 {
+		return err
+	}
+	e.add(Finding{Code: "synchronized-standby-slots", Severity: Blocker, Side: e.Side,
+		Text: fmt.Sprintf("no standby reads slot %s, named in synchronized_standby_slots: until one does, the server sends nothing from the slots of a migration",
+			strings.Join(absent, ", ")),
+		Remedy: "ALTER SYSTEM SET synchronized_standby_slots = '';\nSELECT pg_catalog.pg_reload_conf();\n-- no restart needed; or connect the standby"})
 	return nil
 }

@@ -102,6 +102,24 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 	}
 }
 
+// AbsentStandbys lists the slots named in synchronized_standby_slots that no standby
+// reads. From 17 on nothing is sent from a slot that standbys carry on before all of
+// those have it
+// (https://www.postgresql.org/docs/17/runtime-config-replication.html#GUC-SYNCHRONIZED-STANDBY-SLOTS).
+func AbsentStandbys(ctx context.Context, publisher postgres.DB, v postgres.Version) ([]string, error) {
+	if !FailoverSlot(v) {
+		return nil, nil
+	}
+	rows, err := publisher.Query(ctx, `
+		SELECT pg_catalog.btrim(name, ' "') FROM pg_catalog.regexp_split_to_table(pg_catalog.current_setting('synchronized_standby_slots'), ',') AS n (name)
+		WHERE pg_catalog.btrim(name) <> '' AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s
+			WHERE s.slot_name = pg_catalog.btrim(name, ' "') AND s.slot_type = 'physical' AND s.active)`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
 // SlotElsewhere says which other database of the cluster has a slot of a name; ""
 // for none. Names are unique in a cluster, and before they carried an id two
 // migrations could come to the same.
