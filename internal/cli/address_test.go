@@ -88,15 +88,30 @@ func TestWrongWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close() // nobody answers there
-	r := p.run(6, p.command("switchover", "--yes", "--on-resume", astray(l.Addr().(*net.TCPAddr).Port))...)
+	told := filepath.Join(t.TempDir(), "told")
+	tell := []string{"--on-pause", "echo pause >>" + told, "--on-switch", "echo switch >>" + told}
+	nowhere := l.Addr().(*net.TCPAddr).Port
+	r := p.run(6, p.command(append([]string{"switchover", "--yes", "--on-resume", astray(nowhere)}, tell...)...)...)
 	if !strings.Contains(r.Stderr, "leads nowhere now") {
 		t.Errorf("it is not said that PgBouncer leads nowhere:\n%s", r)
 	}
+	if findings := fmt.Sprint(p.result(0, "status")["findings"]); strings.Contains(findings, "traffic has not been moved") || !strings.Contains(findings, "leads nowhere now") {
+		t.Errorf("status: %s", findings)
+	}
+	// What was not seen to lead elsewhere is not held back again.
+	r = p.run(6, p.command(append([]string{"switchover", "--yes"}, tell...)...)...)
+	if !strings.Contains(r.Stderr, "leads nowhere now") {
+		t.Errorf("it is not said that PgBouncer leads nowhere:\n%s", r)
+	}
+	if text, err := os.ReadFile(told); err != nil || string(text) != "pause\nswitch\n" {
+		t.Errorf("the hooks ran %q (%v)", text, err)
+	}
+	lead(t, pooler, nowhere, other.Port())
 	r = p.run(6, p.command("switchover", "--yes", "--on-resume", astray(other.Port()))...)
 	if want := fmt.Sprintf("database app of the server at 127.0.0.1, port %d, and not to 127.0.0.1:%d/app", other.Port(), p.target.Port()); !strings.Contains(r.Stderr, want) {
 		t.Errorf("it is not said that PgBouncer leads to %s:\n%s", want, r)
 	}
-	if findings := fmt.Sprint(p.result(0, "status")["findings"]); !strings.Contains(findings, "traffic has not been moved") {
+	if findings := fmt.Sprint(p.result(0, "status")["findings"]); !strings.Contains(findings, "has not been seen to arrive") {
 		t.Errorf("status: %s", findings)
 	}
 	p.result(0, p.command("switchover", "--yes")...)
@@ -120,6 +135,41 @@ func TestWrongWay(t *testing.T) {
 		t.Errorf("rollback: %s", r)
 	}
 	p.goesOn()
+}
+
+// TestUsedUp: clients that take every connection which PgBouncer may have to the taker
+// are served there. That one more does not get in is no reason to hold them back.
+func TestUsedUp(t *testing.T) {
+	t.Parallel()
+	p := newPooled(t, 12, 17, "", "transaction", 1)
+	pooler, psql := p.poolers[0], p.target.BinDir()+"/psql -X -q -A -t "
+	const busy = "SELECT pg_catalog.pg_sleep(997)"
+	r := p.run(0, p.command("switchover", "--yes", "--on-resume", fmt.Sprintf(`%[1]s '%[2]s' -c '%[3]s' >/dev/null 2>&1 </dev/null &
+		until test "$(%[1]s '%[4]s' -c "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE query = '%[3]s'")" = 1; do :; done
+		%[1]s '%[5]s' -c 'SET max_db_connections = 1'`, psql, p.through(0), busy, p.targetURI(), pooler.AdminURI()))...)
+	if !strings.Contains(r.Stderr, "serves clients, but where it leads could not be looked at") {
+		t.Errorf("it is not said that nobody has looked:\n%s", r)
+	}
+	if findings := fmt.Sprint(p.result(0, "status")["findings"]); strings.Contains(findings, "traffic") {
+		t.Errorf("status: %s", findings)
+	}
+	pgtest.Exec(t, p.targetURI(), `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE query = '`+busy+`'`)
+	console(t, pooler, "RELOAD")
+	p.goesOn()
+}
+
+// lead corrects the port of an entry by hand.
+func lead(t *testing.T, p *cluster.Pooler, from, to int) {
+	t.Helper()
+	ini, err := os.ReadFile(p.IniPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(string(ini), fmt.Sprintf("port=%d", from), fmt.Sprintf("port=%d", to))
+	if err := os.WriteFile(p.IniPath(), []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+	console(t, p, "RELOAD")
 }
 
 // console gives a command to a PgBouncer.

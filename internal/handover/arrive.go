@@ -2,14 +2,11 @@ package handover
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/event"
-	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/traffic"
@@ -66,42 +63,4 @@ func (r *run) look(ctx context.Context, p Party, conn *pgx.Conn) ([]traffic.Sigh
 	}
 	seen := traffic.Look(ctx, r.Traffic, r.Route(), p.Server, beacon)
 	return seen, postgres.Wrap(p.Side, "taking the mark from the server", beacon.PutOut(ctx, conn))
-}
-
-// lookFor bounds the look behind the pass: the clients that have waited are served at
-// the same time.
-const lookFor = 5 * time.Second
-
-// arrive looks whether applications have been led to the taker, and only then has
-// traffic been moved: the same command, run again, moves it again. What could not be
-// looked through before, as ready has said, proves nothing when it still cannot.
-func (r *run) arrive(ctx context.Context) error {
-	limit, cancel := context.WithTimeout(ctx, lookFor)
-	defer cancel()
-	problems, err := r.astray(ctx)
-	for err == nil && len(problems) > 0 && postgres.Pause(limit, 100*time.Millisecond) == nil {
-		problems, err = r.astray(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	if len(problems) > 0 {
-		return postgres.WrapHint(r.Taker.Side, "looking where applications are led", errors.Join(problems...),
-			"correct the entry and RELOAD, or what keeps PgBouncer from logging in there, and run the same command again: it moves the traffic and looks once more")
-	}
-	return postgres.Wrap(r.Taker.Side, "writing the journal", journal.Delete(ctx, r.taker, journalKind, keyTraffic))
-}
-
-// astray says what does not lead to the taker.
-func (r *run) astray(ctx context.Context) (problems []error, err error) {
-	seen, err := r.look(ctx, r.Taker, r.taker)
-	for _, s := range seen {
-		switch {
-		case s.Err != nil && r.lookable[s.Name]:
-			problems = append(problems, fmt.Errorf("%s led to the %s before, and leads nowhere now: %w", s.Name, r.Holder.Side, s.Err))
-		case s.Err == nil && !s.Here:
-			problems = append(problems, fmt.Errorf("%s leads to %s, and not to %s", s.Name, s.Where, r.Route().To))
-		}
-	}
-	return problems, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -59,41 +58,6 @@ func (r *run) open(ctx context.Context) error {
 		r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "restoring event triggers", err, "mend this and run the same command again"))
 	}
 	return r.openTaker(ctx)
-}
-
-// TrafficWaits says whether traffic is still to be moved to a side that took the
-// baton: a run that completes another's handover must not move it twice.
-func TrafficWaits(ctx context.Context, taker *pgx.Conn) (bool, error) {
-	h, err := readHeld(ctx, taker, keyTraffic)
-	return h != nil, err
-}
-
-// moveTimeout bounds each traffic action after the pass: generous, because there
-// is no way back, but not for ever.
-const moveTimeout = 5 * time.Minute
-
-func (r *run) switchTraffic(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
-	defer cancel()
-	h, err := readHeld(ctx, r.taker, keyTraffic)
-	if err == nil {
-		err = r.canLetGo(h)
-	}
-	if err != nil {
-		return err
-	}
-	return r.Traffic.Switch(ctx, r.Route())
-}
-
-// resume asks the taker once more: a session that the guardian has ended means
-// that traffic is not ours any more.
-func (r *run) resume(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
-	defer cancel()
-	if err := r.taker.Ping(ctx); err != nil {
-		return err
-	}
-	return r.Traffic.Resume(ctx, r.Route())
 }
 
 // settle tidies up behind the pass: nobody waits any more. Everything is tried;

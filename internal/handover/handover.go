@@ -394,40 +394,7 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 	if !r.fenced.IsZero() {
 		r.result.DatabasePauseMS = event.MS(time.Since(r.fenced))
 	}
-	waiting, err := TrafficWaits(ctx, r.taker)
-	r.result.Already = !r.took && err == nil && !waiting
-	if err != nil {
-		r.problems = append(r.problems, postgres.Wrap(r.Taker.Side, "reading the journal", err))
-	}
-	if err == nil && !waiting { // nothing should be held back; an order of a process that is dead may have come late
-		err = traffic.Again(ctx, r.Traffic, r.Route())
-		if err != nil {
-			r.problems = append(r.problems, err)
-		}
-	}
-	if waiting {
-		moved := true
-		for _, p := range []phase{{name: PhaseSwitch, do: r.switchTraffic}, {name: PhaseResume, do: r.resume}} {
-			if err := r.timed(ctx, p); err != nil {
-				// Traffic that points at the fenced side must not be let go: the
-				// applications would get errors instead of waiting.
-				r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "moving traffic", err,
-					"mend this and run the same command again: it moves the traffic, and nothing else is repeated"))
-				moved = false
-				break
-			}
-		}
-		if r.paused.IsZero() {
-			r.paused = began // of an earlier run: its pause so far is not known
-		}
-		r.result.PauseMS = event.MS(time.Since(r.paused))
-		if moved {
-			if err := r.arrive(ctx); err != nil {
-				r.problems = append(r.problems, err)
-			}
-		}
-	}
-	if waiting {
+	if r.moveTraffic(ctx, began) {
 		_ = postgres.Pause(ctx, afterRush) // ctx has no end
 	}
 	if err := r.timed(ctx, phase{name: PhaseSettle, do: r.settle}); err != nil {

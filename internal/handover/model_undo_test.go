@@ -268,7 +268,7 @@ func forwardSteps(steps *[waits]step) {
 		e.p.ordered = false
 		return fMoved
 	}}
-	steps[fMoved] = step{phase: handover.PhaseResume, on: onTaker, text: "looks where it leads, and notes that traffic was moved (arrive)", fail: trafficLost, do: func(e *exec) pc {
+	steps[fMoved] = step{phase: handover.PhaseResume, on: onTaker, text: "notes that traffic was moved (resume)", fail: trafficLost, do: func(e *exec) pc {
 		e.t.moving = false
 		return fAsk
 	}}

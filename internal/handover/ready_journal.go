@@ -24,6 +24,7 @@ import (
 var reads = []func(context.Context, *pgx.Conn) error{
 	func(ctx context.Context, c *pgx.Conn) error { _, err := ReadPaused(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := TrafficWaits(ctx, c); return err },
+	func(ctx context.Context, c *pgx.Conn) error { _, err := ReadArrival(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := StreamLeft(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := ReadGuardianNote(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := readViews(ctx, c); return err },

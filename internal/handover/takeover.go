@@ -38,7 +38,7 @@ func ReadGuardianNote(ctx context.Context, conn *pgx.Conn) (*GuardianNote, error
 
 // forget removes what an earlier handover noted for people.
 func forget(ctx context.Context, conn *pgx.Conn) error {
-	return journal.Delete(ctx, conn, journalKind, keyGuardian)
+	return errors.Join(journal.Delete(ctx, conn, journalKind, keyGuardian), journal.Delete(ctx, conn, journalKind, keyArrival))
 }
 
 // Superseded says that a guardian has nothing to do: the migration has moved on

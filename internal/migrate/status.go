@@ -421,6 +421,10 @@ func (r *reader) readTraffic(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(side, "reading the journal", err)
 	}
+	arrival, err := handover.ReadArrival(ctx, conn)
+	if err != nil {
+		return postgres.Wrap(side, "reading the journal", err)
+	}
 	fenced := map[postgres.Side]SideStatus{postgres.Source: r.Status.Source, postgres.Target: r.Status.Target}[side].Fenced
 	switch {
 	case fenced:
@@ -433,6 +437,12 @@ func (r *reader) readTraffic(ctx context.Context) error {
 		r.died(text, next, " with the same traffic options, lets it go and hands over")
 	case waiting:
 		r.died(fmt.Sprintf("the %s is open, but traffic has not been moved to it", side), Handover{To: side}.command(), ", moves it")
+	case arrival != nil:
+		text := fmt.Sprintf("traffic was let go to the %s, and has not been seen to arrive there", side)
+		if arrival.Why != "" {
+			text += ": " + arrival.Why
+		}
+		r.died(text, Handover{To: side}.command(), " with the same traffic options, looks once more, and moves what leads elsewhere")
 	}
 	return nil
 }

@@ -115,11 +115,12 @@ func (s *Sessions) lostHolder(h Handover) error {
 }
 
 // unfinished says whether a side that took the baton is still closed, or traffic
-// has not been moved to it.
+// has not been moved to it, or not been seen to arrive.
 func (s *Sessions) unfinished(ctx context.Context, side postgres.Side) bool {
 	saved, err := fence.Raised(ctx, s.conn(side))
 	waiting, waitErr := handover.TrafficWaits(ctx, s.conn(side))
-	return err != nil || waitErr != nil || saved != nil || waiting
+	arrival, arrivalErr := handover.ReadArrival(ctx, s.conn(side))
+	return err != nil || waitErr != nil || arrivalErr != nil || saved != nil || waiting || arrival != nil
 }
 
 // LastWord is the last that the side to be opened knows of a holder that is lost.

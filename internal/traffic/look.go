@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 type Sighting struct {
 	Name string // of the PgBouncer, and of the database in it
 	postgres.Sight
-	Err error // it could not be seen
+	Err    error // it could not be seen
+	Serves bool  // if so: the PgBouncer has connections to a server for that database
 }
 
 // lookWithin bounds a look through one PgBouncer: its pool may be used up.
@@ -39,7 +41,9 @@ func Look(ctx context.Context, m Mover, r Route, side *postgres.Server, b postgr
 		}
 		err := m.each(r, func(one *pgBouncer, database string) error {
 			s := Sighting{Name: fmt.Sprintf("PgBouncer %s, database %s", one.name, database)}
-			s.Sight, s.Err = one.look(ctx, database, side, b)
+			if s.Sight, s.Err = one.look(ctx, database, side, b); s.Err != nil {
+				s.Serves = one.serves(ctx, database)
+			}
 			seen[place[one]] = s
 			return nil
 		})
@@ -66,6 +70,19 @@ func (b *pgBouncer) look(ctx context.Context, database string, side *postgres.Se
 		err = fmt.Errorf("looking as %s: %w", quoteName(side.User()), oneLine(ctx, err))
 	}
 	return sight, err
+}
+
+// serves says whether there are connections to a server for a database: then clients
+// get through, even if a look does not.
+func (b *pgBouncer) serves(ctx context.Context, database string) (yes bool) {
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	err := b.reached(ctx, func(c *console) error {
+		a, err := c.ask(ctx, "SHOW POOLS")
+		yes = slices.ContainsFunc(findPools(a, database), func(p pool) bool { return p.servers > 0 })
+		return err
+	})
+	return err == nil && yes
 }
 
 // String is what people are told of it.
