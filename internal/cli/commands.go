@@ -16,60 +16,21 @@ import (
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
-	"pgbaton/internal/schema"
 	"pgbaton/internal/ui"
 )
 
-// withMigration runs a command on a migration: configuration, printer, sessions.
-// locked commands are the migration's one operator.
-func (a *app) withMigration(cmd *cobra.Command, locked bool, adjust func(*migrate.Config) error,
-	do func(context.Context, migrate.Config, *migrate.Sessions, *ui.Printer) error) error {
-	m, err := a.migration()
-	if err != nil {
-		return err
-	}
-	if adjust != nil {
-		if err := adjust(&m); err != nil {
-			return err
+// check looks at both servers for what a start would need; again, when somebody has
+// ended its sessions.
+func check(ctx context.Context, m migrate.Config, try preflight.TrySchema) (report preflight.Report, err error) {
+	for range looksTimes {
+		if report, err = checkOnce(ctx, m, try); !postgres.Ended(err) || ctx.Err() != nil {
+			break
 		}
 	}
-	printer := ui.NewPrinter(a.stdout, a.stderr, a.json)
-	a.printer = printer
-	defer printer.Close()
-	m.Observe = printer.Observe
-	if tellsStalls(cmd, printer) {
-		watchStalls(m, printer)
-	}
-	ctx := cmd.Context()
-	sessions := migrate.Open(ctx, m)
-	defer sessions.Close()
-	if err := sessions.Direct(); err != nil {
-		return err
-	}
-	if err := m.Identify(ctx, sessions); err != nil {
-		return err
-	}
-	if err := migrate.FenceStale(ctx, m, sessions); err != nil {
-		return err
-	}
-	if err := m.Remember(ctx, sessions); err != nil {
-		return err
-	}
-	if sessions.TargetConn != nil {
-		if err := schema.RemoveTrials(ctx, m.Target, sessions.TargetConn); err != nil {
-			m.Observe(event.Warning{Side: string(postgres.Target), Text: err.Error(), Remedy: postgres.Hint(err)})
-		}
-	}
-	if locked {
-		if err := sessions.Lock(ctx); err != nil {
-			return err
-		}
-	}
-	return do(ctx, m, sessions, printer)
+	return report, err
 }
 
-// check looks at both servers for what a start would need.
-func check(ctx context.Context, m migrate.Config, try preflight.TrySchema) (preflight.Report, error) {
+func checkOnce(ctx context.Context, m migrate.Config, try preflight.TrySchema) (preflight.Report, error) {
 	return preflight.Run(ctx, preflight.Input{
 		Source: m.Source, Target: m.Target, SourceFromTarget: m.SourceFromTarget, TargetFromSource: m.TargetFromSource,
 		Migration: m.Name, Selection: m.Selection, Method: string(m.Method), Jobs: m.Jobs, IndexJobs: m.IndexJobs, Groups: m.InitialGroups, Roles: m.Roles, Accept: m.Accept, PgBin: m.PgBin,
@@ -151,7 +112,7 @@ func (a *app) planCommand() *cobra.Command {
 		Use:   "plan",
 		Short: "Print every statement and command that start and switchover would run",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withMigration(cmd, false, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+			return a.withMigration(cmd, looks, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
 				steps, err := migrate.Plan(ctx, m, s)
 				if err != nil {
 					return err
@@ -192,7 +153,7 @@ func (a *app) startCommand() *cobra.Command {
 		Use:   "start",
 		Short: "Bring the target from nothing to streaming; run again, it continues",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withMigration(cmd, false, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+			return a.withMigration(cmd, asks, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
 				// Connection failures say more than a list of findings would.
 				if s.SourceErr != nil {
 					return s.SourceErr
@@ -255,8 +216,8 @@ func (a *app) runningCommand(name, short string, run bool) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: short,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withMigration(cmd, true, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				if err := s.Need(); err != nil {
+			return a.withMigration(cmd, operates, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				if err := s.NeedMigration(ctx, name); err != nil {
 					return err
 				}
 				stream, err := migrate.SetRunning(ctx, m, s, run)
@@ -316,7 +277,7 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func (a *app) statusOnce(cmd *cobra.Command, watch bool) error {
-	return a.withMigration(cmd, false, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+	return a.withMigration(cmd, looks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
 		status, err := migrate.ReadStatus(ctx, m, s)
 		if err != nil {
 			return err
@@ -399,7 +360,7 @@ the target database, if start made it.`,
 
 func (a *app) cleaning(cmd *cobra.Command, yes bool, question string,
 	do func(context.Context, migrate.Config, *migrate.Sessions) (migrate.CleanResult, error)) error {
-	return a.withMigration(cmd, true, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+	return a.withMigration(cmd, operates, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
 		if err := a.confirm(yes, question); err != nil {
 			return err
 		}

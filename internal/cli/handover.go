@@ -111,13 +111,13 @@ wherever things stand.`,
 				return err
 			}
 			defer movers.Close()
-			return a.withMigration(cmd, false, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+			return a.withMigration(cmd, asks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
 				guard.Task(guardTask{guardedConnections(m), f})
 				h := migrate.Handover{To: f.To, MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers, Guard: guard}
 				if lost {
 					return a.takeByForce(ctx, m, s, p, h)
 				}
-				if err := s.Need(); err != nil {
+				if err := s.NeedMigration(ctx, name); err != nil {
 					return err
 				}
 				if !yes {
@@ -173,8 +173,8 @@ Exit code 3 when a real handover would be refused.`,
 				return err
 			}
 			defer movers.Close()
-			return a.withMigration(cmd, true, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				if err := s.Need(); err != nil {
+			return a.withMigration(cmd, operates, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+				if err := s.NeedMigration(ctx, "rehearse"); err != nil {
 					return err
 				}
 				h := migrate.Handover{MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers}

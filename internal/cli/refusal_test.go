@@ -89,7 +89,6 @@ func TestCommandsRefused(t *testing.T) {
 	t.Parallel()
 	m := &move{t: t, source: pgtest.Start(t, 12, map[string]string{"max_prepared_transactions": "2"}), target: pgtest.Start(t, 15), db: "app"}
 	m.load(`CREATE TABLE t (i int PRIMARY KEY)`)
-	pgtest.Exec(t, m.target.ConnString("postgres"), `CREATE DATABASE app`)
 	// refuses runs a command, and follows the remedy; the command is not refused for this any more.
 	refuses := func(why, remedy string, command []string, follow func(), then int) {
 		t.Helper()
@@ -107,6 +106,10 @@ func TestCommandsRefused(t *testing.T) {
 	}
 	does := func(command ...string) func() { return func() { t.Helper(); m.run(0, command...) } }
 	const none = "there is no migration between these databases"
+	for _, command := range [][]string{{"switchover", "--yes"}, {"rollback", "--yes"}, {"rehearse"}, {"pause"}, {"resume"}, {"report"}} {
+		refuses(none, "pgbaton start", command, nil, 0) // while the target's database is not there
+	}
+	pgtest.Exec(t, m.target.ConnString("postgres"), `CREATE DATABASE app`)
 	refuses(none, "pgbaton start", []string{"switchover", "--yes"}, nil, 0)
 	refuses(none, "pgbaton start", []string{"report"}, nil, 0)
 	refuses("there is no subscription yet", "pgbaton start", []string{"resume"}, nil, 0)

@@ -27,7 +27,7 @@ with finish --report FILE.`,
 			if format != "markdown" && format != "json" {
 				return usagef("--format must be markdown or json, not %q", format)
 			}
-			return a.withMigration(cmd, false, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+			return a.withMigration(cmd, looks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
 				report, err := migrate.ReadReport(ctx, m, s)
 				if err != nil {
 					return err

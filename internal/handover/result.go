@@ -101,6 +101,16 @@ func (r *run) remember(ctx context.Context, conn *pgx.Conn) {
 	_ = journal.Put(ctx, conn, accountKind, r.result.Began.UTC().Format(time.RFC3339Nano), r.result)
 }
 
+// Worked says whether anybody has begun, ended or taken over a handover within a time.
+func Worked(ctx context.Context, db postgres.DB, within time.Duration) (worked bool, err error) {
+	if there, err := journal.Exists(ctx, db); err != nil || !there {
+		return false, err
+	}
+	err = db.QueryRow(ctx, `SELECT coalesce(pg_catalog.clock_timestamp() - pg_catalog.max(at) <= $1::interval, false)
+		FROM pgbaton.journal WHERE kind IN ($2, $3)`, within, journalKind, accountKind).Scan(&worked)
+	return worked, err
+}
+
 // Results reads the handovers that a side remembers, by the time they began.
 func Results(ctx context.Context, db postgres.DB) (map[string]Result, error) {
 	return journal.List[Result](ctx, db, accountKind)

@@ -199,14 +199,17 @@ func (c Config) holderKeeps(side postgres.Side) []string {
 type Sessions struct {
 	SourceConn, TargetConn *pgx.Conn
 	SourceErr, TargetErr   error
+
+	locked    bool   // the command is the migration's one operator
+	waitedFor string // who had the lock when it was asked for
 }
 
 // Open connects both sides; what fails is in the result. A target database that
 // does not exist is no error of the migration: TargetErr then has SQLSTATE 3D000.
 func Open(ctx context.Context, c Config) *Sessions {
 	s := &Sessions{}
-	s.SourceConn, s.SourceErr = c.Source.Connect(ctx)
-	s.TargetConn, s.TargetErr = c.Target.Connect(ctx)
+	s.SourceConn, s.SourceErr = c.Source.ConnectAgain(ctx)
+	s.TargetConn, s.TargetErr = c.Target.ConnectAgain(ctx)
 	return s
 }
 
@@ -241,6 +244,22 @@ func (s *Sessions) Need() error {
 	return s.TargetErr
 }
 
+// NeedMigration returns an error unless both sides are connected. A target database
+// that does not exist belongs to no migration, unless the source has the record of one.
+func (s *Sessions) NeedMigration(ctx context.Context, command string) error {
+	if s.SourceErr != nil || postgres.Code(s.TargetErr) != postgres.UndefinedDatabase {
+		return s.Need()
+	}
+	record, err := journal.Read(ctx, s.SourceConn)
+	switch {
+	case err != nil:
+		return postgres.Wrap(postgres.Source, "reading the migration's record", err)
+	case record != nil:
+		return s.TargetErr
+	}
+	return refusal.New(command, "there is no migration between these databases", "pgbaton start")
+}
+
 // conn returns the session of a side, nil when there is none.
 func (s *Sessions) conn(side postgres.Side) *pgx.Conn {
 	if side == postgres.Source {
@@ -252,11 +271,12 @@ func (s *Sessions) conn(side postgres.Side) *pgx.Conn {
 // Lock makes these sessions the one operator of the migration, on every side
 // that is connected.
 func (s *Sessions) Lock(ctx context.Context) error {
-	var before string // who had a lock that was waited for
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if conn := s.conn(side); conn != nil {
-			who, err := lockAfter(ctx, side, conn, before)
-			before = who
+			who, err := lock(ctx, side, conn)
+			if who != "" {
+				s.waitedFor = who
+			}
 			if err != nil {
 				if s.sameDatabase(ctx) {
 					return refusal.New("this command", "source and target are the same database", "check --source and --target")
@@ -265,11 +285,13 @@ func (s *Sessions) Lock(ctx context.Context) error {
 			}
 		}
 	}
+	s.locked = true
 	return nil
 }
 
 // Unlock gives the operator's lock back, on every side that is connected.
 func (s *Sessions) Unlock(ctx context.Context) error {
+	s.locked = false
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if conn := s.conn(side); conn != nil {
 			if err := journal.Unlock(ctx, conn); err != nil {
@@ -294,34 +316,27 @@ func (s *Sessions) sameDatabase(ctx context.Context) bool {
 // has just ended, or was killed, is there for a moment more.
 const lockPatience = 3 * time.Second
 
-func lock(ctx context.Context, side postgres.Side, conn *pgx.Conn) error {
-	_, err := lockAfter(ctx, side, conn, "")
-	return err
-}
-
-// lockAfter takes a side's lock. before is who had a lock that this command has waited
-// for; it returns who has had one by now. A session that ends after such a wait was
-// ended by the fence of whoever has it: we are second, nothing is wrong.
-func lockAfter(ctx context.Context, side postgres.Side, conn *pgx.Conn, before string) (who string, err error) {
+// lock takes a side's lock, and returns who had it meanwhile, "" for nobody.
+func lock(ctx context.Context, side postgres.Side, conn *pgx.Conn) (who string, err error) {
 	began := time.Now()
-	ok, other, err := journal.Lock(ctx, conn)
-	for err == nil && !ok && time.Since(began) < lockPatience {
-		before = other
-		if err = postgres.Pause(ctx, 50*time.Millisecond); err == nil {
-			ok, other, err = journal.Lock(ctx, conn)
+	for {
+		ok, other, err := journal.Lock(ctx, conn)
+		if other != "" {
+			who = other
+		}
+		switch {
+		case err == nil && ok:
+			return who, nil
+		case err == nil && time.Since(began) >= lockPatience:
+			return who, refusal.New("this command", fmt.Sprintf("another pgbaton is at work on the %s (%s)", side, other),
+				"wait for it; the lock ends with its session")
+		case err == nil:
+			err = postgres.Pause(ctx, 50*time.Millisecond)
+		}
+		if err != nil {
+			return who, postgres.Wrap(side, "taking the operator's lock", err)
 		}
 	}
-	switch {
-	case err != nil && before != "" && conn.IsClosed() && ctx.Err() == nil:
-		return before, refusal.New("this command", fmt.Sprintf("another pgbaton is at work (%s): its fence has ended this command's session on the %s", before, side),
-			"wait for it; then pgbaton status shows what it has done")
-	case err != nil:
-		return before, postgres.Wrap(side, "taking the operator's lock", err)
-	case !ok:
-		return other, refusal.New("this command", fmt.Sprintf("another pgbaton is at work on the %s (%s)", side, other),
-			"wait for it; the lock ends with its session")
-	}
-	return before, nil
 }
 
 // err is the reason for which a side has no session.

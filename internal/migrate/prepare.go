@@ -148,7 +148,7 @@ func (st *start) runDatabase(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := lock(ctx, postgres.Target, conn); err != nil {
+	if _, err := lock(ctx, postgres.Target, conn); err != nil {
 		conn.Close(ctx)
 		return err
 	}

@@ -162,7 +162,7 @@ func (st *start) reconnect(ctx context.Context) error {
 		return func() (*pgx.Conn, error) {
 			conn, err := st.Server(side).Connect(ctx)
 			if err == nil {
-				if err = lock(ctx, side, conn); err != nil {
+				if _, err = lock(ctx, side, conn); err != nil {
 					conn.Close(ctx)
 				}
 			}

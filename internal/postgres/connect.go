@@ -18,6 +18,20 @@ func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
 	return s.ConnectDatabase(ctx, s.Database())
 }
 
+// connectTries is how often ConnectAgain opens a session that is ended while it begins.
+const connectTries = 3
+
+// ConnectAgain is Connect for whoever may come while others raise a fence: that ends
+// the sessions that began before it, also one that has only just begun, and no later one.
+func (s *Server) ConnectAgain(ctx context.Context) (conn *pgx.Conn, err error) {
+	for range connectTries {
+		if conn, err = s.Connect(ctx); !Ended(err) || NotLetIn(err) {
+			break
+		}
+	}
+	return conn, err
+}
+
 // ConnectDatabase opens a session on another database of the same server.
 func (s *Server) ConnectDatabase(ctx context.Context, database string) (*pgx.Conn, error) {
 	return s.connectPgx(ctx, database, func(map[string]string) {})

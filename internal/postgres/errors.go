@@ -3,6 +3,8 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 
@@ -29,6 +31,7 @@ const (
 	TooManyConnections    = "53300"
 	ConfigLimitExceeded   = "53400"
 	InvalidOptionName     = "HV00D"
+	AdminShutdown         = "57P01"
 )
 
 // Error is something that failed on one side, with the remedy.
@@ -103,6 +106,29 @@ func Refused(err error) bool {
 		return false
 	}
 	return true
+}
+
+// Ended says whether a session was ended by somebody, as a fence does, or not let in:
+// the server said so, or the connection just broke. A server that nobody can connect to
+// has ended nothing.
+func Ended(err error) bool {
+	if err == nil {
+		return false
+	}
+	if pe := (*pgconn.PgError)(nil); errors.As(err, &pe) {
+		return pe.Code == AdminShutdown || NotLetIn(err)
+	}
+	if dial := (*net.OpError)(nil); errors.As(err, &dial) {
+		return dial.Op != "dial" && !dial.Timeout()
+	}
+	// the last: a statement of a session that had ended before
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err)
+}
+
+// NotLetIn says whether a role may not connect to the database.
+func NotLetIn(err error) bool {
+	pe := (*pgconn.PgError)(nil)
+	return errors.As(err, &pe) && pe.Code == InsufficientPrivilege && pe.SeverityUnlocalized == "FATAL"
 }
 
 // Describe prints an error with the server's detail and hint, which pgconn

@@ -217,7 +217,7 @@ func each(ctx context.Context, fs ...func(context.Context) error) error {
 // connect opens the side's session and learns what every check needs. Whatever
 // keeps us out is a finding; the session can change nothing.
 func (e *end) connect(ctx context.Context) error {
-	conn, err := e.Connect(ctx)
+	conn, err := e.ConnectAgain(ctx)
 	e.exists = err == nil
 	if err != nil && e.Side == postgres.Target && postgres.Code(err) == postgres.UndefinedDatabase {
 		if conn, err = schema.ConnectMaintenance(ctx, e.Server); err == nil {
