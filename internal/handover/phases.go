@@ -156,8 +156,7 @@ func (r *run) drain(ctx context.Context) error {
 // slot.
 func (r *run) drainStream(ctx context.Context) error {
 	if err := fence.OpenLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {
-		return postgres.WrapHint(r.Holder.Side, "creating the slot of the leak check", err,
-			"it waits for every open transaction that has written, in any database of the cluster")
+		return postgres.WrapHint(r.Holder.Side, "creating the slot of the leak check", err, replication.SlotHint(err))
 	}
 	tokens := make([]string, len(r.Groups))
 	for i, g := range r.Groups {

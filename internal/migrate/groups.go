@@ -187,10 +187,7 @@ func (st *start) publish(ctx context.Context, g *group, members []catalog.Table)
 	}
 	err := execAll(ctx, postgres.Source, st.SourceConn, replication.DropPublicationSQL(name),
 		replication.PublicationSQL(name, replication.Publishable(members, g.Group), st.streamsTruncate()))
-	if postgres.Code(err) == postgres.InsufficientPrivilege {
-		err = postgres.WrapHint(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
-	}
-	return err
+	return postgres.WrapRights(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
 }
 
 // dropSlot drops a group's slot, and first of all what rests on it: rows that were

@@ -45,7 +45,7 @@ func (st *start) makeRecord(ctx context.Context, side postgres.Side, r journal.R
 	// With what it includes: no command must ever take the record for one that includes all.
 	err := schema.CreateJournal(ctx, conn, r, func(tx pgx.Tx) error { return journal.Put(ctx, tx, journal.SelectionKind, "", st.Selection) })
 	if err != nil {
-		return postgres.WrapHint(side, "creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
+		return postgres.WrapRights(side, "creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
 			postgres.QuoteIdent(st.Server(side).Database()), postgres.QuoteIdent(st.Server(side).User())))
 	}
 	_, err = conn.Exec(ctx, replication.MarkerTableSQL(st.Group().MarkerTable()))
@@ -69,7 +69,7 @@ func (st *start) runRoles(ctx context.Context) error {
 	}
 	created, refused, err := schema.CopyRoles(ctx, st.Target, st.targetCluster(), roles)
 	if err != nil {
-		return postgres.WrapHint(postgres.Target, "copying roles", err, "the role needs CREATEROLE; or create the roles by hand and start without --roles")
+		return postgres.WrapRights(postgres.Target, "copying roles", err, "the role needs CREATEROLE; or create the roles by hand and start without --roles")
 	}
 	st.warnSettings(refused)
 	return postgres.Wrap(postgres.Source, "remembering the copied roles",
@@ -137,7 +137,7 @@ func (st *start) runDatabase(ctx context.Context) error {
 	}
 	refused, err := schema.DressDatabase(ctx, st.Target, st.targetCluster(), d, name)
 	if err != nil {
-		return postgres.WrapHint(postgres.Target, "giving database "+postgres.QuoteIdent(name)+" its properties", err,
+		return postgres.WrapRights(postgres.Target, "giving database "+postgres.QuoteIdent(name)+" its properties", err,
 			"the role must own the database, and be a member of its owner to be; or create the database, empty, by hand")
 	}
 	st.warnSettings(refused)
@@ -175,8 +175,14 @@ func (st *start) createDatabase(ctx context.Context, d schema.Database, name str
 		err = errors.Join(err, journal.Delete(ctx, st.SourceConn, kindTarget, keyCreated))
 	}
 	if err != nil {
-		return postgres.WrapHint(postgres.Target, "creating database "+postgres.QuoteIdent(name), err,
-			"the role needs CREATEDB; or create the database, empty, by hand")
+		hint := ""
+		switch {
+		case postgres.Code(err) == postgres.InsufficientPrivilege:
+			hint = "the role needs CREATEDB; or create the database, empty, by hand"
+		case postgres.Code(err) != "":
+			hint = "create the database, empty, by hand, then run start again"
+		}
+		return postgres.WrapHint(postgres.Target, "creating database "+postgres.QuoteIdent(name), err, hint)
 	}
 	if note != "" {
 		st.Observe(event.Warning{Side: string(postgres.Target), Text: note})
@@ -286,7 +292,7 @@ func (st *start) runFence(ctx context.Context) error {
 		defer cancel()
 		_, err = fence.Evict(evictCtx, st.TargetConn, []int32{int32(st.TargetConn.PgConn().PID())}, replication.AllOf(st.label))
 	}
-	return postgres.WrapHint(postgres.Target, "fencing the target database", err, "the role must own the database or be superuser")
+	return postgres.WrapRights(postgres.Target, "fencing the target database", err, "the role must own the database or be superuser")
 }
 
 // fenceTimeout bounds the wait for sessions on the target, where nobody should
@@ -408,8 +414,5 @@ func (st *start) runPublication(ctx context.Context) error {
 		return err
 	}
 	err = execAll(ctx, postgres.Source, st.SourceConn, replication.DropPublicationSQL(name), replication.PublicationSQL(name, tables, st.streamsTruncate()))
-	if postgres.Code(err) == postgres.InsufficientPrivilege {
-		err = postgres.WrapHint(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
-	}
-	return err
+	return postgres.WrapRights(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
 }

@@ -64,6 +64,14 @@ func WrapHint(side Side, doing string, err error, hint string) error {
 	return &Error{Side: side, Doing: doing, Err: err, Hint: hint}
 }
 
+// WrapRights is Wrap with a remedy for want of rights: whatever else fails it does not mend.
+func WrapRights(side Side, doing string, err error, hint string) error {
+	if Code(err) != InsufficientPrivilege {
+		hint = ""
+	}
+	return WrapHint(side, doing, err, hint)
+}
+
 // Hint returns the remedies attached to an error, outermost first.
 func Hint(err error) string {
 	var hints []string

@@ -5,6 +5,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 func TestClusterName(t *testing.T) {
@@ -146,5 +148,19 @@ func TestQuoting(t *testing.T) {
 	}
 	if got := fmt.Sprint(Ident{`S"x`, "t.u"}); got != `"S""x"."t.u"` {
 		t.Error(got)
+	}
+}
+
+// TestWrapRights: a remedy for want of rights is given for want of rights only.
+func TestWrapRights(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]string{InsufficientPrivilege: "GRANT it", LockNotAvailable: "", "XX000": ""} {
+		err := WrapRights(Target, "doing", &pgconn.PgError{Code: code}, "GRANT it")
+		if Hint(err) != want || Code(err) != code {
+			t.Errorf("%s: %q, %v", code, Hint(err), err)
+		}
+	}
+	if WrapRights(Target, "doing", nil, "GRANT it") != nil {
+		t.Error("nil is no error")
 	}
 }

@@ -89,7 +89,7 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 			}
 			if err != nil {
 				conn.Close(context.WithoutCancel(ctx))
-				return nil, postgres.WrapHint(server.Side, "creating replication slot "+name, err, slotHint(err))
+				return nil, postgres.WrapHint(server.Side, "creating replication slot "+name, err, SlotHint(err))
 			}
 			return slot, nil
 		case <-tick.C:
@@ -149,13 +149,16 @@ func CreateSlotHere(ctx context.Context, db postgres.DB, v postgres.Version, nam
 	return postgres.ParseLSN(point)
 }
 
-func slotHint(err error) string {
-	switch postgres.Code(err) {
-	case postgres.ConfigLimitExceeded:
+// SlotHint is the remedy when a slot cannot be made.
+func SlotHint(err error) string {
+	switch code := postgres.Code(err); {
+	case code == postgres.QueryCanceled, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return "it waits for every open transaction that has written, in any database of the cluster: wait for them, or end them with pg_terminate_backend"
+	case code == postgres.ConfigLimitExceeded:
 		return "all replication slots are in use: drop one, or raise max_replication_slots and restart"
-	case postgres.DuplicateObject:
+	case code == postgres.DuplicateObject:
 		return "another database of the cluster has a slot of this name, of a migration that was begun before names carried an id: begin this one with another --migration"
-	case postgres.InsufficientPrivilege:
+	case code == postgres.InsufficientPrivilege:
 		return "the role needs REPLICATION"
 	}
 	return ""

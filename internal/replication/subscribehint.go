@@ -23,7 +23,7 @@ func SubscribeFailure(subscriber postgres.Side, v postgres.Version, err error) (
 	flag := fmt.Sprintf("--%s-from-%s", publisher, subscriber)
 	switch code := postgres.Code(err); {
 	case strings.HasPrefix(code, classConnection), code == internalError && v.Major() < 15:
-		return true, fmt.Sprintf("the %s's server must reach the %s: give the address that it can use with %s; open firewalls, and let pg_hba.conf and listen_addresses of the %s admit it",
+		return true, fmt.Sprintf("the %s's server must reach the %s: give the address that it can use with %s; open firewalls, let pg_hba.conf and listen_addresses of the %s admit it; and its role there needs REPLICATION",
 			subscriber, publisher, flag, publisher)
 	case code == passwordRequired:
 		return false, fmt.Sprintf("of a role without SUPERUSER the server asks for a password, that in the connection string, and the %s must ask for it too: give %s with a password, and let pg_hba.conf of the %s have scram-sha-256 for it",

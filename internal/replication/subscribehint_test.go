@@ -1,6 +1,8 @@
 package replication
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -33,5 +35,23 @@ func TestSubscribeFailure(t *testing.T) {
 		if connecting != tc.connecting || !strings.Contains(hint, tc.says) || !connecting && strings.Contains(hint, "firewalls") {
 			t.Errorf("%s on %s: %t, %q", tc.code, tc.version, connecting, hint)
 		}
+	}
+}
+
+// TestSlotHint: a remedy belongs to its cause; without one there is none.
+func TestSlotHint(t *testing.T) {
+	t.Parallel()
+	for err, says := range map[error]string{
+		&pgconn.PgError{Code: "42501"}: "the role needs REPLICATION",
+		&pgconn.PgError{Code: "53400"}: "raise max_replication_slots and restart",
+		&pgconn.PgError{Code: "57014"}: "it waits for every open transaction",
+		&pgconn.PgError{Code: "XX000"}: "",
+	} {
+		if hint := SlotHint(err); !strings.Contains(hint, says) || says == "" && hint != "" {
+			t.Errorf("%v: %q", err, hint)
+		}
+	}
+	if hint := SlotHint(fmt.Errorf("timeout: %w", context.DeadlineExceeded)); !strings.Contains(hint, "it waits for") {
+		t.Errorf("%q", hint)
 	}
 }
