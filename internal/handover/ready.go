@@ -34,8 +34,16 @@ func (r *run) ready(ctx context.Context) error {
 	if len(refused.Reasons) > 0 {
 		return refused // what follows rests on the journals
 	}
-	if err := r.readyStreams(ctx, say); err != nil {
+	if none, err := r.noStream(ctx); err != nil || none {
+		if err == nil {
+			err = refusal.New(r.Command, NoWayBack, "pgbaton finish")
+		}
 		return err
+	}
+	if whole, err := r.readyStreams(ctx, say); err != nil {
+		return err
+	} else if !whole {
+		return refused // nothing else of the stream is worth a word
 	}
 	r.at("comparing the tables of both sides")
 	diff, err := replication.Streams(ctx, r.holder, r.taker, r.Holder.Version(), r.Taker.Version(), r.Groups, r.Selection)
@@ -120,12 +128,16 @@ func (r *run) lost() string {
 	return "pgbaton finish: this way is closed"
 }
 
-// missing says what to do when there is no stream.
-func (r *run) missing() string {
+// NoWayBack says that the side that has the baton has no stream to the other.
+const NoWayBack = "there is no way back: the handover was made without one, or its subscription was dropped"
+
+// noStream says whether a way back is missing: then nothing else of it is worth a word.
+func (r *run) noStream(ctx context.Context) (bool, error) {
 	if r.generation == 0 {
-		return "pgbaton start completes an unfinished start"
+		return false, nil
 	}
-	return "the handover before was made without a way back: pgbaton finish"
+	sub, err := replication.ReadSubscription(ctx, r.taker, r.Groups[0].Name())
+	return sub == nil && err == nil, postgres.Wrap(r.Taker.Side, "reading the subscription", err)
 }
 
 // readyTraffic looks whether traffic could be moved, and whether it is held back
@@ -141,13 +153,14 @@ func (r *run) readyTraffic(ctx context.Context, refused *refusal.Refusal) error 
 	return err
 }
 
-// readyStreams looks at each group's slot, subscription and worker.
-func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) error {
-	whole := true
+// readyStreams looks at each group's slot, subscription and worker. whole says that
+// nothing may be missing from the streams.
+func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) (whole bool, err error) {
+	whole = true
 	for _, g := range r.Groups {
 		gap, err := replication.Gap(ctx, r.holder, r.taker, r.Holder.Version(), g)
 		if err != nil {
-			return postgres.Wrap(r.Holder.Side, "looking for a gap in the stream", err)
+			return false, postgres.Wrap(r.Holder.Side, "looking for a gap in the stream", err)
 		}
 		if gap != "" {
 			whole = false
@@ -155,19 +168,19 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) er
 		}
 	}
 	if !whole {
-		return nil
+		return false, nil
 	}
 	left, err := StreamLeft(ctx, r.holder)
 	if err == nil && left {
 		err = r.enableStream(ctx)
 	}
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "enabling the subscription again", err)
+		return false, postgres.Wrap(r.Taker.Side, "enabling the subscription again", err)
 	}
 	for _, g := range r.Groups {
 		slot, err := replication.ReadSlot(ctx, r.holder, r.Holder.Version(), g.Name())
 		if err != nil {
-			return postgres.Wrap(r.Holder.Side, "reading the slot", err)
+			return false, postgres.Wrap(r.Holder.Side, "reading the slot", err)
 		}
 		switch {
 		case slot == nil:
@@ -181,11 +194,11 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) er
 		}
 		sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
 		if err != nil {
-			return postgres.Wrap(r.Taker.Side, "reading the subscription", err)
+			return false, postgres.Wrap(r.Taker.Side, "reading the subscription", err)
 		}
 		switch {
 		case sub == nil:
-			say(fmt.Sprintf("subscription %s does not exist on the %s", g.Name(), r.Taker.Side), r.missing())
+			say(fmt.Sprintf("subscription %s does not exist on the %s", g.Name(), r.Taker.Side), "pgbaton start completes an unfinished start")
 		case !sub.Enabled:
 			say(fmt.Sprintf("subscription %s is disabled", g.Name()), "pgbaton resume")
 		case !slot.Active:
@@ -198,13 +211,13 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) er
 					fmt.Sprintf("subscription %s is enabled but nobody reads its slot: the apply worker does not run", g.Name()),
 					"pgbaton status shows why; the log of the "+string(r.Taker.Side)+" has the server's message")
 				if err != nil {
-					return err
+					return false, err
 				}
 				say(why, remedy)
 			}
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // sayGap refuses to hand over what may not be all.
@@ -291,109 +304,6 @@ func (r *run) readyIntruders(ctx context.Context, say func(why, remedy string)) 
 			"ALTER SUBSCRIPTION "+q+" DISABLE, there, until after the handover")
 	}
 	return postgres.Wrap(r.Holder.Side, "looking for subscriptions", err)
-}
-
-// readyBack looks whether a way back could be made.
-func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error {
-	if r.NoRollback {
-		return nil
-	}
-	const without = "; or hand over without a way back: --no-rollback"
-	var level string
-	var slots, senders int
-	err := r.taker.QueryRow(ctx, `
-		SELECT pg_catalog.current_setting('wal_level'),
-			pg_catalog.current_setting('max_replication_slots')::int - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots WHERE slot_name <> $1)::int,
-			pg_catalog.current_setting('max_wal_senders')::int - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication)::int`,
-		r.Back.Name()).Scan(&level, &slots, &senders)
-	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading settings", err)
-	}
-	side := string(r.Taker.Side)
-	switch {
-	case !replication.Decodes(r.Taker.Version(), level):
-		say(fmt.Sprintf("wal_level is %s on the %s: nothing could flow back", level, side), "set it to logical and restart"+without)
-		return nil
-	case slots < 1:
-		say("all replication slots of the "+side+" are in use: the way back needs one", "raise max_replication_slots and restart"+without)
-	case senders < 1:
-		say("all WAL senders of the "+side+" are in use: the way back needs one", "raise max_wal_senders and restart"+without)
-	}
-	elsewhere, err := replication.SlotElsewhere(ctx, r.taker, r.Back.Name())
-	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "looking for slots", err)
-	}
-	if elsewhere != "" {
-		say(fmt.Sprintf("the %s's cluster has a slot %s already, for database %s: the way back needs that name", side, r.Back.Name(), postgres.QuoteIdent(elsewhere)),
-			"hand over when the migration of that database is finished"+without)
-	}
-	tables, err := catalog.Shapes(ctx, r.taker, r.Taker.Version(), r.Selection)
-	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "listing tables", err)
-	}
-	for i := range tables {
-		t := &tables[i]
-		switch {
-		case t.Unlogged:
-		case !t.UsableIdentity():
-			say(fmt.Sprintf("table %s on the %s has no replica identity: once it is published for the way back, the application's UPDATEs and DELETEs would fail", t.Ident, side),
-				"ALTER TABLE "+t.String()+" REPLICA IDENTITY FULL, there"+without)
-		}
-	}
-	if err := r.readyGenerated(ctx, say, without); err != nil {
-		return err
-	}
-	// A session of its own: creating a subscription, even one that is rolled
-	// back, leaves locks until then.
-	if err := replication.Probe(ctx, r.holder, r.Taker.Reach.For(r.Holder.Version())); err != nil {
-		_, hint := replication.SubscribeFailure(r.Holder.Side, r.Holder.Version(), err)
-		say(fmt.Sprintf("the %s's server cannot subscribe to the %s: %s", r.Holder.Side, side, postgres.Describe(err)), hint+without)
-	}
-	return nil
-}
-
-// generatedSQL lists the tables whose replica identity holds a generated column, and
-// whether they have a primary key without one.
-const generatedSQL = `
-SELECT n.nspname, c.relname, EXISTS (
-	SELECT FROM pg_catalog.pg_index i
-	WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate AND i.indisvalid
-		AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
-			WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND a.attnum = ANY (i.indkey::int2[])))
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')
-	AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
-		WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
-			AND (c.relreplident = 'f' OR EXISTS (SELECT FROM pg_catalog.pg_index i
-				WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
-					AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))))
-ORDER BY 1, 2`
-
-// readyGenerated looks for tables that a taker of 18 and newer cannot publish
-// without refusing the application's writes
-// (https://www.postgresql.org/docs/18/logical-replication-gencols.html).
-func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string), without string) error {
-	if r.Taker.Version().Major() < 18 {
-		return nil
-	}
-	rows, err := r.taker.Query(ctx, generatedSQL)
-	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
-	}
-	var t postgres.Ident
-	var key bool
-	_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &key}, func() error {
-		// A column that is added now would not have the same values on both sides.
-		byDefault := fmt.Sprintf("ALTER TABLE ONLY %s REPLICA IDENTITY DEFAULT", t)
-		remedy := byDefault + ", there"
-		if !key {
-			remedy = fmt.Sprintf("if some of its columns are unique, on both sides ALTER TABLE ONLY %s ADD PRIMARY KEY (these columns) and %s; otherwise %s", t, byDefault, r.lost())
-		}
-		say(fmt.Sprintf("table %s has a generated column in its replica identity: PostgreSQL %s refuses UPDATE and DELETE of such a table once it is published for the way back", t, r.Taker.Version()),
-			remedy+without)
-		return nil
-	})
-	return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
 }
 
 // roundTrip sends a marker through a group's stream and waits for it no longer

@@ -70,7 +70,20 @@ func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) e
 			}
 		}
 	}
+	if err := r.readyFence(ctx, say); err != nil {
+		return err
+	}
 	return r.readyOpen(ctx, say)
+}
+
+// readyFence tries the holder's fence.
+func (r *run) readyFence(ctx context.Context, say func(why, remedy string)) error {
+	err := fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps)
+	if postgres.Refused(err) {
+		say(fmt.Sprintf("the %s could not be fenced: %s", r.Holder.Side, postgres.Describe(err)), "the role must own the database or be superuser")
+		return nil
+	}
+	return postgres.Wrap(r.Holder.Side, "trying the fence", err)
 }
 
 // LostText says that a side's journal has been emptied.

@@ -52,6 +52,7 @@ func Rehearse(ctx context.Context, c Config, holder, taker *pgx.Conn) (Rehearsal
 	if record == nil || !record.Took {
 		return result, refusal.New("rehearse", fmt.Sprintf("the %s does not have the baton", c.Holder.Side), "pgbaton status shows where it is")
 	}
+	r.id, r.generation = record.ID, record.Generation
 	saved, err := fence.Raised(ctx, holder)
 	if err == nil && saved != nil {
 		err = refusal.New("rehearse", fmt.Sprintf("the %s is fenced: a handover died", c.Holder.Side), "pgbaton "+c.Command+", run again, undoes or completes it")
@@ -110,7 +111,7 @@ func (r *run) rehearsePause(ctx context.Context) (Part, error) {
 
 func (r *run) rehearseFence(ctx context.Context) (Part, error) {
 	return measure(PhaseFence, "its statements, rolled back; ending sessions comes on top", func() error {
-		return postgres.WrapHint(r.Holder.Side, "trying the fence", fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps),
+		return postgres.WrapRights(r.Holder.Side, "trying the fence", fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps),
 			"the role must own the database or be superuser")
 	})
 }
@@ -120,7 +121,7 @@ func (r *run) trySlot(ctx context.Context, phase string, p Party, conn *pgx.Conn
 	busy := false
 	part, err := measure(phase, "a temporary slot on the "+string(p.Side), func() (err error) {
 		busy, err = fence.TryLeakCheck(ctx, conn, r.leakSlot(), publications)
-		return postgres.Wrap(p.Side, "making a temporary slot", err)
+		return postgres.WrapHint(p.Side, "making a temporary slot", err, replication.SlotHint(err))
 	})
 	if busy {
 		part.MS = 0
@@ -185,7 +186,7 @@ func (r *run) rehearsePass(ctx context.Context) (Part, error) {
 
 func (r *run) rehearseOpen(ctx context.Context) (Part, error) {
 	return measure(PhaseOpen, "lifting the fence of the "+string(r.Taker.Side)+", rolled back", func() error {
-		return postgres.WrapHint(r.Taker.Side, "trying to lift the fence", fence.RehearseLift(ctx, r.taker, r.Taker.Database()),
+		return postgres.WrapRights(r.Taker.Side, "trying to lift the fence", fence.RehearseLift(ctx, r.taker, r.Taker.Database()),
 			"the role must own the database or be superuser")
 	})
 }

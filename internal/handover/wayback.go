@@ -52,8 +52,14 @@ func (r *run) prepareBack(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return postgres.WrapHint(r.Taker.Side, "creating the publication of the way back", err,
-			"the role must own every table; or go without a way back: --no-rollback")
+		hint := ""
+		switch postgres.Code(err) {
+		case postgres.InsufficientPrivilege:
+			hint = "the role must own every table; or go without a way back: --no-rollback"
+		case postgres.LockNotAvailable:
+			hint = "wait for who holds a lock on one of the tables (a vacuum, a long transaction), and run the same command again; or go without a way back: --no-rollback"
+		}
+		return postgres.WrapHint(r.Taker.Side, "creating the publication of the way back", err, hint)
 	}
 	terms, err := replication.TermsFor(ctx, r.holder, r.Taker.Version(), r.Holder.Version(), r.Label, 1, false)
 	if err != nil {
@@ -107,8 +113,7 @@ func (r *run) wayBack(ctx context.Context) error {
 	if !r.NoRollback {
 		var err error
 		if r.backPoint, err = replication.CreateSlotHere(ctx, r.taker, r.Taker.Version(), r.Back.Name()); err != nil {
-			return postgres.WrapHint(r.Taker.Side, "creating the slot of the way back", err,
-				"it waits for every open transaction that has written, in any database of the cluster")
+			return postgres.WrapHint(r.Taker.Side, "creating the slot of the way back", err, replication.SlotHint(err))
 		}
 		if err := replication.RememberFilenodes(ctx, r.taker, r.Taker.Version(), r.Holder.Version(), r.Back); err != nil {
 			return postgres.Wrap(r.Taker.Side, "remembering the tables' files", err)

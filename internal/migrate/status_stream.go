@@ -49,7 +49,10 @@ func (r *reader) readStream(ctx context.Context) error {
 	case r.Phase == PhaseCopying:
 		return nil
 	case sub == nil && r.baton.Generation > 0:
-		r.note("there is no way back: the handover was made without one", "pgbaton finish, when it is not needed")
+		r.note(handover.NoWayBack, "pgbaton finish, when it is not needed")
+		return nil
+	case sub == nil && len(r.suspect) > 0: // it was there; that has been said
+		r.Phase = PhaseHeld
 		return nil
 	case sub == nil:
 		r.Phase = PhaseCopying

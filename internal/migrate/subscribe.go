@@ -133,6 +133,9 @@ func (st *start) runSubscription(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := st.whole(ctx, st.Sessions, journal.Baton{Side: postgres.Source}, groups, "start"); err != nil {
+		return err // no second one in the place of one that was dropped
+	}
 	terms, err := st.terms(ctx, len(groups))
 	if err != nil {
 		return err

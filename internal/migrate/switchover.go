@@ -86,8 +86,10 @@ func copyComplete(ctx context.Context, s *Sessions, to postgres.Side, source *jo
 			break
 		}
 		var sub *replication.Subscription
-		sub, err = replication.ReadSubscription(ctx, s.TargetConn, name)
-		complete = sub != nil
+		if sub, err = replication.ReadSubscription(ctx, s.TargetConn, name); err == nil && sub == nil {
+			// One that was there and was dropped no start can complete: the stream is suspect.
+			complete, err = replication.WasRead(ctx, s.SourceConn, name)
+		}
 	}
 	if err == nil && !complete {
 		err = &Copying{refusal.New(command, "the copy is not complete", "pgbaton start, run again, continues it")}
@@ -265,7 +267,7 @@ func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, g r
 	case err != nil:
 		return false, postgres.Wrap(subscriber, "reading the subscription", err)
 	case sub == nil && b.Generation > 0:
-		return false, refusal.New(command, "there is no way back: the handover was made without one", "")
+		return false, refusal.New(command, handover.NoWayBack, "pgbaton finish, when it is not needed")
 	case sub == nil:
 		return false, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}

@@ -32,6 +32,8 @@ type slotMemory struct {
 	Published string `json:"published,omitempty"` // the publication, and what it publishes
 	Newest    int64  `json:"newest,omitempty"`    // the OID of its newest entry
 	Suspect   string `json:"suspect,omitempty"`   // why the stream has, or may have, a gap
+
+	Subscription uint32 `json:"subscription,omitempty"` // the OID of the one that was let read from it
 }
 
 // LeaveSlot remembers where a slot stands whose subscription is disabled, its workers
@@ -165,12 +167,18 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 			return suspect(ctx, publisher, g, fmt.Sprintf("somebody changed publication %s: what was written to a table while it was not in there is missing", g.Name()))
 		}
 	}
-	if m.Confirmed == "" || subscriber == nil {
+	if subscriber == nil {
 		return "", nil
 	}
 	sub, err := ReadSubscription(ctx, subscriber, g.Name())
-	if err != nil || sub != nil && sub.Enabled {
-		return "", err // it flows, or tries to: its markers tell
+	if err != nil {
+		return "", err
+	}
+	if m.Subscription != 0 && (sub == nil || sub.OID != m.Subscription) {
+		return suspect(ctx, publisher, g, fmt.Sprintf("somebody dropped subscription %s: one that is made in its place does not know how far it had applied, and would apply changes twice", g.Name()))
+	}
+	if m.Confirmed == "" || sub != nil && sub.Enabled {
+		return "", nil // it flows, or tries to: its markers tell
 	}
 	if other, err := reader(ctx, publisher, slot, *at); err != nil || other != "" {
 		if err == nil {
@@ -218,6 +226,13 @@ func RememberPublished(ctx context.Context, publisher postgres.DB, g Group) erro
 	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('published', `+publishedSQL+`, 'newest', `+newestSQL+`)
 		WHERE kind = '`+slotKind+`' AND key = $1::text`, g.Name())
 	return err
+}
+
+// WasRead says whether a subscription was ever let read from the slot of a name.
+func WasRead(ctx context.Context, publisher postgres.DB, name string) (bool, error) {
+	var m slotMemory
+	_, err := journal.Get(ctx, publisher, slotKind, name, &m)
+	return m.Subscription != 0, err
 }
 
 // suspect marks a stream as one that may have a gap.
@@ -295,10 +310,23 @@ func (t *Trip) Arrived(ctx context.Context, publisher, subscriber *pgx.Conn, wit
 	return true, "", t.settle(ctx, publisher)
 }
 
-// LetOn enables a group's subscription again. That its slot rests is forgotten first;
-// the marker that was left behind it stays, and must arrive.
+// LetOn lets a group's stream run. Before, that its slot rests is forgotten; the marker
+// that was left behind it stays, and must arrive. And it is noted which subscription it
+// is that reads from the slot: how far that has applied is known to it alone
+// (https://www.postgresql.org/docs/current/replication-origins.html).
 func LetOn(ctx context.Context, publisher, subscriber *pgx.Conn, g Group) error {
-	err := postgres.Durably(ctx, publisher, func(tx pgx.Tx) error { return isRead(ctx, tx, g) })
+	sub, err := ReadSubscription(ctx, subscriber, g.Name())
+	if err != nil {
+		return err
+	}
+	err = postgres.Durably(ctx, publisher, func(tx pgx.Tx) error {
+		if err := isRead(ctx, tx, g); err != nil || sub == nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('subscription', $3::bigint)
+			WHERE kind = $1 AND key = $2 AND NOT value ? 'subscription'`, slotKind, g.Name(), int64(sub.OID))
+		return err
+	})
 	if err != nil {
 		return err
 	}

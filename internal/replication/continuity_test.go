@@ -106,6 +106,12 @@ func TestContinuity(t *testing.T) {
 		{"a new slot", func(s *stream) { s.gap(""); s.gap("") }},
 		{"moved", func(s *stream) { s.advance(); s.gap(moved); s.gap(moved) }},
 		{"moved, and found out only once", func(s *stream) { s.advance(); s.gap(moved); s.deliver(); s.gap(moved); s.trip(true) }},
+		{"its subscription is gone", func(s *stream) {
+			s.exec(s.publisher, `UPDATE pgbaton.journal SET value = value || '{"subscription": 1}' WHERE kind = 'slot'`)
+			s.gap("somebody dropped subscription")
+			s.leave()
+			s.gap("somebody dropped subscription")
+		}},
 		{"left twice, moved in between", func(s *stream) { s.advance(); s.leave(); s.gap(moved) }},
 		{"read by our own worker, and left again", func(s *stream) {
 			s.trip(false)

@@ -1,0 +1,61 @@
+package cli_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"pgbaton/internal/cluster"
+	"pgbaton/internal/pgtest"
+)
+
+// TestRightsTaken: rights that the role had at the start, and that somebody takes away
+// meanwhile, are named by what fails without them; given back as said, it fails no more.
+func TestRightsTaken(t *testing.T) {
+	t.Parallel()
+	m := &move{t: t, db: "app", source: pgtest.StartOptions(t, cluster.Options{Major: 17, Password: "secret"}),
+		target: pgtest.StartOptions(t, cluster.Options{Major: 18, Password: "secret"})}
+	for _, c := range []*cluster.Cluster{m.source, m.target} {
+		pgtest.Exec(t, c.ConnString("postgres"), `CREATE ROLE app LOGIN PASSWORD 'app'`, `CREATE ROLE mover LOGIN REPLICATION CREATEDB PASSWORD 'm0ver'`,
+			`GRANT app, pg_monitor, pg_signal_backend, pg_create_subscription TO mover`)
+	}
+	pgtest.Exec(t, m.source.ConnString("postgres"), `CREATE DATABASE app OWNER app`)
+	pgtest.Exec(t, m.source.ConnStringAs("app", "app", "app"), `CREATE TABLE t (i int PRIMARY KEY)`, `INSERT INTO t VALUES (1)`)
+	m.env = []string{"PGBATON_SOURCE=" + m.source.ConnStringAs("mover", "m0ver", "app"), "PGBATON_TARGET=" + m.target.ConnStringAs("mover", "m0ver", "app")}
+	m.run(0, "start")
+
+	onSource, onTarget := m.sourceURI(), m.targetURI()
+	const owner = "the role must own the database or be superuser"
+	for _, right := range []struct {
+		name, uri, take string
+		code            int
+		says, hint      string
+		asSaid          string // "": what check prints
+		command         []string
+	}{
+		{"the source's database", onSource, `ALTER DATABASE app OWNER TO postgres`, 3, "the source could not be fenced", owner, `ALTER DATABASE app OWNER TO app`, []string{"rehearse"}},
+		{"the target's database", onTarget, `ALTER DATABASE app OWNER TO postgres`, 3, "the target could not be opened", owner, `ALTER DATABASE app OWNER TO app`, []string{"rehearse"}},
+		{"to subscribe", onSource, `REVOKE pg_create_subscription FROM mover`, 3, "the source's server cannot subscribe to the target",
+			"the role must be superuser, or have pg_create_subscription and CREATE on the database: pgbaton check prints the GRANTs", "", []string{"rehearse"}},
+		{"to replicate", onTarget, `ALTER ROLE mover NOREPLICATION`, 3, "cannot subscribe to the target", "its role there needs REPLICATION", `ALTER ROLE mover REPLICATION`, []string{"rehearse"}},
+		{"to replicate from the source", onSource, `ALTER ROLE mover NOREPLICATION`, 1, "permission denied", "hint: the role needs REPLICATION", `ALTER ROLE mover REPLICATION`, []string{"rehearse"}},
+		{"a table", onTarget, `ALTER TABLE t OWNER TO postgres`, 4, "must be owner of table t", "the role must own every table; or go without a way back: --no-rollback", `ALTER TABLE t OWNER TO app`, []string{"switchover", "--yes"}},
+	} {
+		const may = `SET default_transaction_read_only = off`
+		pgtest.Exec(t, right.uri, may, right.take)
+		r := m.run(right.code, right.command...)
+		if !strings.Contains(r.Stderr, right.says) || !strings.Contains(r.Stderr, right.hint) {
+			t.Errorf("%s: want %q and %q in\n%s", right.name, right.says, right.hint, r)
+		}
+		if right.asSaid == "" {
+			said := regexp.MustCompile(`GRANT "pg_create_subscription" TO .*;`).FindString(pgtest.Run(t, m.options("check")).Stdout)
+			if right.asSaid = said; said == "" {
+				t.Errorf("%s: check does not say it\n%s", right.name, pgtest.Run(t, m.options("check")))
+				right.asSaid = `GRANT pg_create_subscription TO mover`
+			}
+		}
+		pgtest.Exec(t, right.uri, may, right.asSaid)
+		m.run(0, right.command...)
+	}
+	m.same()
+}

@@ -1,0 +1,119 @@
+package handover
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgbaton/internal/catalog"
+	"pgbaton/internal/postgres"
+	"pgbaton/internal/replication"
+)
+
+// readyBack looks whether a way back could be made.
+func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error {
+	if r.NoRollback {
+		return nil
+	}
+	const without = "; or hand over without a way back: --no-rollback"
+	var level string
+	var slots, senders int
+	err := r.taker.QueryRow(ctx, `
+		SELECT pg_catalog.current_setting('wal_level'),
+			pg_catalog.current_setting('max_replication_slots')::int - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots WHERE slot_name <> $1)::int,
+			pg_catalog.current_setting('max_wal_senders')::int - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication)::int`,
+		r.Back.Name()).Scan(&level, &slots, &senders)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "reading settings", err)
+	}
+	side := string(r.Taker.Side)
+	// All that needs a restart is said at once: one is enough.
+	if !replication.Decodes(r.Taker.Version(), level) {
+		say(fmt.Sprintf("wal_level is %s on the %s: nothing could flow back", level, side), "set it to logical and restart"+without)
+	}
+	if slots < 1 {
+		say("all replication slots of the "+side+" are in use: the way back needs one", "raise max_replication_slots and restart"+without)
+	}
+	if senders < 1 {
+		say("all WAL senders of the "+side+" are in use: the way back needs one", "raise max_wal_senders and restart"+without)
+	}
+	elsewhere, err := replication.SlotElsewhere(ctx, r.taker, r.Back.Name())
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "looking for slots", err)
+	}
+	if elsewhere != "" {
+		say(fmt.Sprintf("the %s's cluster has a slot %s already, for database %s: the way back needs that name", side, r.Back.Name(), postgres.QuoteIdent(elsewhere)),
+			"hand over when the migration of that database is finished"+without)
+	}
+	tables, err := catalog.Shapes(ctx, r.taker, r.Taker.Version(), r.Selection)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "listing tables", err)
+	}
+	for i := range tables {
+		t := &tables[i]
+		switch {
+		case t.Unlogged:
+		case !t.UsableIdentity():
+			say(fmt.Sprintf("table %s on the %s has no replica identity: once it is published for the way back, the application's UPDATEs and DELETEs would fail", t.Ident, side),
+				"ALTER TABLE "+t.String()+" REPLICA IDENTITY FULL, there"+without)
+		}
+	}
+	if err := r.readyGenerated(ctx, say, without); err != nil {
+		return err
+	}
+	if senders < 1 {
+		return nil // nothing gets in
+	}
+	// A session of its own: creating a subscription, even one that is rolled
+	// back, leaves locks until then.
+	if err := replication.Probe(ctx, r.holder, r.Taker.Reach.For(r.Holder.Version())); err != nil {
+		_, hint := replication.SubscribeFailure(r.Holder.Side, r.Holder.Version(), err)
+		say(fmt.Sprintf("the %s's server cannot subscribe to the %s: %s", r.Holder.Side, side, postgres.Describe(err)), hint+without)
+	}
+	return nil
+}
+
+// generatedSQL lists the tables whose replica identity holds a generated column, and
+// whether they have a primary key without one.
+const generatedSQL = `
+SELECT n.nspname, c.relname, EXISTS (
+	SELECT FROM pg_catalog.pg_index i
+	WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate AND i.indisvalid
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+			WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND a.attnum = ANY (i.indkey::int2[])))
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')
+	AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+		WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped
+			AND (c.relreplident = 'f' OR EXISTS (SELECT FROM pg_catalog.pg_index i
+				WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
+					AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))))
+ORDER BY 1, 2`
+
+// readyGenerated looks for tables that a taker of 18 and newer cannot publish
+// without refusing the application's writes
+// (https://www.postgresql.org/docs/18/logical-replication-gencols.html).
+func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string), without string) error {
+	if r.Taker.Version().Major() < 18 {
+		return nil
+	}
+	rows, err := r.taker.Query(ctx, generatedSQL)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
+	}
+	var t postgres.Ident
+	var key bool
+	_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &key}, func() error {
+		// A column that is added now would not have the same values on both sides.
+		byDefault := fmt.Sprintf("ALTER TABLE ONLY %s REPLICA IDENTITY DEFAULT", t)
+		remedy := byDefault + ", there"
+		if !key {
+			remedy = fmt.Sprintf("if some of its columns are unique, on both sides ALTER TABLE ONLY %s ADD PRIMARY KEY (these columns) and %s; otherwise %s", t, byDefault, r.lost())
+		}
+		say(fmt.Sprintf("table %s has a generated column in its replica identity: PostgreSQL %s refuses UPDATE and DELETE of such a table once it is published for the way back", t, r.Taker.Version()),
+			remedy+without)
+		return nil
+	})
+	return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
+}
