@@ -14,6 +14,7 @@ import (
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -360,7 +361,7 @@ func (s *Sessions) records(ctx context.Context, c Config) (source, target *journ
 		}
 		if r != nil && r.Name != c.Name {
 			return nil, refusal.New("this command", fmt.Sprintf("the %s belongs to migration %q", side, r.Name),
-				fmt.Sprintf("name it with --migration %s, or reset it first", r.Name))
+				fmt.Sprintf("name it with --migration %s, or reset it first", phrase.Shell(r.Name)))
 		}
 		if r != nil && r.Side != side {
 			return nil, refusal.New("this command", fmt.Sprintf("the database given as %s is the %s of migration %q", side, r.Side, r.Name),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Count is a number with its noun: "1 table", "2 tables". The noun's last word is
@@ -49,4 +50,15 @@ func Roughly(seconds float64) string {
 	default:
 		return Count(int(d.Hours())/24, "day")
 	}
+}
+
+// Shell is a word as it has to be written for a shell.
+func Shell(word string) string {
+	plain := func(r rune) bool {
+		return strings.ContainsRune("_-+=./:@%,", r) || unicode.IsLetter(r) || unicode.IsDigit(r)
+	}
+	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

@@ -41,3 +41,11 @@ func TestRoughly(t *testing.T) {
 		}
 	}
 }
+
+func TestShell(t *testing.T) {
+	for word, want := range map[string]string{"default": "default", "": "''", "The shop": "'The shop'", "it's": `'it'\''s'`, "größe_1": "größe_1", "$x": "'$x'"} {
+		if got := phrase.Shell(word); got != want {
+			t.Errorf("%q: %s, not %s", word, got, want)
+		}
+	}
+}

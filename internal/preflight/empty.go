@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 )
 
@@ -66,7 +67,7 @@ func checkRecord(s *survey, e *end) {
 	switch {
 	case r.Name != s.Migration:
 		f.Text = fmt.Sprintf("the database belongs to migration %q, which is not finished", r.Name)
-		f.Remedy = fmt.Sprintf("continue that one with --migration %s, or end it with pgbaton finish or pgbaton reset", r.Name)
+		f.Remedy = fmt.Sprintf("continue that one with --migration %s, or end it with pgbaton finish or pgbaton reset", phrase.Shell(r.Name))
 	case r.Side != e.Side:
 		f.Text = fmt.Sprintf("the database given as %s is the %s of migration %q", e.Side, r.Side, r.Name)
 		f.Remedy = "exchange --source and --target"
