@@ -65,6 +65,8 @@ func TestCheckFinds(t *testing.T) {
 		make        func(*testing.T, string) *PgBouncers
 		why, remedy string
 		newOnly     bool
+		asSaid      string    // on the admin console
+		inFile      [2]string // what becomes what there
 	}{
 		"not there": {make: then(func(t *testing.T, pooler *cluster.Pooler) {
 			if err := pooler.Kill(); err != nil {
@@ -107,15 +109,15 @@ func TestCheckFinds(t *testing.T) {
 				t.Fatal(err)
 			}
 		}), why: "line 2: neither", remedy: ""},
-		"paused":   {make: then(func(t *testing.T, pooler *cluster.Pooler) { command(t, pooler, "PAUSE shop") }), why: "paused already", remedy: "RESUME"},
-		"disabled": {make: then(func(t *testing.T, pooler *cluster.Pooler) { command(t, pooler, "DISABLE shop") }), why: "disabled", remedy: "ENABLE"},
+		"paused":   {make: then(func(t *testing.T, pooler *cluster.Pooler) { command(t, pooler, "PAUSE shop") }), why: "paused already", remedy: "RESUME on the admin console", asSaid: "RESUME shop"},
+		"disabled": {make: then(func(t *testing.T, pooler *cluster.Pooler) { command(t, pooler, "DISABLE shop") }), why: "disabled", remedy: "ENABLE it on the admin console", asSaid: "ENABLE shop"},
 		"all paused": {make: then(func(t *testing.T, pooler *cluster.Pooler) { command(t, pooler, "PAUSE") }),
-			why: "the whole PgBouncer is paused", remedy: "RESUME", newOnly: true},
-		"query_wait_timeout":   {make: with(settings("query_wait_timeout", "9.5")), why: "query_wait_timeout is 9.5s, not more than the budget of 10s", remedy: "--max-pause"},
-		"query_timeout":        {make: with(settings("query_timeout", "10")), why: "query_timeout is 10s", remedy: "raise it"},
+			why: "the whole PgBouncer is paused", remedy: "RESUME on the admin console", newOnly: true, asSaid: "RESUME"},
+		"query_wait_timeout":   {make: with(settings("query_wait_timeout", "9.5")), why: "query_wait_timeout is 9.5s, not more than the budget of 10s", remedy: "--max-pause", asSaid: "RELOAD", inFile: [2]string{"9.5", "10.5"}},
+		"query_timeout":        {make: with(settings("query_timeout", "10")), why: "query_timeout is 10s", remedy: "raise it above the budget and RELOAD", asSaid: "RELOAD", inFile: [2]string{"query_timeout = 10", "query_timeout = 11"}},
 		"client_login_timeout": {make: with(settings("client_login_timeout", "3")), why: "client_login_timeout is 3s", remedy: "raise it"},
 		"min_pool_size of the entry": {make: with(cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{
-			"shop": {Port: p.from.Port(), More: "min_pool_size=3"}}}), why: "min_pool_size is 3", remedy: "min_pool_size=0"},
+			"shop": {Port: p.from.Port(), More: "min_pool_size=3"}}}), why: "min_pool_size is 3", remedy: "set min_pool_size=0 in its entry and RELOAD", asSaid: "RELOAD", inFile: [2]string{"min_pool_size=3", "min_pool_size=0"}},
 		"query_wait_timeout of the entry": {make: with(cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{
 			"shop": {Port: p.from.Port(), More: "query_wait_timeout=4"}}}), why: "4s in the database's entry", remedy: "raise it", newOnly: true},
 		"query_wait_timeout of a user": {make: with(cluster.PoolerOptions{Extra: "[users]\npostgres = query_wait_timeout=2\n"}),
@@ -128,7 +130,25 @@ func TestCheckFinds(t *testing.T) {
 			}
 			t.Run(name+"/"+versionName(version), func(t *testing.T) {
 				t.Parallel()
-				hasReason(t, check(t, test.make(t, version), p.route()), test.why, test.remedy)
+				m := test.make(t, version)
+				hasReason(t, check(t, m, p.route()), test.why, test.remedy)
+				if test.asSaid == "" || t.Failed() {
+					return
+				}
+				b := m.all[0]
+				if old := test.inFile[0]; old != "" {
+					text, err := os.ReadFile(b.file.path)
+					if err != nil || !strings.Contains(string(text), old) {
+						t.Fatalf("no %q in %s, %v", old, text, err)
+					}
+					if err := os.WriteFile(b.file.path, []byte(strings.ReplaceAll(string(text), old, test.inFile[1])), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := b.main.ask(within(t, 10*time.Second), test.asSaid); err != nil {
+					t.Fatal(err)
+				}
+				mustCheck(t, m, p.route())
 			})
 		}
 	}
