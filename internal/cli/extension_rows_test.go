@@ -3,6 +3,7 @@ package cli_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"pgbaton/internal/pgtest"
@@ -17,6 +18,12 @@ CREATE TABLE stuff.a_run (job int REFERENCES stuff.jobs ON DELETE CASCADE, n int
 CREATE TABLE stuff.setup (name text PRIMARY KEY, value text, standard bool NOT NULL DEFAULT false);
 CREATE TABLE stuff.keyless (v text);
 CREATE TABLE stuff.internal (i int);
+CREATE TABLE stuff.heard (what text);
+CREATE FUNCTION stuff.hear() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO stuff.heard VALUES (TG_ARGV[0]); RETURN NULL; END $$;
+CREATE TRIGGER hear AFTER INSERT OR UPDATE OR DELETE ON stuff.jobs EXECUTE FUNCTION stuff.hear('jobs');
+CREATE TRIGGER hear AFTER UPDATE OF value ON stuff.setup EXECUTE FUNCTION stuff.hear('setup');
+CREATE TRIGGER hear_rows AFTER INSERT OR DELETE ON stuff.setup FOR EACH ROW EXECUTE FUNCTION stuff.hear('a row');
+CREATE TRIGGER "hear a run" AFTER INSERT ON stuff.a_run EXECUTE FUNCTION stuff.hear('a_run');
 CREATE SEQUENCE stuff.counter;
 CREATE SEQUENCE stuff.its_own;
 INSERT INTO stuff.internal VALUES (1);
@@ -59,7 +66,9 @@ func TestRowsOfExtensions(t *testing.T) {
 				`INSERT INTO stuff.internal VALUES (2)`, `SELECT setval('stuff.counter', 77), setval('stuff.its_own', 5)`,
 				// As from an earlier version of the extension, in which this row was the user's.
 				`UPDATE stuff.setup SET standard = false, value = 'of the user' WHERE name = 'new'`,
-				`CREATE TABLE public.uses (id int PRIMARY KEY, job int REFERENCES stuff.jobs ON DELETE CASCADE)`, `INSERT INTO public.uses VALUES (1, 1), (2, 2)`)
+				`CREATE TABLE public.uses (id int PRIMARY KEY, job int REFERENCES stuff.jobs ON DELETE CASCADE)`, `INSERT INTO public.uses VALUES (1, 1), (2, 2)`,
+				`CREATE FUNCTION public.mine() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO stuff.heard VALUES ('of the user'); RETURN NULL; END $$`,
+				`CREATE TRIGGER mine AFTER DELETE ON stuff.jobs EXECUTE FUNCTION public.mine()`, `CREATE TRIGGER mine AFTER INSERT ON stuff.a_run EXECUTE FUNCTION public.mine()`)
 			const content = `SELECT concat_ws(E'\n', (SELECT string_agg(x::text, ' ' ORDER BY id) FROM stuff.jobs x), (SELECT string_agg(x::text, ' ' ORDER BY n) FROM stuff.a_run x),
 				(SELECT string_agg(x::text, ' ' ORDER BY name) FROM stuff.setup x WHERE name <> 'new'), (SELECT string_agg(x::text, ' ' ORDER BY v) FROM stuff.keyless x),
 				(SELECT string_agg(x::text, ' ' ORDER BY id) FROM public.uses x))`
@@ -67,6 +76,16 @@ func TestRowsOfExtensions(t *testing.T) {
 			same := func(when string, query string) {
 				t.Helper()
 				equal(t, when, pgtest.QueryValue[string](t, pgtest.Connect(t, m.sourceURI()), query), pgtest.QueryValue[string](t, pgtest.Connect(t, m.targetURI()), query))
+			}
+			// heard: whom the triggers of the extension told since the last time. What the
+			// user has there is not moved with an extension, and must not fire on the source.
+			heard := func(when, uri, want string) {
+				t.Helper()
+				equal(t, "heard "+when, want, pgtest.QueryValue[string](t, pgtest.Connect(t, uri), `SELECT string_agg(DISTINCT what, ' ' ORDER BY what) FROM stuff.heard`))
+			}
+			deafen := func(uri string) {
+				t.Helper()
+				pgtest.Exec(t, uri, `SET default_transaction_read_only = off`, `TRUNCATE stuff.heard`)
 			}
 			write := func(uri string) {
 				t.Helper()
@@ -76,14 +95,22 @@ func TestRowsOfExtensions(t *testing.T) {
 			}
 			m.run(0, "start", "--method", method)
 			same("after start", content)
+			heard("after start", m.targetURI(), "a_run jobs setup")
 			equal(t, "the extension's own", "1", pgtest.QueryValue[string](t, pgtest.Connect(t, m.targetURI()), `SELECT string_agg(i::text, ' ') FROM stuff.internal`))
 			equal(t, "what is the extension's own on the target", "of the extension", pgtest.QueryValue[string](t, pgtest.Connect(t, m.targetURI()), `SELECT value FROM stuff.setup WHERE name = 'new'`))
 			write(m.sourceURI())
+			deafen(m.targetURI())
 			m.run(0, "switchover", "--yes")
+			heard("after the switchover", m.targetURI(), "a_run jobs setup")
 			same("after the switchover", content)
 			same("after the switchover", sequences)
 			write(m.targetURI())
-			m.run(0, "rollback", "--yes")
+			deafen(m.sourceURI())
+			r := m.run(0, "rollback", "--yes")
+			heard("after the rollback", m.sourceURI(), "jobs setup")
+			if out := r.Stdout + r.Stderr; !strings.Contains(out, `its trigger "hear a run" fire would`) || strings.Contains(out, "stuff.jobs have changed") {
+				t.Errorf("not said of what the extension was not told:\n%s", r)
+			}
 			same("after the rollback", content)
 			same("after the rollback", sequences)
 		})

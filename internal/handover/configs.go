@@ -32,8 +32,8 @@ func (r *run) presetConfigs(ctx context.Context) error {
 		if err != nil {
 			return postgres.Wrap(r.Holder.Side, "reading the rows of extensions", err)
 		}
-		if err := c.Write(ctx, r.taker, rows); err != nil {
-			return postgres.Wrap(r.Taker.Side, "writing the rows of extensions", err)
+		if err := r.writeConfig(ctx, c, rows); err != nil {
+			return err
 		}
 		r.configs = append(r.configs, configRows{c, rows})
 	}
@@ -50,9 +50,17 @@ func (r *run) setConfigs(ctx context.Context) error {
 		if bytes.Equal(rows, c.rows) {
 			continue
 		}
-		if err := c.Write(ctx, r.taker, rows); err != nil {
-			return postgres.Wrap(r.Taker.Side, "writing the rows of extensions", err)
+		if err := r.writeConfig(ctx, c.Config, rows); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (r *run) writeConfig(ctx context.Context, c schema.Config, rows []byte) error {
+	unheard, err := c.Write(ctx, r.taker, rows)
+	if unheard != nil {
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: c.Unheard(unheard), Remedy: schema.UnheardRemedy})
+	}
+	return postgres.Wrap(r.Taker.Side, "writing the rows of extensions", err)
 }

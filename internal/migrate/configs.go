@@ -33,7 +33,11 @@ func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
 					return postgres.Wrap(postgres.Source, "reading the rows of extensions", err)
 				}
 			}
-			if err := c.Write(ctx, st.TargetConn, rows); err != nil {
+			unheard, err := c.Write(ctx, st.TargetConn, rows)
+			if unheard != nil {
+				st.Observe(event.Warning{Side: string(postgres.Target), Text: c.Unheard(unheard), Remedy: schema.UnheardRemedy})
+			}
+			if err != nil {
 				return postgres.WrapHint(postgres.Target, "writing the rows of extensions", err,
 					"the extension's version may not be the source's: ALTER EXTENSION … UPDATE on the source, where packages allow; then run start again")
 			}
@@ -76,6 +80,7 @@ func (st *start) planConfigs(ctx context.Context, before []Action, err error) ([
 	for _, c := range configs {
 		before = append(before, on(postgres.Source, c.ReadSQL())...)
 		before = append(before, on(postgres.Target, c.ClearSQL(), "COPY "+c.To.Ident.String()+" FROM STDIN")...)
+		before = append(before, on(postgres.Target, c.HeedSQL()...)...)
 	}
 	return before, postgres.Wrap(postgres.Source, "listing the tables of extensions", err)
 }

@@ -88,12 +88,47 @@ func (c Config) Read(ctx context.Context, conn *pgx.Conn) ([]byte, error) {
 	return rows.Bytes(), nil
 }
 
+// HeedSQL are the statements with which the extension on the side that receives hears
+// of it: they fire the triggers of its own that fire once for a statement, and touch no
+// row. pg_cron reads its jobs again when such a trigger has fired, and not before.
+func (c Config) HeedSQL() []string {
+	if len(c.To.Heeds) == 0 {
+		return nil
+	}
+	all := []string{"SET LOCAL session_replication_role = origin"}
+	for _, event := range c.To.Heeds {
+		switch event {
+		case "DELETE":
+			all = append(all, fmt.Sprintf("DELETE FROM %s WHERE false", c.To.Ident))
+		case "INSERT":
+			all = append(all, fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s WHERE false", c.To.Ident, c.columns(), c.columns(), c.To.Ident))
+		case "UPDATE": // of all columns: a trigger may be for one
+			set := make([]string, len(c.To.Columns))
+			for i, n := range c.To.Columns {
+				set[i] = postgres.QuoteIdent(n) + " = DEFAULT"
+			}
+			all = append(all, fmt.Sprintf("UPDATE %s SET %s WHERE false", c.To.Ident, strings.Join(set, ", ")))
+		}
+	}
+	return all
+}
+
+// Unheard says what Write has returned, and UnheardRemedy what then helps.
+func (c Config) Unheard(why error) string {
+	return fmt.Sprintf("extension %s may not know yet that rows of its table %s have changed: %s", postgres.QuoteIdent(c.To.Extension), c.To.Ident, postgres.Describe(why))
+}
+
+// UnheardRemedy belongs to Unheard.
+const UnheardRemedy = "once the side is open, change a row there in the way of the extension, or restart what runs of it"
+
 // Write puts the rows in place of those that the side that receives has. What refers
-// to them stays, and no trigger fires: what these did arrives by itself. Where only
-// some rows are the user's, one that the extension has made there itself stays.
-func (c Config) Write(ctx context.Context, conn *pgx.Conn, rows []byte) error {
+// to them stays, and no trigger fires for a row: what these did arrives by itself. Where
+// only some rows are the user's, one that the extension has made there itself stays.
+// The session must be one of which ReadConfigs has said that it may. unheard is why the
+// extension was not told that its rows have changed; they are written all the same.
+func (c Config) Write(ctx context.Context, conn *pgx.Conn, rows []byte) (unheard, err error) {
 	into := c.To.Ident.String()
-	before := []string{"SET LOCAL session_replication_role = replica", c.ClearSQL()}
+	before := []string{c.ClearSQL()}
 	var after []string
 	if c.To.Condition != "" {
 		into = "pg_temp.pgbaton_config"
@@ -101,19 +136,32 @@ func (c Config) Write(ctx context.Context, conn *pgx.Conn, rows []byte) error {
 		after = append(after, fmt.Sprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM pg_temp.pgbaton_config ON CONFLICT DO NOTHING",
 			c.To.Ident, c.columns(), c.columns()))
 	}
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := execEach(ctx, tx, before); err != nil {
 			return err
 		}
 		if _, err := conn.PgConn().CopyFrom(ctx, bytes.NewReader(rows), fmt.Sprintf("COPY %s (%s) FROM STDIN", into, c.columns())); err != nil {
 			return err
 		}
-		return execEach(ctx, tx, after)
+		if err := execEach(ctx, tx, after); err != nil {
+			return err
+		}
+		if len(c.To.Deaf) > 0 {
+			unheard = fmt.Errorf("what makes its trigger %s fire would make one of yours fire too, or a rule; or our role lacks the right", postgres.QuoteIdent(c.To.Deaf[0]))
+		}
+		if len(c.To.Heeds) == 0 {
+			return nil
+		}
+		err := pgx.BeginFunc(ctx, tx, func(part pgx.Tx) error { return execEach(ctx, part, c.HeedSQL()) })
+		if postgres.Refused(err) {
+			unheard, err = err, nil
+		}
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("table %s: %w", c.To.Ident, err)
+		return nil, fmt.Errorf("table %s: %w", c.To.Ident, err)
 	}
-	return nil
+	return unheard, nil
 }
 
 // WithoutConfigs takes the rows of such tables out of the list of an archive with rows.
