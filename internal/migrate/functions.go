@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,8 +17,8 @@ import (
 // the target up to the source's: one that was mended there must not stop the copy,
 // or the stream, a second time.
 
-// changedFunctions lists them; none as long as nothing is defined on the target.
-func (st *start) changedFunctions(ctx context.Context) ([]schema.FunctionChange, error) {
+// readFunctions lists them; nil as long as nothing is defined on the target.
+func (st *start) readFunctions(ctx context.Context) (*schema.Functions, error) {
 	if st.targetRecord == nil {
 		return nil, nil
 	}
@@ -28,35 +29,38 @@ func (st *start) changedFunctions(ctx context.Context) ([]schema.FunctionChange,
 	if err != nil || !defined {
 		return nil, err
 	}
-	return schema.ChangedFunctions(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Target.Version(), st.exclusion)
+	return schema.ReadFunctions(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Target.Version(), st.exclusion)
 }
 
 func (st *start) planFunctions(ctx context.Context) ([]Action, error) {
-	changes, err := st.changedFunctions(ctx)
+	functions, err := st.readFunctions(ctx)
+	if err != nil || functions == nil {
+		return nil, err
+	}
 	var sql []string
-	for _, f := range changes {
+	for _, f := range functions.Changes {
 		sql = append(sql, f.Definition)
 	}
-	return on(postgres.Target, sql...), err
+	return on(postgres.Target, sql...), nil
 }
 
 // doneFunctions: what the target refuses is tried again by the next start.
 func (st *start) doneFunctions(ctx context.Context) (bool, error) {
-	changes, err := st.changedFunctions(ctx)
-	return len(changes) == 0, err
+	functions, err := st.readFunctions(ctx)
+	return functions == nil || functions.Settled(), err
 }
 
 func (st *start) runFunctions(ctx context.Context) error {
-	changes, err := st.changedFunctions(ctx)
-	if err != nil {
+	functions, err := st.readFunctions(ctx)
+	if err != nil || functions == nil {
 		return err
 	}
-	failed, err := schema.ApplyFunctions(ctx, st.TargetConn, slices.Clone(changes))
+	failed, err := functions.Apply(ctx, st.TargetConn)
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "bringing functions up to the source's", err)
 	}
 	var done []string
-	for _, f := range changes {
+	for _, f := range functions.Changes {
 		if failed[f.Signature] == nil {
 			done = append(done, f.Signature)
 		}
@@ -66,9 +70,14 @@ func (st *start) runFunctions(ctx context.Context) error {
 			Text: "functions were changed on the source since an earlier run; the target has them now: " + strings.Join(done, ", ")})
 	}
 	for _, signature := range slices.Sorted(maps.Keys(failed)) {
+		remedy := "change it on the target by hand, as pgbaton's role, after SET default_transaction_read_only = off; or pgbaton reset, and start again"
+		var missing *schema.MissingOwner
+		if errors.As(failed[signature], &missing) {
+			remedy = fmt.Sprintf("CREATE ROLE %s on the target, then start again", postgres.QuoteIdent(missing.Owner))
+		}
 		st.Observe(event.Warning{Side: string(postgres.Target),
 			Text:   fmt.Sprintf("function %s was changed on the source since an earlier run, and the target does not take it: %s", signature, postgres.Describe(failed[signature])),
-			Remedy: "change it on the target by hand, as pgbaton's role, after SET default_transaction_read_only = off; or pgbaton reset, and start again"})
+			Remedy: remedy})
 	}
 	return nil
 }
