@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
 )
@@ -34,8 +36,16 @@ func TestPromotedStandby(t *testing.T) {
 	if r := m.run(0, "status"); !strings.Contains(r.Stdout, "standbys can carry it on") || strings.Contains(r.Stdout, "attention") {
 		t.Errorf("before the loss:\n%s", r.Stdout)
 	}
-	pgtest.UntilTrue(t, standby.ConnString("postgres"), time.Minute, "the standby has the slot",
-		`SELECT EXISTS (SELECT FROM pg_replication_slots WHERE synced AND NOT temporary AND slot_name LIKE 'pgbaton\_%')`)
+	// A new session each time: the standby's postmaster, which starts the slot sync
+	// worker that did not find its primary again, looks no sooner than something happens.
+	pgtest.Until(t, 2*time.Minute, "the standby has the slot", func() bool {
+		conn, err := pgx.Connect(t.Context(), standby.ConnString("postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(t.Context())
+		return pgtest.QueryValue[bool](t, conn, `SELECT EXISTS (SELECT FROM pg_replication_slots WHERE synced AND NOT temporary AND slot_name LIKE 'pgbaton\_%')`)
+	})
 	if err := w.Await(t.Context(), 20); err != nil {
 		t.Fatal(err)
 	}

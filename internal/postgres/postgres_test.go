@@ -101,7 +101,7 @@ func TestReachKeywords(t *testing.T) {
 	}{
 		{"", 120022, `dbname='d' host='db,standby' options='-c wal_sender_timeout=5min TIMEOUTS' port='5432' sslmode='verify-full' user='u'`,
 			"channel_binding min_protocol_version statement_timeout"},
-		{"", 180000, `channel_binding='require' dbname='d' host='db,standby' min_protocol_version='3.2' options='-c wal_sender_timeout=5min TIMEOUTS' port='5432' sslmode='verify-full' sslsni='1' user='u'`,
+		{"", 180000, `channel_binding='require' dbname='d' host='db,standby' min_protocol_version='3.2' options='-c wal_sender_timeout=5min TIMEOUTS' port='5432' sslmode='verify-full' sslsni='1' target_session_attrs='primary' user='u'`,
 			"statement_timeout"},
 		{"host=a,b target_session_attrs=primary options='' channel_binding='' statement_timeout=''", 170000, `dbname='d' host='a,b' sslmode='verify-full' sslsni='1' target_session_attrs='primary' user='u'`,
 			"min_protocol_version"},

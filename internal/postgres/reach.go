@@ -27,6 +27,7 @@ func (r Reach) Given() Conninfo { return maps.Clone(r.given) }
 // libpq may not know every keyword.
 func (r Reach) For(subscriber Version) Conninfo {
 	c := r.all()
+	r.follow(c, subscriber)
 	for k := range c {
 		if !c.known(k, subscriber.Major()) {
 			delete(c, k)
@@ -47,6 +48,24 @@ func (r Reach) For(subscriber Version) Conninfo {
 		c["options"] = strings.TrimSpace(c["options"] + " -c event_triggers=" + value)
 	}
 	return c
+}
+
+// follow lets a subscription go on where a standby of ours is promoted, when our own
+// connection string says that of several hosts the primary is meant. Not as read-write,
+// which is all that a libpq before 14 knows: a fenced database is read-only.
+func (r Reach) follow(c Conninfo, subscriber Version) {
+	attrs := r.server.given["target_session_attrs"]
+	if len(r.server.members) < 2 || attrs != "read-write" && attrs != "primary" || subscriber.Major() < 14 ||
+		r.given["host"] != "" || r.given["hostaddr"] != "" {
+		return
+	}
+	for _, k := range []string{"host", "hostaddr", "port"} {
+		delete(c, k)
+		if v := r.server.given[k]; v != "" {
+			c[k] = v
+		}
+	}
+	c["target_session_attrs"] = "primary"
 }
 
 // LeftOut names the keywords that a subscriber of a version does not know: it
