@@ -224,8 +224,11 @@ func TestOperatorsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		var operators []*pgtest.Process
-		for range 4 {
+		for i := range 4 {
 			operators = append(operators, pgtest.Spawn(t, m.options(command, "--yes", "--json", "--max-pause", "30s")))
+			if i < 3 && round%4 >= 1 { // each of the others begins nearer to the fence of the first
+				operators[0].AwaitStdout(t, []string{`"phase_ended","phase":"ready"`, `"guardian_started"`, `"phase_ended","phase":"pause"`}[i])
+			}
 		}
 		onlooker := pgtest.Spawn(t, m.options("status", "--json"))
 		won := 0
