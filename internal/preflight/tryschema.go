@@ -68,45 +68,51 @@ func checkTrySchema(ctx context.Context, s *survey, e *end) error {
 	if err != nil {
 		return s.untried(ctx, e, err)
 	}
-	if e.exists {
-		there, err := texts(ctx, e.conn, `SELECT extname FROM pg_catalog.pg_extension`)
-		if err != nil {
-			return err
-		}
-		if name := onlyThere(failures, there); name != "" {
-			e.add(Finding{Code: "schema-untried", Severity: Info, Side: e.Side,
-				Text:   fmt.Sprintf("whether the target can hold the source's definitions could not be tried: extension %s, which database %s has, cannot be created in another by role %s", postgres.QuoteIdent(name), e.database(), e.user()),
-				Remedy: "pgbaton check --try-schema as a role that may create it"})
-			return nil
-		}
+	failures, elsewhere := withoutExtensions(failures)
+	severity := Blocker
+	if len(elsewhere) > 0 {
+		severity = Warning // perhaps for want of the extension
+		e.add(Finding{Code: "schema-untried", Severity: Warning, Side: e.Side, Objects: elsewhere,
+			Text: fmt.Sprintf("whether the target can hold all of the source's definitions could not be tried: %s cannot be created in a throw-away database by role %s; a server may allow it in the target database all the same",
+				plural(len(elsewhere), "extension"), e.user()),
+			Remedy: "compare the server's message with what the target database allows, as pg_cron does by cron.database_name; where it will do there, --try-schema=false leaves the trial out"})
 	}
 	for i, f := range failures {
 		if i == shownFailures {
-			e.add(Finding{Code: "schema-restore", Severity: Blocker, Side: e.Side,
+			e.add(Finding{Code: "schema-restore", Severity: severity, Side: e.Side,
 				Text: fmt.Sprintf("%s more that cannot be restored: most come of those before", plural(len(failures)-i, "definition")), Remedy: "mend those first, then check again"})
 			break
 		}
 		if i == 0 || f.Object == "" || f.Object != failures[i-1].Object { // its owner and grants fail too
-			e.add(restoreFinding(e, f))
+			e.add(restoreFinding(e, f, severity))
 		}
 	}
 	return nil
 }
 
 // restoreFinding is what a failed restore of one object means.
-func restoreFinding(e *end, f schema.Failure) Finding {
-	message, statement, _ := strings.Cut(f.Message, "\nCommand was: ")
+func restoreFinding(e *end, f schema.Failure, severity Severity) Finding {
+	message, statement := serverSays(f)
 	what, objects := "a definition", []string(nil)
 	if f.Object != "" {
 		what, objects = f.Object, []string{f.Object}
 	}
-	if first, _, _ := strings.Cut(strings.TrimSpace(statement), "\n"); first != "" {
-		objects = append(objects, first)
+	if statement != "" {
+		objects = append(objects, statement)
 	}
-	message = strings.TrimPrefix(message, "could not execute query: ")
-	return Finding{Code: "schema-restore", Severity: Blocker, Side: e.Side, Objects: objects,
-		Text:   fmt.Sprintf("%s cannot be restored on the target: %s", what, strings.Join(strings.Fields(message), " ")),
+	text := fmt.Sprintf("%s cannot be restored on the target: %s", what, message)
+	if severity != Blocker {
+		text = fmt.Sprintf("%s could not be restored in the trial, which may come of what it lacked: %s", what, message)
+	}
+	return Finding{Code: "schema-restore", Severity: severity, Side: e.Side, Objects: objects, Text: text,
 		Remedy: "change its definition on the source so that the target's version accepts it, or drop it there; or install on the target what it needs"}
+}
+
+// serverSays is the server's message on one line, and the first line of the statement.
+func serverSays(f schema.Failure) (message, statement string) {
+	message, statement, _ = strings.Cut(f.Message, "\nCommand was: ")
+	statement, _, _ = strings.Cut(strings.TrimSpace(statement), "\n")
+	return strings.Join(strings.Fields(strings.TrimPrefix(message, "could not execute query: ")), " "), statement
 }
 
 // untried tells a trial that did not come to an end. That pg_dump fails is what start
@@ -126,15 +132,17 @@ func (s *survey) untried(ctx context.Context, e *end, err error) error {
 	return nil
 }
 
-// onlyThere is the extension that could not be created and is in the target database
-// already: without it nothing is learned of what needs it.
-func onlyThere(failures []schema.Failure, extensions []string) string {
+// withoutExtensions tells extensions that could not be created from all other
+// failures. That is no sign of what start will meet: an extension may be allowed in
+// one database of a server only, or be in the target database already.
+func withoutExtensions(failures []schema.Failure) (others []schema.Failure, extensions []string) {
 	for _, f := range failures {
-		for _, name := range extensions {
-			if f.Object == fmt.Sprintf("EXTENSION %q", name) {
-				return name
-			}
+		switch message, statement := serverSays(f); {
+		case strings.HasPrefix(statement, "CREATE EXTENSION "):
+			extensions = append(extensions, fmt.Sprintf("%s: %s", f.Object, message))
+		case !strings.HasPrefix(statement, "COMMENT ON EXTENSION "):
+			others = append(others, f)
 		}
 	}
-	return ""
+	return others, extensions
 }

@@ -1,6 +1,8 @@
 package preflight_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -61,5 +63,67 @@ func TestTrySchema(t *testing.T) {
 	pgtest.Exec(t, source.ConnString("app"), `DO $$ BEGIN FOR i IN 1..1001 LOOP EXECUTE format('CREATE SEQUENCE s%s', i); END LOOP; END $$`)
 	if f := want(t, try(options{db: "app"}, preflight.TryFew), "schema-untried", tgt, info); !strings.Contains(f.Text, "objects are more") {
 		t.Errorf("%+v", f)
+	}
+
+	// Its lock is in one database for all; without that one, nobody could tell a trial
+	// from what a dead process left.
+	pgtest.Exec(t, source.ConnString("app"), `DROP VIEW "Old view"`)
+	pgtest.Exec(t, target.ConnString("app"), `ALTER DATABASE postgres ALLOW_CONNECTIONS false`)
+	in := input(t, source, target, options{db: "app"})
+	in.TrySchema = preflight.TryAlways
+	if f := want(t, runInput(t, in), "schema-untried", tgt, warn); !strings.Contains(f.Text, `/postgres`) {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestTrySchemaExtensions: an extension that the server allows in one database only,
+// as pg_cron, and what needs it, keep nobody from starting.
+func TestTrySchemaExtensions(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "pgbaton-extension-") // the server's account must get there
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.MkdirAll(filepath.Join(dir, "extension"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"only_here.control": "default_version = '1.0'\n", "only_here--1.0.sql": `
+DO $$ BEGIN
+	IF pg_catalog.current_database() <> 'app' THEN RAISE 'can only create extension in database app'; END IF;
+END $$;
+CREATE DOMAIN @extschema@.job AS text;`} {
+		if err := os.WriteFile(filepath.Join(dir, "extension", name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := map[string]string{"extension_control_path": "$system:" + dir}
+	source, target := pgtest.Start(t, 18, path), pgtest.Start(t, 18, path)
+	pgtest.Exec(t, source.ConnString("postgres"), `CREATE DATABASE app`)
+	pgtest.Exec(t, source.ConnString("app"), `CREATE EXTENSION only_here`, `COMMENT ON EXTENSION only_here IS 'jobs'`,
+		`CREATE TABLE jobs (i int PRIMARY KEY, j job)`)
+	for _, exists := range []bool{false, true} {
+		if exists {
+			pgtest.Exec(t, target.ConnString("postgres"), `CREATE DATABASE app`)
+			pgtest.Exec(t, target.ConnString("app"), `CREATE EXTENSION only_here`)
+		}
+		in := input(t, source, target, options{db: "app"})
+		in.TrySchema = preflight.TryFew
+		r := runInput(t, in)
+		if blockers := r.Blockers(); len(blockers) > 0 {
+			t.Errorf("blockers: %+v", blockers)
+		}
+		f := want(t, r, "schema-untried", tgt, warn)
+		if len(f.Objects) != 1 || !strings.Contains(f.Objects[0], `EXTENSION "only_here": ERROR: can only create extension in database app`) || !strings.Contains(f.Remedy, "--try-schema=false") {
+			t.Errorf("%+v", f)
+		}
+		if f := want(t, r, "schema-restore", tgt, warn); !strings.Contains(f.Text, `TABLE "public.jobs"`) {
+			t.Errorf("%+v", f)
+		}
+		in = input(t, source, target, options{db: "app"}) // the remedy
+		wantNot(t, runInput(t, in), "schema-untried", tgt)
 	}
 }

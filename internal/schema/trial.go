@@ -21,6 +21,11 @@ import (
 // trialPrefix begins the names of the throw-away databases.
 const trialPrefix = "pgbaton_try_"
 
+// trialLocks is the database in which the locks of throw-away databases are taken:
+// one for all, as advisory locks are each database's own. Where it is out of reach
+// nothing is tried.
+const trialLocks = "postgres"
+
 // Trial is what is tried.
 type Trial struct {
 	Tools          Tools
@@ -59,7 +64,7 @@ func (t Trial) Run(ctx context.Context) (failures []Failure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := ConnectMaintenance(ctx, t.Target)
+	conn, err := t.Target.ConnectDatabase(ctx, trialLocks)
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +138,8 @@ func trialName() string {
 	return trialPrefix + hex.EncodeToString(random)
 }
 
-// lockTrial takes the lock of a throw-away database, in the maintenance database. It
-// ends with its session.
+// lockTrial takes the lock of a throw-away database, in a session on trialLocks. It
+// ends with that session.
 func lockTrial(ctx context.Context, conn *pgx.Conn, name string) (ok bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext($1), pg_catalog.hashtext('pgbaton'))`, name).Scan(&ok)
 	return ok, err
@@ -153,7 +158,7 @@ func RemoveTrials(ctx context.Context, target *postgres.Server, conn *pgx.Conn) 
 	if err != nil || len(names) == 0 {
 		return postgres.Wrap(postgres.Target, "looking for throw-away databases", err)
 	}
-	maintenance, err := ConnectMaintenance(ctx, target)
+	maintenance, err := target.ConnectDatabase(ctx, trialLocks)
 	if err != nil {
 		return err
 	}
