@@ -15,3 +15,8 @@ func HasEqualRows(ctx context.Context, conn *pgx.Conn, schema, table, column str
 	t := catalog.Table{Ident: postgres.Ident{Schema: schema, Name: table}, Columns: []catalog.Column{{Name: column}}}
 	return hasEqualRows(ctx, conn, &t, coarse{columns: []string{column}}, within)
 }
+
+// TryExpression evaluates an expression on the rows of a table.
+func TryExpression(ctx context.Context, conn *pgx.Conn, table uint32, sql string) (failure, refusal, err error) {
+	return try(ctx, &end{conn: conn}, expression{rel: table, sql: sql}, nil)
+}

@@ -22,7 +22,7 @@ var followed = map[string]string{
 	"probe-target-from-source": "TestReach", "replication-origins": "TestSettings", "replication-slots": "TestSettings",
 	"same-database": "TestVersions", "selection-dependency": "TestSelection", "selection-empty": "TestSelection",
 	"selection-foreign-keys": "TestSelection", "selection-unused": "TestSelection", "selection-views": "TestSelection",
-	"standby": "TestVersions", "target-older": "TestVersions", "version-untested": "TestUntestedVersion",
+	"search-path-untried": "TestSearchPathRights", "standby": "TestVersions", "target-older": "TestVersions", "version-untested": "TestUntestedVersion",
 	"wal-level": "TestSettings", "wal-senders": "TestSettings", "worker-processes": "TestSettings",
 }
 

@@ -1,9 +1,11 @@
 package preflight
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -31,23 +33,15 @@ type function struct {
 }
 
 func (f function) setSQL(path []string) string {
-	quoted := make([]string, len(path))
-	for i, name := range path {
-		quoted[i] = postgres.QuoteIdent(name)
-	}
-	return fmt.Sprintf("ALTER FUNCTION %s SET search_path = %s", f.signature, strings.Join(quoted, ", "))
+	return fmt.Sprintf("ALTER FUNCTION %s SET search_path = %s", f.signature, strings.Join(identifiers(path), ", "))
 }
-
-// nameErrors are the SQLSTATEs of a name that is not found: function or operator,
-// table, type or other object, schema, column of what was found instead.
-var nameErrors = []string{"42883", postgres.UndefinedTable, postgres.UndefinedObject, postgres.InvalidSchema}
 
 // checkSearchPath evaluates the expressions that the server will evaluate when rows
 // are copied, applied, indexed and analyzed, as it will: with an empty search_path.
 // (COPY by pgbaton and pg_restore, an apply worker, and from 17 on CREATE INDEX and
 // ANALYZE by anybody have one that finds only pg_catalog.) A function that finds
 // what it calls by a plain name fails there. Some rows of the table are tried; of an
-// empty one, a row of plain values.
+// empty one, a row of plain values. What cannot be tried is only read.
 func checkSearchPath(ctx context.Context, s *survey, e *end) error {
 	expressions, err := readExpressions(ctx, e)
 	if err != nil || len(expressions) == 0 {
@@ -57,14 +51,17 @@ func checkSearchPath(ctx context.Context, s *survey, e *end) error {
 	if err != nil {
 		return err
 	}
-	var objects, foreign []string
-	remedies := map[uint32][]string{} // by function: its search_path; empty: none was found that helps
+	var objects, foreign, untried []string
+	remedies := map[uint32]proposal{} // by function
 	for _, x := range expressions {
-		failure, err := p.try(ctx, e, x, nil)
-		if err != nil {
+		failure, refusal, err := try(ctx, e, x, nil)
+		switch {
+		case err != nil:
 			return err
-		}
-		if failure == nil {
+		case refusal != nil:
+			untried = append(untried, fmt.Sprintf("%s: %s", x.what, postgres.Describe(refusal)))
+			continue
+		case failure == nil:
 			continue
 		}
 		var mine []uint32
@@ -79,12 +76,12 @@ func checkSearchPath(ctx context.Context, s *survey, e *end) error {
 			continue
 		}
 		objects = append(objects, shown)
-		path, err := p.helps(ctx, e, x, mine)
+		proposed, err := p.helps(ctx, e, x, mine)
 		if err != nil {
 			return err
 		}
 		for _, f := range mine {
-			remedies[f] = path
+			remedies[f] = proposed
 		}
 	}
 	if len(objects) > 0 {
@@ -97,6 +94,11 @@ func checkSearchPath(ctx context.Context, s *survey, e *end) error {
 		e.add(Finding{Code: "search-path-extension", Severity: Warning, Side: e.Side, Objects: foreign,
 			Text:   fmt.Sprintf("%s with functions of extensions that find what they use by a search_path: they fail on the target unless its version of the extension does better", plural(len(foreign), "expression")),
 			Remedy: "wrap the function in one of your own with SET search_path, and use that; or drop what uses it until after the move"})
+	}
+	if len(untried) > 0 {
+		e.add(Finding{Code: "search-path-untried", Severity: Info, Side: e.Side, Objects: untried,
+			Text:   fmt.Sprintf("%s could not be tried with the empty search_path that rows are copied and applied with: that is done with the rights of the table's owner only. The functions were read for calls by plain names", plural(len(untried), "expression")),
+			Remedy: "check once as a superuser, or as a role that may SET ROLE to the tables' owners, who may create temporary objects; functions with a search_path of their own need no trial"})
 	}
 	p.suspects(e, expressions, remedies)
 	return nil
@@ -177,97 +179,72 @@ func readPaths(ctx context.Context, e *end) (*paths, error) {
 	return p, err
 }
 
-// sampleRows is how many rows of a table an expression is tried on.
-const sampleRows = 1000
-
-// try evaluates an expression with a search_path, read-only, and returns the error
-// if a name was not found. What else it may say of a row is not our business.
-func (p *paths) try(ctx context.Context, e *end, x expression, path []string) (failure, err error) {
-	quoted := []string{"''"}
-	for i, name := range path {
-		if i == 0 {
-			quoted = nil
-		}
-		quoted = append(quoted, postgres.QuoteIdent(name))
-	}
-	evaluate := func(from string) (rows int64, failure, err error) {
-		tx, err := e.conn.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
-		if err != nil {
-			return 0, nil, err
-		}
-		defer func() { _ = tx.Rollback(ctx) }() // nothing was changed
-		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '2s'"); err != nil {
-			return 0, nil, err
-		}
-		if _, err := tx.Exec(ctx, "SET LOCAL search_path = "+strings.Join(quoted, ", ")); err != nil {
-			return 0, nil, err
-		}
-		var values int64
-		sql := fmt.Sprintf("SELECT pg_catalog.count(*), pg_catalog.count(s.x) FROM (SELECT (%s) AS x FROM %s LIMIT %d) AS s", x.sql, from, sampleRows)
-		failed := tx.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol).Scan(&rows, &values)
-		switch {
-		case failed == nil:
-			return rows, nil, nil
-		case slices.Contains(nameErrors, postgres.Code(failed)):
-			return 1, failed, nil
-		case postgres.Code(failed) != "":
-			return 1, nil, nil
-		}
-		return 0, nil, failed
-	}
-	var from, plain string
-	if err := e.conn.QueryRow(ctx, sampleSQL, x.rel).Scan(&from, &plain); err != nil {
-		return nil, err
-	}
-	rows, failure, err := evaluate(from)
-	if rows == 0 && err == nil {
-		_, failure, err = evaluate(plain)
-	}
-	return failure, err
+// proposal is a search_path for a function; empty: none was found that helps.
+type proposal struct {
+	path []string
+	open []string // schemas of it in which others may create: it was not tried
 }
 
-// sampleSQL gives what stands after FROM for the rows of a relation, and for a row
-// of plain values.
-const sampleSQL = `
-SELECT CASE c.relkind WHEN 'r' THEN 'ONLY ' ELSE '' END || c.oid::pg_catalog.regclass::text,
-	pg_catalog.format('(SELECT %s) AS %I', pg_catalog.string_agg(pg_catalog.format('CAST(%s AS %s) AS %I',
-		CASE b.typcategory
-			WHEN 'N' THEN '''1''' WHEN 'S' THEN '''a''' WHEN 'B' THEN '''true''' WHEN 'D' THEN '''2000-01-01 12:00''' WHEN 'T' THEN '''1 day'''
-			WHEN 'A' THEN '''{}''' WHEN 'I' THEN '''127.0.0.1''' WHEN 'R' THEN '''empty''' WHEN 'V' THEN '''1'''
-			WHEN 'E' THEN (SELECT pg_catalog.quote_literal(l.enumlabel) FROM pg_catalog.pg_enum l WHERE l.enumtypid = b.oid ORDER BY l.enumsortorder LIMIT 1)
-			ELSE CASE b.typname WHEN 'uuid' THEN '''00000000-0000-0000-0000-000000000000''' WHEN 'json' THEN '''{}''' WHEN 'jsonb' THEN '''{}'''
-				WHEN 'bytea' THEN '''a''' WHEN 'xml' THEN '''<a/>''' WHEN 'tsvector' THEN '''a''' WHEN 'ltree' THEN '''a''' ELSE 'NULL' END END,
-		pg_catalog.format_type(b.oid, NULL), a.attname), ', ' ORDER BY a.attnum), c.relname)
-FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-CROSS JOIN LATERAL (
-	WITH RECURSIVE base (oid) AS (
-		SELECT a.atttypid
-		UNION ALL
-		SELECT t.typbasetype FROM base JOIN pg_catalog.pg_type t ON t.oid = base.oid WHERE t.typtype = 'd'
-	)
-	SELECT t.oid, t.typname, t.typcategory FROM base JOIN pg_catalog.pg_type t ON t.oid = base.oid WHERE t.typtype <> 'd'
-) AS b
-WHERE c.oid = $1
-GROUP BY c.oid, c.relkind, c.relname`
-
 // helps finds the search_path with which an expression's functions find what they
-// use: first those that applications have, then all schemas.
-func (p *paths) helps(ctx context.Context, e *end, x expression, functions []uint32) ([]string, error) {
-	for _, path := range p.candidates(functions) {
-		failure, err := p.try(ctx, e, x, path)
-		if err != nil || failure == nil {
-			return path, err
+// use, among those that applications have. Schemas in which others may create are not
+// tried: what they have put there would run with the rights of the table's owner.
+func (p *paths) helps(ctx context.Context, e *end, x expression, functions []uint32) (found proposal, err error) {
+	candidates := p.candidates(functions)
+	var owners []string
+	for _, f := range functions {
+		owners = append(owners, p.functions[f].owner)
+	}
+	open, err := openSchemas(ctx, e, x.rel, owners, slices.Concat(candidates...))
+	if err != nil {
+		return found, err
+	}
+	isOpen := func(name string) bool { return slices.Contains(open, name) }
+	for _, path := range candidates {
+		if slices.ContainsFunc(path, isOpen) && found.path == nil {
+			found = proposal{path: path, open: slices.DeleteFunc(slices.Clone(path), func(name string) bool { return !isOpen(name) })}
+		}
+		closed := slices.DeleteFunc(slices.Clone(path), isOpen)
+		if len(closed) == 0 {
+			continue
+		}
+		failure, refusal, err := try(ctx, e, x, closed)
+		if err != nil {
+			return found, err
+		}
+		if failure == nil && refusal == nil {
+			return proposal{path: closed}, nil
 		}
 	}
-	return nil, nil
+	return found, nil
+}
+
+// openSchemas are those of the schemas named in which somebody may create who is not
+// a superuser, nor may become the owner of the table or of a function.
+func openSchemas(ctx context.Context, e *end, table uint32, owners, names []string) ([]string, error) {
+	return texts(ctx, e.conn, `
+		SELECT n.nspname FROM pg_catalog.pg_namespace n
+		WHERE n.nspname = ANY ($3) AND EXISTS (
+			SELECT FROM pg_catalog.pg_roles r
+			WHERE r.rolcanlogin AND NOT r.rolsuper
+				AND EXISTS (
+					SELECT FROM (
+						SELECT n.nspowner
+						UNION ALL
+						SELECT a.grantee FROM pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) AS a
+						WHERE a.privilege_type = 'CREATE'
+					) AS creator (oid)
+					WHERE CASE creator.oid WHEN 0 THEN true ELSE pg_catalog.pg_has_role(r.oid, creator.oid, 'MEMBER') END)
+				AND NOT EXISTS (
+					SELECT FROM pg_catalog.pg_roles o
+					WHERE (o.rolname = ANY ($2) OR o.oid = (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid = $1))
+						AND pg_catalog.pg_has_role(r.oid, o.oid, 'MEMBER')))`, table, owners, names)
 }
 
 // candidates are the paths that an application's sessions may have, without schemas
 // that there are not.
 func (p *paths) candidates(functions []uint32) [][]string {
 	var candidates [][]string
-	add := func(path ...string) {
+	add := func(path []string) {
 		var exist []string
 		for _, name := range path {
 			if slices.Contains(p.schemas, name) && !slices.Contains(exist, name) {
@@ -279,15 +256,11 @@ func (p *paths) candidates(functions []uint32) [][]string {
 		}
 	}
 	for _, s := range p.settings {
-		add(splitPath(s[1], s[0])...)
+		add(splitPath(s[1], s[0]))
 	}
 	for _, f := range functions {
-		add(splitPath(`"$user", public`, p.functions[f].owner)...)
+		add(splitPath(`"$user", public`, p.functions[f].owner))
 	}
-	for _, f := range functions {
-		add(p.functions[f].schema, "public")
-	}
-	add(p.schemas...)
 	return candidates
 }
 
@@ -321,15 +294,29 @@ func splitPath(path, user string) (names []string) {
 }
 
 // remedy sets the search_path of functions; those that nothing helps are comments.
-func (p *paths) remedy(found map[uint32][]string) string {
+func (p *paths) remedy(found map[uint32]proposal) string {
 	var sql []string
-	for f, path := range found {
-		if len(path) > 0 {
-			sql = append(sql, p.functions[f].setSQL(path))
-		} else {
-			sql = append(sql, fmt.Sprintf("-- %s uses something that is in no schema of the database: mend it", p.functions[f].signature))
+	for _, f := range slices.SortedFunc(maps.Keys(found), func(a, b uint32) int {
+		return cmp.Compare(p.functions[a].signature, p.functions[b].signature)
+	}) {
+		switch x := found[f]; {
+		case len(x.path) == 0:
+			sql = append(sql, fmt.Sprintf("-- %s uses something that is in no search_path which applications have: mend it", p.functions[f].signature))
+		case len(x.open) > 0:
+			sql = append(sql, fmt.Sprintf("-- not tried, as others may create objects in %s:", list(identifiers(x.open))))
+			fallthrough
+		default:
+			sql = append(sql, p.functions[f].setSQL(x.path))
 		}
 	}
-	slices.Sort(sql)
 	return statements(sql...)
+}
+
+// identifiers quotes names for SQL.
+func identifiers(names []string) []string {
+	all := make([]string, len(names))
+	for i, name := range names {
+		all[i] = postgres.QuoteIdent(name)
+	}
+	return all
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"pgbaton/internal/pgtest"
+	"pgbaton/internal/preflight"
 )
 
 // searchPathHealthy: functions that find what they call wherever they are called
@@ -32,6 +33,8 @@ CREATE FUNCTION "App s".outer_words(v text) RETURNS int LANGUAGE sql IMMUTABLE A
 CREATE TABLE "App s".kinds (k text PRIMARY KEY);
 CREATE FUNCTION "App s".known(v text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN EXISTS (SELECT FROM kinds WHERE k = v) OR true; END $$;
 CREATE FUNCTION "App s".cast_it(v text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN v::"short text"; END $$;
+CREATE FUNCTION "App s".doubled(k "App s".kinds) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT k.k || k.k $$;
+CREATE FUNCTION "App s".twins(v text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN EXISTS (SELECT FROM "App s".kinds AS x WHERE x.doubled = v) OR true; END $$;
 SET search_path = "App s", public;
 CREATE DOMAIN "short text" AS text CHECK ("Is short"(VALUE));
 CREATE DOMAIN shorter AS "short text";
@@ -39,6 +42,7 @@ CREATE TABLE note (id int PRIMARY KEY, body text CHECK ("Is short"(body)));
 CREATE TABLE with_rows (id int PRIMARY KEY, body text);
 CREATE INDEX by_words ON with_rows (id, outer_words(body));
 CREATE INDEX some_words ON with_rows (id) WHERE known(body);
+CREATE INDEX twin_words ON with_rows (id) WHERE twins(body);
 CREATE TABLE with_domain (id int PRIMARY KEY, d shorter);
 CREATE INDEX casts ON with_rows (cast_it(body));
 INSERT INTO with_rows SELECT g, 'some words ' || g FROM generate_series(1, 20) AS g;
@@ -67,7 +71,7 @@ func TestSearchPath(t *testing.T) {
 		t.Run(fmt.Sprintf("%d to %d", pair[0], pair[1]), func(t *testing.T) {
 			t.Parallel()
 			source, target := pgtest.Start(t, pair[0]), pgtest.Start(t, pair[1])
-			says := []string{`constraint note_body_check of "App s".note`, `index "App s".by_words`, `predicate of index "App s".some_words`,
+			says := []string{`constraint note_body_check of "App s".note`, `index "App s".by_words`, `predicate of index "App s".some_words`, `predicate of index "App s".twin_words`,
 				`domain "App s".shorter, the type of column d of "App s".with_domain`, `index "App s".casts`,
 				`ALTER FUNCTION "App s"."Is short"(text) SET search_path = "App s"`, `ALTER FUNCTION "App s".outer_words(text) SET search_path = "App s"`}
 			if pair[0] >= 11 {
@@ -114,5 +118,88 @@ func TestSearchPathLeavesNothing(t *testing.T) {
 	wantNot(t, r, "search-path", src)
 	if n := value[int64](t, source.ConnString("d"), `SELECT count(*) FROM log`); n != 0 {
 		t.Errorf("the check has written %d rows\n%s", n, strings.TrimSpace(print(r)))
+	}
+}
+
+// escape is a function body that tries to get at the rights of the session: as a
+// superuser it writes a file. (A function that is not VOLATILE may not, but call one.)
+const escape = `$$ DECLARE how text; BEGIN
+	FOREACH how IN ARRAY '{SELECT,RESET ROLE,SET ROLE NONE,SET LOCAL ROLE postgres,RESET SESSION AUTHORIZATION,SET SESSION AUTHORIZATION postgres}'::text[] LOOP
+		BEGIN
+			EXECUTE how;
+			EXECUTE format('COPY (SELECT 1) TO %L', current_setting('data_directory') || '/escaped ' || name || ' ' || how);
+		EXCEPTION WHEN OTHERS THEN NULL;
+		END;
+	END LOOP;
+	RETURN true;
+END $$`
+
+// TestSearchPathRights: what is evaluated has the rights of the table's owner and no
+// way to others, and only finds what nobody else may have put there. Whose rights we
+// cannot have is not evaluated, but read.
+func TestSearchPathRights(t *testing.T) {
+	t.Parallel()
+	for _, major := range []int{10, 17} {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Start(t, major), pgtest.Start(t, 17)
+			escaping := func(name string) string {
+				return `CREATE FUNCTION ` + name + `(name text) RETURNS boolean LANGUAGE plpgsql AS ` + escape
+			}
+			pgtest.Exec(t, source.ConnString("postgres"), `CREATE ROLE bob LOGIN`, `CREATE ROLE eve LOGIN`, `CREATE ROLE mover LOGIN REPLICATION`,
+				`GRANT pg_monitor TO mover`, `CREATE DATABASE d`, `ALTER DATABASE d SET search_path = public, app`)
+			pgtest.Exec(t, source.ConnString("d"), `GRANT CREATE ON SCHEMA public TO bob`, `CREATE SCHEMA app`, `CREATE SCHEMA eve AUTHORIZATION eve`,
+				// His own table, with his own function.
+				`SET ROLE bob`, escaping("public.his"), `CREATE TABLE public.his (v text CHECK (his(v)))`,
+				// His function, which another's would find first, and one in a schema of hers that is in no path.
+				escaping("public.helper"), `SET ROLE eve`, escaping("eve.lost"), `RESET ROLE`,
+				`CREATE FUNCTION app.helper(v text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true'`,
+				`CREATE FUNCTION app.victim(v text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN helper(v); END $$`,
+				`CREATE FUNCTION app.lacks(v text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN lost(v); END $$`,
+				`CREATE FUNCTION public.shared(v text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true'`,
+				`CREATE FUNCTION app.uses_shared(v text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN shared(v); END $$`,
+				`CREATE TABLE app.t (v text CHECK (app.victim(v)), w text CHECK (app.uses_shared(w)))`,
+				`CREATE TABLE app.u (v text CHECK (app.lacks(v)))`)
+			check := func(o options) preflight.Report {
+				t.Helper()
+				r := run(t, source, target, o)
+				if files := value[string](t, source.ConnString("postgres"), `SELECT coalesce(string_agg(f, ', '), '') FROM pg_ls_dir('.') AS f WHERE f LIKE 'escaped%'`); files != "" {
+					t.Fatalf("a function had our rights: %s", files)
+				}
+				return r
+			}
+			r := check(options{db: "d"})
+			wantNot(t, r, "search-path-untried", src)
+			f := want(t, r, "search-path", src, blocker)
+			for _, line := range []string{`ALTER FUNCTION app.victim(text) SET search_path = "app";`,
+				"-- not tried, as others may create objects in \"public\":\nALTER FUNCTION app.uses_shared(text) SET search_path = \"public\", \"app\";"} {
+				if !strings.Contains(f.Remedy, line) {
+					t.Errorf("%q is not in\n%s", line, f.Remedy)
+				}
+			}
+			pgtest.Exec(t, source.ConnString("d"), `DROP TABLE app.u`)
+			apply(t, source.ConnString("d"), f.Remedy)
+			wantNot(t, check(options{db: "d"}), "search-path", src)
+
+			// A role without the owners' rights.
+			pgtest.Exec(t, source.ConnString("d"), `ALTER FUNCTION app.victim(text) RESET search_path`, `ALTER TABLE app.t OWNER TO eve`)
+			mover := options{db: "d", user: "mover", targetUser: "postgres"}
+			r = check(mover)
+			wantNot(t, r, "search-path", src)
+			if f := want(t, r, "search-path-untried", src, info); len(f.Objects) != 2 || !strings.Contains(strings.Join(f.Objects, ";"), `role "mover" may not become the table's owner "eve"`) {
+				t.Errorf("%+v", f)
+			}
+			want(t, r, "search-path-suspect", src, warn)
+			pgtest.Exec(t, source.ConnString("d"), `GRANT bob, eve TO mover`, `GRANT USAGE ON SCHEMA app TO eve`) // as the remedy says
+			r = check(mover)
+			wantNot(t, r, "search-path-untried", src)
+			want(t, r, "search-path", src, blocker)
+
+			// A table that is dropped while the check is at it.
+			conn := pgtest.Connect(t, source.ConnString("d"))
+			if failure, refusal, err := preflight.TryExpression(t.Context(), conn, 1, "1"); failure != nil || refusal != nil || err != nil {
+				t.Errorf("a table that is gone: %v, %v, %v", failure, refusal, err)
+			}
+		})
 	}
 }

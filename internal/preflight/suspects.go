@@ -51,12 +51,12 @@ func (f function) name() string {
 
 // suspects tells of functions that the expressions reach and that call others by
 // plain names, although the rows that were tried did not get that far.
-func (p *paths) suspects(e *end, expressions []expression, told map[uint32][]string) {
+func (p *paths) suspects(e *end, expressions []expression, told map[uint32]proposal) {
 	byName := map[string][]uint32{}
 	for oid, f := range p.functions {
 		byName[f.name()] = append(byName[f.name()], oid)
 	}
-	found := map[uint32][]string{}
+	found := map[uint32]proposal{}
 	var objects []string
 	for _, x := range expressions {
 		seen := map[uint32]bool{}
@@ -73,10 +73,11 @@ func (p *paths) suspects(e *end, expressions []expression, told map[uint32][]str
 				next = append(next, byName[name]...)
 			}
 			plain = slices.DeleteFunc(plain, func(name string) bool { return len(byName[name]) == 0 || p.builtin[name] })
-			if _, known := told[x.functions[0]]; known || len(plain) == 0 || found[f] != nil {
+			_, known := told[x.functions[0]]
+			if _, seen := found[f]; seen || known || len(plain) == 0 {
 				continue
 			}
-			found[f] = p.where(byName, plain)
+			found[f] = proposal{path: p.where(byName, plain)}
 			objects = append(objects, fmt.Sprintf("%s: function %s calls %s by a plain name", x.what, p.functions[f].signature, strings.Join(slices.Compact(slices.Sorted(slices.Values(plain))), ", ")))
 		}
 	}
