@@ -121,7 +121,7 @@ const (
 )
 
 // hasEqualRows looks through a table. unknown says why it could not: the time was
-// up, somebody holds a lock, the role may not read it.
+// up, somebody holds a lock, the role may not read it, or whatever else the server says.
 func hasEqualRows(ctx context.Context, conn *pgx.Conn, t *catalog.Table, c coarse, within time.Duration) (has bool, unknown string, err error) {
 	if within < time.Millisecond {
 		return false, "the time is up", nil
@@ -133,12 +133,12 @@ func hasEqualRows(ctx context.Context, conn *pgx.Conn, t *catalog.Table, c coars
 		return tx.QueryRow(ctx, equalRowsSQL(t, c)).Scan(&has)
 	})
 	switch postgres.Code(err) {
+	case "":
+		return has, "", err
 	case postgres.QueryCanceled:
 		return false, fmt.Sprintf("not within %s", within.Round(time.Second)), nil
-	case postgres.InsufficientPrivilege:
-		return false, postgres.Describe(err), nil
 	}
-	return has, "", err
+	return false, postgres.Describe(err), nil
 }
 
 // checkEqualRows tells of the tables that will have FULL and columns with a coarse

@@ -108,4 +108,10 @@ func TestEqualRowsOldest(t *testing.T) {
 	if has, unknown, err := preflight.HasEqualRows(t.Context(), conn, "public", "nums", "v", time.Minute); !has || err != nil || unknown != "" {
 		t.Errorf("within a minute: %t, %q, %v", has, unknown, err)
 	}
+
+	// Nor is what the server cannot do at all.
+	pgtest.Exec(t, source.ConnString("d"), `CREATE TABLE unequal (v json)`)
+	if has, unknown, err := preflight.HasEqualRows(t.Context(), conn, "public", "unequal", "v", time.Minute); has || err != nil || !strings.Contains(unknown, "equality operator") {
+		t.Errorf("a type without equality: %t, %q, %v", has, unknown, err)
+	}
 }
