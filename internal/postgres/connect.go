@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -102,6 +103,9 @@ func (s *Server) connect(ctx context.Context, database string, adapt func(settin
 	return nil, s.connectError(database, errs)
 }
 
+// refusedSetting matches what the server says of a setting in the start-up packet.
+var refusedSetting = regexp.MustCompile(`permission denied to set parameter "([^"]+)"`)
+
 // finalCodes are refusals by which libpq does not go on to the next host either.
 var finalCodes = []string{InvalidPassword, InvalidAuthorization, UndefinedDatabase, InsufficientPrivilege}
 
@@ -179,6 +183,9 @@ func (s *Server) connectError(database string, errs []error) error {
 		hint = fmt.Sprintf("check the database name in --%s", s.Side)
 	case InsufficientPrivilege:
 		hint = fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", QuoteIdent(database), QuoteIdent(s.User()))
+		if m := refusedSetting.FindStringSubmatch(err.Error()); m != nil { // the code is the same
+			hint = fmt.Sprintf("take %s out of the options in --%s, or connect as a role that may set it (from 15 on: GRANT SET ON PARAMETER %[1]s TO %[3]s)", m[1], s.Side, QuoteIdent(s.User()))
+		}
 	case TooManyConnections:
 		hint = "raise max_connections or use fewer --jobs"
 	case ProtocolViolation: // no PostgreSQL server answers a well-formed start-up packet so

@@ -77,11 +77,32 @@ func (s *Server) ask(ctx context.Context, m *member, database string) (l learned
 		return l, err
 	}
 	l = learned{version: parseServerVersion(conn.ParameterStatus("server_version"))}
-	l.quiet, err = maySilence(ctx, conn, l.version)
+	var tried bool
+	l.quiet, tried, err = maySilence(ctx, conn, l.version)
 	if closed := conn.Close(ctx); err == nil {
 		err = closed
 	}
+	if err == nil && tried {
+		l.quiet, err = m.begin(ctx, database, l.quiet)
+	}
 	return l, err
+}
+
+// begin returns the settings if a session may begin with them, or none. What a
+// managed service lets its administrative role SET, by an extension that looks at
+// statements, may be refused in the start-up packet, which is none.
+func (m *member) begin(ctx context.Context, database string, quiet map[string]string) (map[string]string, error) {
+	config, _ := m.session(database)
+	maps.Copy(config.RuntimeParams, sessionSettings(learned{quiet: quiet}))
+	config.ValidateConnect = nil // target_session_attrs: the session that stays is looked at
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if Code(err) == InsufficientPrivilege {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return quiet, conn.Close(ctx)
 }
 
 // firstSession opens the session to ask in. What a login event trigger may have
@@ -120,9 +141,9 @@ func (e *refusedAtLogin) Unwrap() error { return e.error }
 
 // maySilence returns those of the settings that the role may set. Since 15 that
 // can be granted; before, a managed service's administrative role may be allowed
-// to, which only trying tells.
-func maySilence(ctx context.Context, conn *pgconn.PgConn, v Version) (map[string]string, error) {
-	quiet := map[string]string{}
+// to, which only trying tells: tried says that it has.
+func maySilence(ctx context.Context, conn *pgconn.PgConn, v Version) (quiet map[string]string, tried bool, err error) {
+	quiet = map[string]string{}
 	for name, value := range silences(v) {
 		sql := "SELECT pg_catalog.has_parameter_privilege(" + QuoteLiteral(name) + ", 'SET')"
 		if v.Major() < 15 {
@@ -131,15 +152,16 @@ func maySilence(ctx context.Context, conn *pgconn.PgConn, v Version) (map[string
 		may, err := isTrue(ctx, conn, sql)
 		if err == nil && !may {
 			may, err = adminMay(ctx, conn, "BEGIN; SET LOCAL "+name+" = "+value)
+			tried = tried || may
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if may {
 			quiet[name] = value
 		}
 	}
-	return quiet, nil
+	return quiet, tried, nil
 }
 
 // adminMay tries statements that begin a transaction if the role has the rights of a managed service's

@@ -100,8 +100,23 @@ func TestSessionSettings(t *testing.T) {
 			if got := shows(t, serverAt(t, c.ConnStringAs("plain", "", "d")), names...); got != loud {
 				t.Errorf("a role that was refused has %s, want %s", got, loud)
 			}
+			// One that may SET it all the same, as an extension lets it, may be refused at the start.
+			for s, want := range map[*postgres.Server]int{plain: 0, boss: 1} {
+				if got, err := postgres.Begin(t.Context(), s, map[string]string{"session_replication_role": "replica"}); err != nil || len(got) != want {
+					t.Errorf("%s may begin with %v, %v", s.User(), got, err)
+				}
+			}
+			// What the connection string itself asks for and may not is named.
+			own := serverAt(t, c.ConnStringAs("plain", "", "d")+"&options=-c%20log_statement%3Dnone")
+			if _, err := own.Connect(t.Context()); err == nil || !strings.Contains(postgres.Hint(err), "take log_statement out of the options in --source") {
+				t.Errorf("%v, hint: %s", err, postgres.Hint(err))
+			}
 			if major < 15 {
 				return
+			}
+			pgtest.Exec(t, c.ConnString("postgres"), `GRANT SET ON PARAMETER log_statement TO plain`)
+			if got := shows(t, own, "log_statement"); got != "none" {
+				t.Errorf("log_statement is %s", got)
 			}
 			granted := []string{"session_replication_role"}
 			if major >= 17 {

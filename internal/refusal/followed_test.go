@@ -83,6 +83,7 @@ var followed = map[string]string{
 	"traffic: mend the command":                                                               "traffic.TestHooksCheck",
 	"traffic: raise it above the budget and RELOAD, or make the budget smaller (--max-pause)": "traffic.TestCheckFinds",
 	"traffic: set min_pool_size=0 in its entry and RELOAD, until traffic has moved":           "traffic.TestCheckFinds",
+	"postgres: take … out of the options in --…, or connect as a role that may set it (from 15 on: GRANT SET ON PARAMETER … TO …)": "postgres.TestSessionSettings",
 }
 
 // unfollowed are remedies that no test follows, and why.
