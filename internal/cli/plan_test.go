@@ -3,7 +3,10 @@ package cli_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -132,6 +135,43 @@ func leastPrivilege(t *testing.T, from, to int) {
 			t.Errorf("a password is in the log of server %d:\n%s", c.Major(), grep(log, "m0ver"))
 		}
 	}
+}
+
+// TestNotOpenToAll: a role that cannot be let in again is a problem, and nobody else
+// waits for it.
+func TestNotOpenToAll(t *testing.T) {
+	t.Parallel()
+	m := &move{t: t, db: "app",
+		source: pgtest.StartOptions(t, cluster.Options{Major: 17, Password: "secret"}),
+		target: pgtest.StartOptions(t, cluster.Options{Major: 17, Password: "secret"})}
+	super := m.source.ConnString("postgres")
+	for _, c := range []*cluster.Cluster{m.source, m.target} {
+		pgtest.Exec(t, c.ConnString("postgres"), `CREATE ROLE app LOGIN PASSWORD 'app'`, `CREATE ROLE mover LOGIN REPLICATION CREATEDB PASSWORD 'm0ver'`,
+			`GRANT app, pg_monitor, pg_signal_backend, pg_create_subscription TO mover`)
+	}
+	pgtest.Exec(t, super, `CREATE ROLE porter`, `CREATE ROLE guest`, `GRANT porter TO mover`, `CREATE DATABASE app OWNER app`,
+		`GRANT CONNECT ON DATABASE app TO porter WITH GRANT OPTION`, `SET ROLE porter`, `GRANT CONNECT ON DATABASE app TO guest`)
+	pgtest.Exec(t, m.source.ConnStringAs("app", "app", "app"), pgtest.WriterSchema)
+	m.env = []string{"PGBATON_SOURCE=" + m.source.ConnStringAs("mover", "m0ver", "app"), "PGBATON_TARGET=" + m.target.ConnStringAs("mover", "m0ver", "app")}
+	w := pgtest.StartWriters(t.Context(), t, m.source.ConnStringAs("app", "app", "app"), 2, pgtest.WritersOptions{Rate: 40})
+	m.run(0, "start")
+	away := fmt.Sprintf("%s/psql -X -q '%s' -c 'REVOKE porter FROM mover'", m.source.BinDir(), super)
+	told := filepath.Join(t.TempDir(), "told")
+	tell := func(phase string) []string { return []string{"--on-" + phase, "echo " + phase + " >>" + told} }
+	m.handOver(t.Context(), w, "switchover", m.target.ConnStringAs("app", "app", "app"))
+	r := m.run(6, slices.Concat([]string{"rollback", "--yes", "--on-pause", away}, tell("switch"), tell("resume"))...)
+	if !strings.Contains(r.Stderr, `"guest" has no CONNECT by "porter"`) {
+		t.Errorf("it is not said who is missing: %s", r)
+	}
+	if text, err := os.ReadFile(told); err != nil || string(text) != "switch\nresume\n" {
+		t.Errorf("the hooks ran %q (%v)", text, err)
+	}
+	w.Switch(m.source.ConnStringAs("app", "app", "app"))
+	if err := w.Await(t.Context(), 10); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, super, `GRANT porter TO mover`)
+	m.run(0, slices.Concat([]string{"rollback", "--yes"}, tell("switch"), tell("resume"))...)
 }
 
 // grep returns the lines that contain a text.

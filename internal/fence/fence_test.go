@@ -161,7 +161,7 @@ func TestFenceUnderStorm(t *testing.T) {
 						t.Fatalf("round %d: %d rows were written after the fence was declared", round, m-n)
 					}
 				}
-				if left, err := fence.Lift(ctx, conn, "app", nil); err != nil || len(left) > 0 {
+				if _, left, err := fence.Lift(ctx, conn, "app", nil); err != nil || len(left) > 0 {
 					t.Fatal(left, err)
 				}
 			}
@@ -209,7 +209,7 @@ func TestGrantsComeBack(t *testing.T) {
 	if during := state(); strings.Contains(during, "app=CTc") || !strings.Contains(during, "read_only=on") {
 		t.Fatalf("not fenced: %s", during)
 	}
-	if left, err := fence.Lift(ctx, conn, "app", nil); err != nil || len(left) > 0 {
+	if _, left, err := fence.Lift(ctx, conn, "app", nil); err != nil || len(left) > 0 {
 		t.Fatal(left, err)
 	}
 	if after := state(); after != before {

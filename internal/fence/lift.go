@@ -17,6 +17,8 @@ import (
 // NotOpen says that a side lets in fewer than it should, after its fence was lifted as
 // far as the server would. The entry in the journal stays: lifting is tried again.
 type NotOpen struct {
+	Now        Saved    // as it is
+	Writable   bool     // those who connect can write, as they could before
 	Missing    []string // what is not as it was
 	Statements []string // that open the side, to be run by a superuser or the owner
 }
@@ -25,6 +27,10 @@ type NotOpen struct {
 func (n *NotOpen) Error() string {
 	return "applications cannot all connect: " + strings.Join(n.Missing, "; ")
 }
+
+// Serves says whether the side is open to some applications all the same: to others than
+// the roles that keep CONNECT.
+func (n *NotOpen) Serves(keep []string) bool { return n.Writable && !n.Now.Shut(keep) }
 
 // ForgetSQL is the last of the statements that open a side by hand: its fence is no more.
 const ForgetSQL = "DELETE FROM pgbaton.journal WHERE kind = 'fence' AND key = 'saved'"
@@ -80,8 +86,9 @@ func (s Saved) LiftSQL(ctx context.Context, db postgres.DB, database string) ([]
 // are those that were saved, the read-only default is gone. A side that is not fenced is
 // left alone. remembered, if not nil, is what this process knows was saved on a side
 // that is fenced, should the journal have lost it. left tells of grants of roles that
-// are gone. Its error may be a *NotOpen.
-func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Saved) (left []refusal.Reason, err error) {
+// are gone, now is what the side lets in by that; nil when it was not fenced. The error may
+// be a *NotOpen.
+func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Saved) (now *Saved, left []refusal.Reason, err error) {
 	var notOpen *NotOpen
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		saved, err := Raised(ctx, tx)
@@ -91,16 +98,16 @@ func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Save
 		if err != nil || saved == nil {
 			return err
 		}
-		now, err := Read(ctx, tx)
+		before, err := Read(ctx, tx)
 		if err != nil {
 			return err
 		}
-		want, gone, err := saved.Effective(ctx, tx, now.Owner)
+		want, gone, err := saved.Effective(ctx, tx, before.Owner)
 		if err != nil {
 			return err
 		}
 		left = gone
-		sql := want.liftSQL(database, now.Grants)
+		sql := want.liftSQL(database, before.Grants)
 		if err := liftBy(ctx, tx, sql); err != nil {
 			return err
 		}
@@ -108,8 +115,9 @@ func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Save
 		if err != nil {
 			return err
 		}
+		now = &after
 		if missing := want.missing(after); len(missing) > 0 {
-			notOpen = &NotOpen{Missing: missing, Statements: append(sql, ForgetSQL)}
+			notOpen = &NotOpen{Now: after, Writable: after.ReadOnly == want.ReadOnly, Missing: missing, Statements: append(sql, ForgetSQL)}
 			return nil // as open as can be
 		}
 		return journal.Delete(ctx, tx, journalKind, keySaved)
@@ -117,7 +125,7 @@ func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Save
 	if err == nil && notOpen != nil {
 		err = notOpen
 	}
-	return left, err
+	return now, left, err
 }
 
 // liftBy runs the statements in one message. If one is refused, each runs by itself:

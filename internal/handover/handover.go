@@ -13,6 +13,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -237,22 +238,29 @@ func (r *run) undoLeftovers(ctx context.Context) error {
 		Text: "an earlier handover died before the pass; it is undone first: the fence is lifted and traffic resumed"})
 	if saved != nil {
 		if err := r.undoWayBack(ctx); errors.Is(err, errTakenOver) {
+			return err // what else it may be, flowAgain tells
+		}
+	}
+	const mend = "mend this and run the same command again"
+	var ajar error
+	if saved != nil {
+		if ajar = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoFence(ctx), mend); ajar != nil && !serves(r.Holder, ajar) {
+			return ajar
+		}
+	}
+	held := r.canLetGo(paused)
+	if held == nil {
+		held = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoPause(ctx), mend)
+	}
+	if saved != nil {
+		if err := r.flowAgain(ctx); err != nil {
 			return err
-		} else if err != nil {
-			r.warnStream(err)
-			defer r.leaveStream(ctx)
-		}
-		if err := r.undoFence(ctx); err != nil {
-			return postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", err, "mend this and run the same command again")
 		}
 	}
-	if err := r.canLetGo(paused); err != nil {
-		return err
+	if ajar == nil {
+		return held // a refusal stays one
 	}
-	if err := r.undoPause(ctx); err != nil {
-		return postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", err, "mend this and run the same command again")
-	}
-	return nil
+	return errors.Join(ajar, held)
 }
 
 // handOver goes through the phases up to the pass, then forward.
@@ -316,7 +324,10 @@ func because(ctx context.Context, err error) error {
 // its own: the budget may be the reason.
 func (r *run) abort(ctx context.Context, name string, cause error, begun []phase) error {
 	aborted := &Aborted{Phase: name, Err: cause}
-	streamLost := false
+	begun = slices.Clone(begun)
+	if begun[len(begun)-1].name == PhaseWayBack { // the stream was ended: it flows again when nobody waits any more
+		begun = slices.Insert(begun, 1, phase{name: PhaseWayBack, undo: r.flowAgain})
+	}
 	if r.Guard != nil {
 		r.Guard.Aborting()
 	}
@@ -337,9 +348,9 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 			r.guardEnds(true)
 			return aborted
 		case err != nil && begun[i].name == PhaseWayBack:
-			r.warnStream(err) // the holder serves all the same; the taker may be down
-			streamLost = true
-			continue
+			continue // the holder serves all the same; flowAgain tries once more, and tells
+		case begun[i].name == PhaseWayBack && i > 1:
+			continue // half of it
 		case err != nil && begun[i].name == PhasePrepare:
 			r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "what was prepared for the way back could not be removed: " + postgres.Describe(err),
 				Remedy: "the next handover, finish or reset removes it"})
@@ -352,9 +363,6 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 		if begun[i].name == PhasePause {
 			r.result.PauseMS = event.MS(time.Since(r.paused))
 		}
-	}
-	if streamLost { // the holder serves; what is not sent is kept for when the taker is back
-		r.leaveStream(undoCtx)
 	}
 	r.result.Aborted, r.result.Reason = name, postgres.Describe(cause)
 	if len(aborted.Lost) == 0 {

@@ -107,7 +107,7 @@ func begun(e *exec) pc {
 	if e.p.passed {
 		return fDisable
 	}
-	return cReady
+	return cFlow
 }
 
 // takeByForce is TakeByForce up to its forward: what the taker does not have is lost.

@@ -18,6 +18,7 @@ const (
 	cBeginOther
 	cForce
 	// It hands over.
+	cFlow
 	cReady
 	cPrepare
 	cMakeBack
@@ -56,12 +57,13 @@ const (
 	uRaise
 	uTaker
 	uDropSlot
-	uEnable
 	uLift
 	uAskPause
 	uAbort
 	uUnpause
 	uAgain
+	uFlow
+	uEnable
 	uDropBackSub
 	uPrepTaker
 	uDropBackSlot
@@ -168,6 +170,7 @@ func init() {
 		cBeginOther:  {on: onTaker, text: "reads the taker's record (begin)", do: beginTheOther, fail: breaks},
 		cForce:       {on: onTaker, text: "ends the stream and raises the sequences (prepareByForce)", do: takeByForce, fail: breaks},
 
+		cFlow:  {phase: handover.PhaseReady, on: onTaker, text: "lets the stream flow that a handover has left disabled (readyStreams)", do: flow(cReady), fail: ends},
 		cReady: {phase: handover.PhaseReady, on: onHolder, text: "finds all ready (ready)", do: ready, fail: ends},
 		cPrepare: {phase: handover.PhasePrepare, on: onHolder, text: "raises the attempt (prepare)", fail: aborts(uDropBackSub), do: func(e *exec) pc {
 			e.s.raise(e.p, e.x)

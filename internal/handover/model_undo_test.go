@@ -90,25 +90,17 @@ func undoSteps(steps *[waits]step) {
 	steps[uDropSlot] = step{phase: "undo " + handover.PhaseWayBack, on: onTaker, text: "drops the way back's slot (undoWayBack)", fail: then(uLift), do: func(e *exec) pc {
 		e.change(e.y)
 		e.t.slot, e.t.pending, e.t.sent = false, 0, 0
-		return uEnable
-	}}
-	steps[uEnable] = step{phase: "undo " + handover.PhaseWayBack, on: onTaker, text: "enables the stream to the taker (undoWayBack)", fail: then(uLift), do: func(e *exec) pc {
-		if e.t.sub == subNone {
-			return uLift
-		}
-		e.change(e.y)
-		e.t.sub = subEnabled
 		return uLift
 	}}
 	steps[uLift] = step{phase: "undo " + handover.PhaseFence, on: mine, text: "lifts the holder's fence (undoFence)", fail: loses(uAskPause), do: func(e *exec) pc {
 		e.change(e.x)
 		e.h.fenced, e.h.sessions = false, true
 		if e.p.task == guarding && !e.h.paused {
-			return uDropBackSub
+			return uFlow
 		}
 		return uAskPause
 	}}
-	steps[uAskPause] = step{phase: "undo " + handover.PhasePause, on: mine, text: "asks whether traffic is its own (undoPause, mine)", fail: loses(uDropBackSub), do: func(e *exec) pc {
+	steps[uAskPause] = step{phase: "undo " + handover.PhasePause, on: mine, text: "asks whether traffic is its own (undoPause, mine)", fail: loses(uFlow), do: func(e *exec) pc {
 		e.p.asked = !e.has(noQuestion)
 		return uAbort
 	}}
@@ -117,17 +109,17 @@ func undoSteps(steps *[waits]step) {
 		e.s.held, e.s.points, e.p.ordered = false, e.x, false
 		return uUnpause
 	}}
-	steps[uUnpause] = step{phase: "undo " + handover.PhasePause, on: onHolder, text: "deletes the note of the pause (undoPause)", fail: loses(uDropBackSub), do: func(e *exec) pc {
+	steps[uUnpause] = step{phase: "undo " + handover.PhasePause, on: onHolder, text: "deletes the note of the pause (undoPause)", fail: loses(uFlow), do: func(e *exec) pc {
 		e.h.paused = false
-		switch e.p.task {
-		case beginning:
-			e.p.task = handing
-			return cBeginOther
-		case beginOther:
-			e.p.task = handing
-			return begun(e)
-		}
-		return uDropBackSub
+		return uFlow
+	}}
+	// flowAgain: nobody waits any more. A taker that is down is left to the next command.
+	steps[uFlow] = step{phase: "undo " + handover.PhaseWayBack, on: mine, text: "makes sure of a session on the taker once more (letFlow, aliveTaker)", fail: undone, do: func(e *exec) pc {
+		return e.needTaker(uEnable)
+	}}
+	steps[uEnable] = step{phase: "undo " + handover.PhaseWayBack, on: onTaker, text: "drops the way back's slot, if it is still there, and enables the stream to the taker (letFlow)", fail: undone, do: func(e *exec) pc {
+		flow(uEnable)(e)
+		return undone(e)
 	}}
 	// A process that could not undo its pause, because the handover is another's by
 	// now or the holder is out of reach. The guardian has been told already.
@@ -171,6 +163,31 @@ func undoSteps(steps *[waits]step) {
 		}
 		return prepareLost(e)
 	}}
+}
+
+// flow is clearBack and enableStream.
+func flow(next pc) func(*exec) pc {
+	return func(e *exec) pc {
+		if e.t.sub == subDisabled || e.t.sub == subEnding {
+			e.change(e.y)
+			e.t.slot, e.t.pending, e.t.sent = false, 0, 0
+			e.t.sub = subEnabled
+		}
+		return next
+	}
+}
+
+// undone is what follows when the holder serves again.
+func undone(e *exec) pc {
+	switch e.p.task {
+	case beginning:
+		e.p.task = handing
+		return cBeginOther
+	case beginOther:
+		e.p.task = handing
+		return begun(e)
+	}
+	return uDropBackSub
 }
 
 // prepareLost ends an abort: what is left of prepare, the next handover makes

@@ -128,16 +128,25 @@ func (r *run) undoFence(ctx context.Context) error {
 	if err := fence.CloseLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {
 		return err
 	}
-	return r.lift(ctx, r.Holder, r.holder, r.closed)
+	_, err := r.lift(ctx, r.Holder, r.holder, r.closed)
+	return err
 }
 
-// lift lets applications into a side again, and says whom it cannot.
-func (r *run) lift(ctx context.Context, p Party, conn *pgx.Conn, remembered *fence.Saved) error {
-	left, err := fence.Lift(ctx, conn, p.Database(), remembered)
+// lift lets applications into a side again, and says whom it cannot. now is what it lets
+// in; nil when there was no fence.
+func (r *run) lift(ctx context.Context, p Party, conn *pgx.Conn, remembered *fence.Saved) (now *fence.Saved, err error) {
+	now, left, err := fence.Lift(ctx, conn, p.Database(), remembered)
 	for _, l := range left {
 		r.Observe(event.Warning{Side: string(p.Side), Text: l.Why, Remedy: l.Remedy})
 	}
-	return err
+	return now, err
+}
+
+// serves says whether a side that could not be opened as it was is open to some
+// applications all the same: those do not wait for the others.
+func serves(p Party, err error) bool {
+	var notOpen *fence.NotOpen
+	return errors.As(err, &notOpen) && notOpen.Serves(p.Keeps)
 }
 
 // drain proves that the taker has applied everything up to the fence: a marker

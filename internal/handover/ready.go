@@ -172,7 +172,9 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) (w
 	}
 	left, err := StreamLeft(ctx, r.holder)
 	if err == nil && left {
-		err = r.enableStream(ctx)
+		if err = r.clearBack(ctx); err == nil {
+			err = r.enableStream(ctx)
+		}
 	}
 	if err != nil {
 		return false, postgres.Wrap(r.Taker.Side, "enabling the subscription again", err)

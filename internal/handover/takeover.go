@@ -49,7 +49,7 @@ type Superseded struct{ Why string }
 func (s *Superseded) Error() string { return s.Why }
 
 // TrafficHeld says that a guardian has done what keeps the data right, but not all
-// that follows: above all, it could not let traffic go.
+// that follows: above all, it could not let traffic go, or not everybody in.
 type TrafficHeld struct{ Err error }
 
 // Error implements error.
@@ -216,22 +216,28 @@ func (r *run) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error)
 // undoDead undoes every phase before the pass, whichever of them were begun.
 func (r *run) undoDead(ctx context.Context) error {
 	if err := r.undoWayBack(ctx); errors.Is(err, errTakenOver) {
-		return err
-	} else if err != nil {
-		r.warnStream(err)
-		defer r.leaveStream(ctx)
+		return err // what else it may be, flowAgain tells
 	}
-	if err := r.undoFence(ctx); err != nil {
-		return postgres.Wrap(r.Holder.Side, "lifting the fence", err)
+	ajar := r.undoFence(ctx)
+	if ajar != nil {
+		ajar = postgres.Wrap(r.Holder.Side, "lifting the fence", ajar)
+		if !serves(r.Holder, ajar) {
+			return ajar
+		}
 	}
 	paused, err := ReadPaused(ctx, r.holder)
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
 	}
+	var held error
 	if paused != nil {
-		if err := r.undoPause(ctx); err != nil {
-			return &TrafficHeld{err}
-		}
+		held = r.undoPause(ctx)
+	}
+	if err := r.flowAgain(ctx); err != nil {
+		return err
+	}
+	if err := errors.Join(ajar, held); err != nil {
+		return &TrafficHeld{err}
 	}
 	streamCtx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()

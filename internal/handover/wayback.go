@@ -163,11 +163,42 @@ func Drained(ctx context.Context, taker *pgx.Conn) (bool, error) {
 // holder is unfenced after it.
 const streamTimeout = 3 * time.Second
 
-// undoWayBack lets the stream to the taker flow again. The slot of the way back
-// goes first: through it, what the taker applies from now on would come back.
+// undoWayBack takes back what must be gone from the taker before the stream flows
+// again: the slot of the way back, through which what it applies would come back, and
+// the constraints that were added behind the drain. It is all that is done there
+// before the holder serves again.
 func (r *run) undoWayBack(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
+	return r.clearTaker(ctx)
+}
+
+// letFlow lets the stream to the taker flow again, when nobody waits any more: the
+// holder's slot keeps what applications write meanwhile, and its journal that the
+// stream is to be enabled (keyStream). What undoWayBack could not take back is gone
+// first.
+func (r *run) letFlow(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	if err := r.clearTaker(ctx); err != nil {
+		return err
+	}
+	return r.enableStream(ctx)
+}
+
+// flowAgain does so, and warns when it cannot be done: the taker may be down. Its
+// error is errTakenOver.
+func (r *run) flowAgain(ctx context.Context) error {
+	err := r.letFlow(ctx)
+	if err != nil && !errors.Is(err, errTakenOver) {
+		r.warnStream(err)
+		r.leaveStream(ctx) // what is not sent is kept for when the taker is back
+		return nil
+	}
+	return err
+}
+
+func (r *run) clearTaker(ctx context.Context) error {
 	// In this order: with both locks nobody else moves the baton any more.
 	if err := r.aliveTaker(ctx); err != nil {
 		return err
@@ -175,6 +206,11 @@ func (r *run) undoWayBack(ctx context.Context) error {
 	if err := r.mine(ctx); err != nil {
 		return err
 	}
+	return r.clearBack(ctx)
+}
+
+// clearBack is for a run that has both locks.
+func (r *run) clearBack(ctx context.Context) error {
 	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(r.Back.Name())); err != nil {
 		return err
 	}
@@ -185,10 +221,7 @@ func (r *run) undoWayBack(ctx context.Context) error {
 	if err == nil {
 		err = schema.DropChecks(ctx, r.taker)
 	}
-	if err != nil {
-		return err
-	}
-	return r.enableStream(ctx)
+	return err
 }
 
 // enableStream enables what a handover has disabled, unless something was left out

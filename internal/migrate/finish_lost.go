@@ -97,7 +97,7 @@ func (k *cleaner) liftFence(ctx context.Context, side postgres.Side, conn *pgx.C
 	if err != nil || saved == nil {
 		return false, err
 	}
-	left, err := fence.Lift(ctx, conn, k.Server(side).Database(), nil)
+	_, left, err := fence.Lift(ctx, conn, k.Server(side).Database(), nil)
 	k.say(side, left)
 	if notOpen := (*fence.NotOpen)(nil); errors.As(err, &notOpen) {
 		k.result.left(fmt.Sprintf("%s: %s", side, notOpen), strings.Join(unfenceSQL(notOpen.Statements), "; "))
