@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"pgbaton/internal/fence"
 	"pgbaton/internal/pgtest"
 )
 
@@ -54,6 +55,9 @@ func TestJournalNeeded(t *testing.T) {
 		{target, `UPDATE pgbaton.journal SET value = '"x"' WHERE kind = 'quiet-trigger'`, "damaged"},
 		{source, `INSERT INTO pgbaton.journal VALUES ('handover', 'paused', '[1]')`, "damaged"},
 		{source, `INSERT INTO pgbaton.journal VALUES ('filenode', 'x', '[1]')`, "damaged"},
+		{target, `INSERT INTO pgbaton.journal VALUES ('check', 'x', '[1]')`, "damaged"},
+		{target, `INSERT INTO pgbaton.journal VALUES ('event-trigger', 'x', '"x"')`, "damaged"},
+		{source, `INSERT INTO pgbaton.journal VALUES ('fence', 'saved', '{}')`, "damaged"},
 	} {
 		mustExec(t, damage.conn, damage.sql)
 		reasons := m.reasons("switchover", "--yes")
@@ -64,6 +68,13 @@ func TestJournalNeeded(t *testing.T) {
 		mustExec(t, damage.conn, reasons[0][1])
 		m.run(0, "rehearse")
 	}
+	// What is not known of a slot can be put right by nothing in the journal.
+	mustExec(t, source, `INSERT INTO pgbaton.journal VALUES ('slot', 'x', '[1]')`)
+	if reasons := m.reasons("switchover", "--yes"); len(reasons) != 1 || !strings.Contains(reasons[0][0], "damaged") || !strings.Contains(reasons[0][1], "pgbaton reset") {
+		t.Errorf("a damaged slot entry: %q", reasons)
+	}
+	mustExec(t, source, `DELETE FROM pgbaton.journal WHERE kind = 'slot' AND key = 'x'`)
+
 	// Lost inside the pause: the process knows what it has read.
 	gate := fifo(t)
 	p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--on-pause", "echo paused; read _ <"+gate))
@@ -82,15 +93,78 @@ func TestJournalNeeded(t *testing.T) {
 		mustExec(t, target, sql)
 	}
 	r := m.result(6, "switchover", "--yes")
-	_, statements, ok := strings.Cut(r["hint"].(string), ": BEGIN READ WRITE; ")
-	statements, _, found := strings.Cut(statements, "; COMMIT")
-	if !ok || !found {
-		t.Fatalf("%v", r)
-	}
-	pgtest.Exec(t, m.targetURI(), "BEGIN READ WRITE; "+statements+"; COMMIT")
+	pgtest.Exec(t, m.targetURI(), byHand(t, r["hint"].(string)))
 	m.run(0, "switchover", "--yes")
 	if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"target"}) {
 		t.Fatalf("opened by hand: %v", sides)
+	}
+}
+
+// byHand takes from a remedy the transaction that is to be run.
+func byHand(t *testing.T, remedy string) string {
+	t.Helper()
+	_, statements, ok := strings.Cut(remedy, ": BEGIN READ WRITE; ")
+	statements, _, found := strings.Cut(statements, "; COMMIT")
+	if !ok || !found {
+		t.Fatalf("no statements in %q", remedy)
+	}
+	return "BEGIN READ WRITE; " + statements + "; COMMIT"
+}
+
+// TestClosedHolder: a handover has died behind the fence, and what the fence saved is
+// damaged or lost since. Traffic is not let go to a side that is shut, nothing takes
+// its grants of now for those to come back, and every command says how it is opened.
+func TestClosedHolder(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 13, 15)
+	m.loadApp()
+	pgtest.Exec(t, m.sourceURI(), `REVOKE CONNECT ON DATABASE app FROM PUBLIC`)
+	m.result(0, "start")
+	source := writer(t, m.sourceURI())
+	const saved = ` FROM pgbaton.journal WHERE kind = 'fence' AND key = 'saved'`
+	for _, damage := range []string{`UPDATE pgbaton.journal SET value = '{}' WHERE kind = 'fence'`, `DELETE` + saved} {
+		if _, err := fence.Raise(t.Context(), source, m.db, []string{"postgres"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, source, `INSERT INTO pgbaton.journal VALUES ('handover', 'paused', '{"attempt": 1}') ON CONFLICT DO NOTHING`)
+		mustExec(t, source, damage)
+		if sides := m.writable(t.Context()); len(sides) != 0 {
+			t.Fatalf("writable: %v", sides)
+		}
+		remedies := map[string]string{}
+		for range 2 { // the second finds what the first has left
+			for _, command := range [][]string{{"rehearse"}, {"switchover", "--yes"}} {
+				reasons := m.reasons(command...)
+				if len(reasons) != 1 || !strings.Contains(reasons[0][0], "the source is closed to applications") {
+					t.Fatalf("%s after %s: %q", command[0], damage, reasons)
+				}
+				remedies[command[0]] = reasons[0][1]
+			}
+		}
+		if n := pgtest.QueryValue[int](t, source, `SELECT count(*)::int FROM pgbaton.journal WHERE key = 'paused'`); n != 1 {
+			t.Fatal("traffic was let go")
+		}
+		s := m.result(0, "status")
+		for _, f := range s["findings"].([]any) {
+			if f := f.(map[string]any); strings.Contains(f["text"].(string), "the source is closed") {
+				remedies["status"] = f["remedy"].(string)
+			}
+		}
+		if remedies["status"] == "" || remedies["status"] != remedies["rehearse"] || remedies["status"] != remedies["switchover"] {
+			t.Errorf("status: %v, remedies %q", s["findings"], remedies)
+		}
+		pgtest.Exec(t, m.sourceURI(), byHand(t, remedies["switchover"]))
+		if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"source"}) {
+			t.Fatalf("opened by hand: writable: %v", sides)
+		}
+	}
+	m.run(0, "switchover", "--yes")
+	if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"target"}) {
+		t.Fatalf("writable: %v", sides)
+	}
+	m.run(0, "rollback", "--yes")
+	if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"source"}) {
+		t.Fatalf("writable: %v", sides)
 	}
 }
 

@@ -41,6 +41,7 @@ type Config struct {
 	Migration     string            // its name
 	Label         string            // what names carry, see [journal.Label]
 	Selection     catalog.Selection // what the migration includes
+	Unselected    string            // why that is not known any more; "" when it is
 	Command       string            // for people: switchover or rollback
 	Holder, Taker Party
 	Groups        []replication.Group // those that stream from holder to taker
@@ -122,8 +123,13 @@ func newRun(c Config, holder, taker *pgx.Conn) *run {
 func Run(ctx context.Context, c Config, holder, taker *pgx.Conn) (Result, error) {
 	r := newRun(c, holder, taker)
 	passed, err := r.begin(ctx)
-	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
-		err = refusal.New(c.Command, err.Error(), damaged.DeleteSQL())
+	var damaged *journal.Damaged
+	var closed *Closed
+	switch {
+	case errors.As(err, &closed):
+		err = refusal.New(c.Command, closed.Error(), closed.Remedy())
+	case errors.As(err, &damaged):
+		err = refusal.New(c.Command, err.Error(), r.mend(damaged))
 	}
 	if err != nil {
 		return r.result, err
@@ -153,7 +159,9 @@ func (r *run) begin(ctx context.Context) (passed bool, err error) {
 	// A handover in the other direction may have died: its holder is our taker.
 	other := newRun(r.Config.reversed(), r.taker, r.holder)
 	other.id, other.generation = there.ID, there.Generation
-	if err := other.undoLeftovers(ctx); err != nil {
+	err = other.undoLeftovers(ctx)
+	// Of a taker that stays closed open tells: the baton has passed.
+	if closed := (*Closed)(nil); !errors.As(err, &closed) && err != nil {
 		return false, err
 	}
 	r.taker = other.holder // it may have been replaced
@@ -192,11 +200,25 @@ func Look(ctx context.Context, c Config, holder, taker *pgx.Conn) error {
 	if err != nil || !here.Took {
 		return err
 	}
+	closed, err := FindClosed(ctx, r.Holder, r.holder, r.taker)
+	if err != nil {
+		return err
+	}
+	if closed != nil {
+		return refusal.New(r.Command, closed.Error(), closed.Remedy())
+	}
 	saved, err := fence.Raised(ctx, r.holder)
+	damaged := (*journal.Damaged)(nil)
+	if errors.As(err, &damaged) {
+		return r.ready(ctx) // it says what
+	}
 	if err != nil || saved != nil {
 		return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
 	}
 	paused, err := ReadPaused(ctx, r.holder)
+	if errors.As(err, &damaged) {
+		return r.ready(ctx)
+	}
 	if err != nil || paused != nil {
 		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
 	}
@@ -223,27 +245,37 @@ func (c Config) reversed() Config {
 // undoLeftovers takes back what a handover that died before the pass has left:
 // the holder must serve, also if this run is refused.
 func (r *run) undoLeftovers(ctx context.Context) error {
-	saved, err := fence.Raised(ctx, r.holder)
+	closed, err := FindClosed(ctx, r.Holder, r.holder, r.taker)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
+		return err
+	}
+	fenced := closed != nil
+	if closed == nil {
+		saved, err := fence.Raised(ctx, r.holder)
+		if err != nil {
+			return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
+		}
+		fenced = saved != nil
 	}
 	paused, err := ReadPaused(ctx, r.holder)
-	if err != nil || saved == nil && paused == nil {
+	if err != nil || !fenced && paused == nil {
 		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
 	}
 	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
 		return postgres.Wrap(r.Holder.Side, "taking over an earlier handover", err)
 	}
-	r.Observe(event.Warning{Side: string(r.Holder.Side),
-		Text: "an earlier handover died before the pass; it is undone first: the fence is lifted and traffic resumed"})
-	if saved != nil {
+	if closed == nil {
+		r.Observe(event.Warning{Side: string(r.Holder.Side),
+			Text: "an earlier handover died before the pass; it is undone first: the fence is lifted and traffic resumed"})
+	}
+	if fenced {
 		if err := r.undoWayBack(ctx); errors.Is(err, errTakenOver) {
 			return err // what else it may be, flowAgain tells
 		}
 	}
 	const mend = "mend this and run the same command again"
 	var ajar error
-	if saved != nil {
+	if fenced {
 		if ajar = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoFence(ctx), mend); ajar != nil && !serves(r.Holder, ajar) {
 			return ajar
 		}
@@ -252,7 +284,7 @@ func (r *run) undoLeftovers(ctx context.Context) error {
 	if held == nil {
 		held = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoPause(ctx), mend)
 	}
-	if saved != nil {
+	if fenced {
 		if err := r.flowAgain(ctx); err != nil {
 			return err
 		}

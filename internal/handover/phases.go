@@ -128,18 +128,7 @@ func (r *run) undoFence(ctx context.Context) error {
 	if err := fence.CloseLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {
 		return err
 	}
-	_, err := r.lift(ctx, r.Holder, r.holder, r.closed)
-	return err
-}
-
-// lift lets applications into a side again, and says whom it cannot. now is what it lets
-// in; nil when there was no fence.
-func (r *run) lift(ctx context.Context, p Party, conn *pgx.Conn, remembered *fence.Saved) (now *fence.Saved, err error) {
-	now, left, err := fence.Lift(ctx, conn, p.Database(), remembered)
-	for _, l := range left {
-		r.Observe(event.Warning{Side: string(p.Side), Text: l.Why, Remedy: l.Remedy})
-	}
-	return now, err
+	return r.letIn(ctx, r.Holder, r.holder, r.taker, r.closed)
 }
 
 // serves says whether a side that could not be opened as it was is open to some

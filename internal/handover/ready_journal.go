@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -17,8 +16,7 @@ import (
 )
 
 // This file looks, before anyone waits, at what the journals must hold for the phases
-// to do their work, above all for the taker to be opened; and it proves, after open,
-// that the taker is.
+// to do their work, above all for the taker to be opened.
 
 // reads are the entries that a handover relies on, on either side.
 var reads = []func(context.Context, *pgx.Conn) error{
@@ -35,6 +33,23 @@ var reads = []func(context.Context, *pgx.Conn) error{
 	func(ctx context.Context, c *pgx.Conn) error { _, err := replication.Withheld(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := replication.Identities(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { return replication.ReadFilenodes(ctx, c) },
+	func(ctx context.Context, c *pgx.Conn) error { return replication.ReadSlotMemories(ctx, c) },
+	func(ctx context.Context, c *pgx.Conn) error { return schema.ReadChecks(ctx, c) },
+	func(ctx context.Context, c *pgx.Conn) error { _, err := schema.EventTriggersBefore(ctx, c); return err },
+}
+
+// mend says how a damaged entry is put right.
+func (r *run) mend(d *journal.Damaged) string {
+	switch d.Kind {
+	case replication.SlotKind: // what was left out of the stream can be told by nothing else
+		return "changes may be missing: " + r.lost()
+	case replication.WithheldKind, schema.CheckKind:
+		return d.DeleteSQL() + "; -- after the handover add that constraint as it was on the " + string(r.Holder.Side)
+	case schema.EventKind:
+		return fmt.Sprintf("UPDATE pgbaton.journal SET value = '\"O\"' WHERE kind = %s AND key = %s; -- an event trigger that fires as usual; D for one that was disabled, R or A for ENABLE REPLICA or ALWAYS",
+			postgres.QuoteLiteral(d.Kind), postgres.QuoteLiteral(d.Key))
+	}
+	return d.DeleteSQL()
 }
 
 func readViews(ctx context.Context, conn *pgx.Conn) (v heldViews, err error) {
@@ -64,11 +79,29 @@ func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) e
 		for _, read := range reads {
 			err := read(ctx, side.conn)
 			if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
-				say(fmt.Sprintf("%s: %s", side.Side, damaged), damaged.DeleteSQL())
+				say(fmt.Sprintf("%s: %s", side.Side, damaged), r.mend(damaged))
 			} else if err != nil {
 				return postgres.Wrap(side.Side, "reading the journal", err)
 			}
 		}
+	}
+	if r.Unselected != "" {
+		say(UnselectedText(r.Unselected), r.lost())
+	}
+	closed, err := FindClosed(ctx, r.Holder, r.holder, r.taker)
+	if err != nil {
+		return err
+	}
+	if closed != nil { // the fence would save what there is now as what is to come back
+		say(closed.Error(), closed.Remedy())
+		return r.readyOpen(ctx, say)
+	}
+	// Of a side that is open nothing is lost with the entry, which would be in the way.
+	_, err = fence.Raised(ctx, r.holder)
+	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+		say(fmt.Sprintf("%s: %s", r.Holder.Side, damaged), damaged.DeleteSQL())
+	} else if err != nil {
+		return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
 	}
 	if err := r.readyFence(ctx, say); err != nil {
 		return err
@@ -84,6 +117,11 @@ func (r *run) readyFence(ctx context.Context, say func(why, remedy string)) erro
 		return nil
 	}
 	return postgres.Wrap(r.Holder.Side, "trying the fence", err)
+}
+
+// UnselectedText says that no side knows any more what a migration includes.
+func UnselectedText(why string) string {
+	return "which tables the migration includes is not known any more: " + why
 }
 
 // LostText says that a side's journal has been emptied.
@@ -137,57 +175,4 @@ func (r *run) readyOpen(ctx context.Context, say func(why, remedy string)) error
 // letsIn says whether a list lets anybody connect.
 func letsIn(grants []fence.Grant) bool {
 	return slices.ContainsFunc(grants, func(g fence.Grant) bool { return slices.Contains(g.Privileges, "CONNECT") })
-}
-
-// openTaker lifts the taker's fence and proves that it is open. Its error says how it
-// is opened by hand; whom alone it does not let in is a problem, but nothing for which
-// the others wait.
-func (r *run) openTaker(ctx context.Context) error {
-	lifted, err := r.lift(ctx, r.Taker, r.taker, r.opening)
-	var now fence.Saved
-	var readErr error
-	if lifted != nil {
-		now = *lifted
-	} else if now, readErr = fence.Read(ctx, r.taker); err == nil && readErr != nil {
-		return readErr
-	}
-	var notOpen *fence.NotOpen
-	var damaged *journal.Damaged
-	var sql []string
-	switch {
-	case err == nil && !now.Shut(r.Taker.Keeps):
-		return nil
-	case errors.As(err, &notOpen):
-		sql = notOpen.Statements
-	case err == nil:
-		err = errors.New("what its fence saved is gone from the journal")
-		sql, readErr = r.openSQL(ctx, now)
-	case errors.As(err, &damaged):
-		sql, readErr = r.openSQL(ctx, now)
-	default:
-		return err
-	}
-	if readErr != nil {
-		return errors.Join(err, readErr)
-	}
-	err = postgres.WrapHint(r.Taker.Side, "letting applications in", err,
-		fmt.Sprintf("there, as a superuser or the database's owner: BEGIN READ WRITE; %s; COMMIT", strings.Join(sql, "; ")))
-	if serves(r.Taker, err) {
-		r.problems = append(r.problems, err)
-		return nil
-	}
-	return err
-}
-
-// openSQL opens a taker whose grants nobody knows any more as the other side was open.
-func (r *run) openSQL(ctx context.Context, now fence.Saved) ([]string, error) {
-	like := fence.Saved{Owner: now.Owner, Grants: []fence.Grant{{Grantor: now.Owner, Privileges: []string{"CONNECT", "TEMPORARY"}}, {Grantee: now.Owner, Grantor: now.Owner, Privileges: []string{"CONNECT", "CREATE", "TEMPORARY"}}}}
-	if r.holder != nil && !r.holder.IsClosed() {
-		if saved, err := fence.Raised(ctx, r.holder); err == nil && saved != nil {
-			like = *saved
-			like.ReadOnly = ""
-		}
-	}
-	sql, err := like.LiftSQL(ctx, r.taker, r.Taker.Database())
-	return append(sql, fence.ForgetSQL), err
 }

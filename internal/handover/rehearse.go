@@ -57,7 +57,7 @@ func Rehearse(ctx context.Context, c Config, holder, taker *pgx.Conn) (Rehearsal
 	if err == nil && saved != nil {
 		err = refusal.New("rehearse", fmt.Sprintf("the %s is fenced: a handover died", c.Holder.Side), "pgbaton "+c.Command+", run again, undoes or completes it")
 	}
-	if err != nil {
+	if damaged := (*journal.Damaged)(nil); err != nil && !errors.As(err, &damaged) { // of that ready tells
 		return result, err
 	}
 	r.Observe = func(e event.Event) {

@@ -133,13 +133,27 @@ func (r *run) wayBack(ctx context.Context) error {
 // looked at when nobody waits any more.
 func (r *run) addWithheld(ctx context.Context) error {
 	keys, err := replication.Withheld(ctx, r.taker)
-	if err == nil {
-		err = replication.AddWithheld(ctx, r.taker, keys)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
 	}
+	goneKeys, err := replication.AddWithheld(ctx, r.taker, keys)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "adding the foreign keys between groups", err)
 	}
-	return postgres.Wrap(r.Taker.Side, "adding constraints that call functions", schema.AddChecks(ctx, r.taker))
+	goneChecks, err := schema.AddChecks(ctx, r.taker)
+	for _, k := range goneKeys {
+		r.tellGone(k)
+	}
+	for _, h := range goneChecks {
+		r.tellGone(h)
+	}
+	return postgres.Wrap(r.Taker.Side, "adding constraints that call functions", err)
+}
+
+// tellGone says of a constraint that was held back that it is not added any more.
+func (r *run) tellGone(constraint fmt.Stringer) {
+	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("%s is not added: what it belongs to, or rests on, was dropped or renamed since", constraint),
+		Remedy: "if it was renamed, add the constraint as it is on the " + string(r.Holder.Side)})
 }
 
 func (r *run) durable(ctx context.Context) error {

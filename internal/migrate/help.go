@@ -44,7 +44,7 @@ func (st *start) addChecks(ctx context.Context) error {
 		return err
 	}
 	const doing = "adding constraints that call functions"
-	if err := schema.AddChecks(ctx, st.TargetConn); err != nil {
+	if _, err := schema.AddChecks(ctx, st.TargetConn); err != nil { // those that are gone are nobody's loss before the first handover
 		return postgres.Wrap(postgres.Target, doing, err)
 	}
 	not, err := schema.ValidateChecks(ctx, st.TargetConn)

@@ -52,6 +52,8 @@ type Config struct {
 
 	id, label string              // of the migration, see Identify
 	streaming []replication.Group // the forward groups that there are, see Remember
+
+	unselected string // why a migration that is there has no selection; "" when it has one, or is not there yet
 }
 
 // Group is the migration's forward group: one, as long as nothing was
@@ -139,6 +141,7 @@ func (c *Config) Remember(ctx context.Context, s *Sessions) error {
 			return postgres.Wrap(postgres.Target, "listing the groups", err)
 		}
 	}
+	c.unselected = ""
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if s.conn(side) == nil {
 			continue
@@ -148,17 +151,21 @@ func (c *Config) Remember(ctx context.Context, s *Sessions) error {
 			continue // whoever needs it reads it again, and says so
 		}
 		var sel catalog.Selection
-		_, err = journal.Get(ctx, s.conn(side), journal.SelectionKind, "", &sel)
-		if damaged := (*journal.Damaged)(nil); side == postgres.Source && s.TargetConn != nil && errors.As(err, &damaged) {
-			continue // the target has it, too
-		}
-		if err != nil {
+		ok, err := journal.Get(ctx, s.conn(side), journal.SelectionKind, "", &sel)
+		switch damaged := (*journal.Damaged)(nil); {
+		case errors.As(err, &damaged): // the other side has it, too
+			c.unselected = fmt.Sprintf("the %s's %s", side, damaged)
+			continue
+		case err != nil:
 			return postgres.Wrap(side, "reading the journal", err)
+		case !ok:
+			c.unselected = fmt.Sprintf("it is gone from the %s's journal", side)
+			continue
 		}
 		if given := c.Selection; !given.IsZero() && !sameSelection(given, sel) {
 			return refusal.New("this command", "the migration was started with another selection of tables", "give the same --schema, --table, --exclude-schema and --exclude-table, or none; or pgbaton reset")
 		}
-		c.Selection = sel
+		c.Selection, c.unselected = sel, ""
 		return nil
 	}
 	return nil

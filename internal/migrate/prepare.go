@@ -12,8 +12,10 @@ import (
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
+	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
 )
@@ -257,7 +259,20 @@ func (st *start) doneFence(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	saved, err := fence.Raised(ctx, st.TargetConn)
+	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+		return false, nil
+	}
 	return saved != nil, postgres.Wrap(postgres.Target, "looking for the fence", err)
+}
+
+// refuseClosed refuses to start on a side that is shut, and whose journal does not tell
+// how it was open.
+func (c Config) refuseClosed(ctx context.Context, s *Sessions, side postgres.Side) error {
+	closed, err := handover.FindClosed(ctx, c.handover(Handover{To: side}).Taker, s.conn(side), s.conn(side.Other()))
+	if err == nil && closed != nil {
+		return refusal.New("start", closed.Error(), closed.Remedy())
+	}
+	return err
 }
 
 func (st *start) runFence(ctx context.Context) error {
@@ -281,6 +296,8 @@ func (st *start) runFence(ctx context.Context) error {
 		}
 		grants := onSource.OnlyRoles(exists, here.Owner)
 		instead = &grants
+	} else if err := st.refuseClosed(ctx, st.Sessions, postgres.Target); err != nil {
+		return err // the fence would save what there is now as what is to come back
 	}
 	database := st.Target.Database()
 	_, err = fence.Raise(ctx, st.TargetConn, database, st.holderKeeps(postgres.Target), instead)

@@ -60,10 +60,11 @@ func ReadReport(ctx context.Context, c Config, s *Sessions) (*Report, error) {
 			continue
 		}
 		saved, err := fence.Raised(ctx, side.conn)
-		if err != nil {
+		damaged := (*journal.Damaged)(nil) // of that status tells
+		if err != nil && !errors.As(err, &damaged) {
 			return nil, postgres.Wrap(side.record.Side, "looking for a fence", err)
 		}
-		side.into.Generation, side.into.Fenced = side.record.Generation, saved != nil
+		side.into.Generation, side.into.Fenced = side.record.Generation, saved != nil || damaged != nil
 	}
 	told := map[string]handover.Result{}
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
@@ -108,6 +109,9 @@ func (r *Report) readFence(ctx context.Context, c Config, s *Sessions, side post
 		return nil
 	}
 	saved, err := fence.Raised(ctx, conn)
+	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+		return nil
+	}
 	if err != nil || saved == nil {
 		return postgres.Wrap(side, "looking for a fence", err)
 	}

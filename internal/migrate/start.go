@@ -12,6 +12,7 @@ import (
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
+	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
@@ -202,6 +203,9 @@ func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
 	if s.TargetErr != nil && postgres.Code(s.TargetErr) != postgres.UndefinedDatabase {
 		return nil, s.TargetErr
 	}
+	if c.unselected != "" { // not everything
+		return nil, refusal.New("start", handover.UnselectedText(c.unselected), "pgbaton reset, then start again")
+	}
 	st := &start{Config: c, Sessions: s}
 	var err error
 	if st.sourceRecord, st.targetRecord, err = s.records(ctx, c); err != nil {
@@ -220,6 +224,11 @@ func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
 	}
 	if b, _ := journal.Decide(st.sourceRecord, st.targetRecord); b.Side == postgres.Target {
 		return nil, refusal.New("start", "the baton has passed to the target: there is nothing to start", "pgbaton status, then pgbaton finish")
+	}
+	if st.sourceRecord != nil {
+		if err := c.refuseClosed(ctx, s, postgres.Source); err != nil {
+			return nil, err
+		}
 	}
 	if saved, err := fence.Raised(ctx, s.SourceConn); err != nil || saved != nil {
 		if err == nil {

@@ -71,6 +71,8 @@ type SideStatus struct {
 	Error      string `json:"error,omitempty"`
 	Generation int64  `json:"generation"`
 	Fenced     bool   `json:"fenced"`
+
+	closed *handover.Closed // its fence cannot be lifted; nil when all is well
 }
 
 // GroupStatus is one group's stream.
@@ -172,6 +174,7 @@ func (r *reader) read(ctx context.Context) error {
 		return nil // nothing of this migration is here
 	}
 	r.Baton = r.baton.Side
+	r.noteClosed()
 	if !r.baton.Certain && (r.SourceConn == nil || r.TargetConn == nil) {
 		r.note("one side could not be asked: where the baton is rests on the other alone", "make both servers reachable and look again")
 	}
@@ -210,18 +213,45 @@ func (r *reader) readSide(ctx context.Context, side postgres.Side) error {
 	}
 	r.Status.Method, into.Generation = record.Method, record.Generation
 	saved, err := fence.Raised(ctx, conn)
-	damaged := (*journal.Damaged)(nil)
-	if errors.As(err, &damaged) {
-		r.note(fmt.Sprintf("%s: %s", side, damaged), "the next handover to the "+string(side)+" is refused, and says with which statement it can be put right")
-		saved, err = &fence.Saved{}, nil
-	}
-	if err != nil {
+	if damaged := (*journal.Damaged)(nil); err != nil && !errors.As(err, &damaged) {
 		return postgres.Wrap(side, "looking for a fence", err)
 	}
-	into.Fenced = saved != nil
+	if into.Fenced = saved != nil; !into.Fenced && !lost {
+		party := r.handover(Handover{To: side}).Taker
+		closed, err := handover.FindClosed(ctx, party, conn, r.conn(side.Other()))
+		if err != nil {
+			return err
+		}
+		into.Fenced, into.closed = closed != nil, closed
+	}
 	pid, err := journal.LockHolder(ctx, conn)
 	r.Working = r.Working || pid != 0
 	return postgres.Wrap(side, "looking for the operator's lock", err)
+}
+
+// sideStatus is what is known of a side.
+func (r *reader) sideStatus(side postgres.Side) *SideStatus {
+	if side == postgres.Source {
+		return &r.Status.Source
+	}
+	return &r.Status.Target
+}
+
+// noteClosed says how a side is opened, or made ready to be opened, whose journal does
+// not tell any more how it was open.
+func (r *reader) noteClosed() {
+	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
+		closed := r.sideStatus(side).closed
+		switch {
+		case closed == nil:
+		case side == r.baton.Side && !r.baton.Passed: // applications wait
+			r.note(closed.Error(), closed.Remedy())
+		case side == r.baton.Side:
+			r.note(closed.Error(), "pgbaton "+Handover{To: side}.command()+", run again, says with which statements it is opened")
+		default:
+			r.note(closed.Error(), "it stays closed as it should; pgbaton rehearse says with which statement it can be opened by a handover")
+		}
+	}
 }
 
 // readProgress takes the copy's figures from where the method leaves them.
@@ -425,9 +455,10 @@ func (r *reader) readTraffic(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(side, "reading the journal", err)
 	}
-	fenced := map[postgres.Side]SideStatus{postgres.Source: r.Status.Source, postgres.Target: r.Status.Target}[side].Fenced
 	switch {
-	case fenced:
+	case r.sideStatus(side).closed != nil:
+		r.Unfinished = next
+	case r.sideStatus(side).Fenced:
 		r.died(fmt.Sprintf("the %s is fenced: a handover died before the pass, and applications cannot write", side), next, ", undoes or completes it")
 	case paused != nil:
 		text := "a handover died while it held traffic back"

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,8 +10,8 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
-	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
+	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 )
@@ -100,11 +101,7 @@ func (r *reader) readGaps(ctx context.Context) error {
 	if publisher == nil || r.baton.Passed {
 		return nil
 	}
-	saved, err := fence.Raised(ctx, publisher)
-	if err != nil {
-		return postgres.Wrap(from, "looking for a fence", err)
-	}
-	atWork := r.Working || saved != nil // whoever is at work looks too, and moves slots
+	atWork := r.Working || r.sideStatus(from).Fenced // whoever is at work looks too, and moves slots
 	version := r.Server(from).Version()
 	for _, g := range r.publishing {
 		slot := r.slot(g)
@@ -112,10 +109,14 @@ func (r *reader) readGaps(ctx context.Context) error {
 			continue
 		}
 		var gap string
+		var err error
 		if atWork {
 			gap, err = replication.Suspect(ctx, publisher, g)
 		} else {
 			gap, err = replication.Gap(ctx, publisher, r.subscriber(), version, g)
+		}
+		if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+			gap, err = damaged.Error(), nil
 		}
 		if err != nil {
 			return postgres.Wrap(from, "looking for a gap in the stream", err)
@@ -215,8 +216,8 @@ func (r *reader) readLag(ctx context.Context) error {
 			r.LagBytes = &slot.BehindBytes
 		}
 	}
-	if saved, err := fence.Raised(ctx, publisher); err != nil || saved != nil {
-		return postgres.Wrap(from, "looking for a fence", err)
+	if r.sideStatus(from).Fenced {
+		return nil
 	}
 	all := true
 	var bytes *int64

@@ -199,7 +199,7 @@ func (c Config) handover(h Handover) handover.Config {
 		return handover.Party{Server: c.Server(side), Keeps: c.holderKeeps(side), Reach: c.reach(side)}
 	}
 	return handover.Config{
-		Migration: c.Name, Label: c.label, Selection: c.Selection, Command: h.command(), Holder: party(h.To.Other()), Taker: party(h.To),
+		Migration: c.Name, Label: c.label, Selection: c.Selection, Unselected: c.unselected, Command: h.command(), Holder: party(h.To.Other()), Taker: party(h.To),
 		Groups: c.streams(h.To.Other()), Back: c.stream(h.To), NoRollback: h.NoRollback,
 		MaxPause: h.MaxPause, Traffic: h.Traffic, Guard: h.Guard, Observe: c.Observe,
 	}

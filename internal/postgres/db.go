@@ -36,3 +36,34 @@ func Durably(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
 
 // BeginDurably begins such a transaction, in one message.
 const BeginDurably = "BEGIN; SET LOCAL synchronous_commit = on"
+
+// EachThere runs f for each item, all in one transaction. Items of which something is
+// not there any more, as f's error says, are left out, and returned; the others are
+// done all the same.
+func EachThere[T any](ctx context.Context, conn *pgx.Conn, items []T, f func(pgx.Tx, T) error) (gone []T, err error) {
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		for _, item := range items {
+			if err := f(tx, item); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if !Gone(err) {
+		return nil, err
+	}
+	// Savepoints only now: applications may be waiting.
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		for _, item := range items {
+			err := pgx.BeginFunc(ctx, tx, func(save pgx.Tx) error { return f(save, item) })
+			switch {
+			case Gone(err):
+				gone = append(gone, item)
+			case err != nil:
+				return err
+			}
+		}
+		return nil
+	})
+	return gone, err
+}

@@ -19,6 +19,8 @@ const (
 	ProtocolViolation     = "08P01"
 	UndefinedDatabase     = "3D000"
 	UndefinedTable        = "42P01"
+	UndefinedColumn       = "42703"
+	UndefinedFunction     = "42883"
 	UndefinedObject       = "42704"
 	InvalidSchema         = "3F000"
 	DuplicateObject       = "42710"
@@ -99,6 +101,11 @@ func Code(err error) string {
 		return pe.Code
 	}
 	return ""
+}
+
+// Gone says whether a server has answered that something a statement names is not there.
+func Gone(err error) bool {
+	return slices.Contains([]string{UndefinedTable, UndefinedColumn, UndefinedFunction, UndefinedObject, InvalidSchema}, Code(err))
 }
 
 // Refused says whether a server has answered, and would answer the same the next time:

@@ -20,9 +20,9 @@ import (
 // position. A slot that was moved meanwhile, or dropped and made again, stands
 // further on, and the marker never arrives.
 
-// slotKind is the journal's kind, on the publisher, by the name of a group; value:
+// SlotKind is the journal's kind, on the publisher, by the name of a group; value:
 // slotMemory.
-const slotKind = "slot"
+const SlotKind = "slot"
 
 // slotMemory is what is known of a slot.
 type slotMemory struct {
@@ -64,7 +64,7 @@ func LeaveNewSlot(ctx context.Context, db postgres.DB, g Group, point postgres.L
 func LeaveMarker(ctx context.Context, publisher postgres.DB, g Group) error {
 	_, err := publisher.Exec(ctx, fmt.Sprintf(`
 		WITH noted AS (UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('marker', $2::text)
-			WHERE kind = '`+slotKind+`' AND key = $1 AND NOT value ? 'marker' RETURNING key)
+			WHERE kind = '`+SlotKind+`' AND key = $1 AND NOT value ? 'marker' RETURNING key)
 		INSERT INTO %s SELECT $2, '`+Heartbeat+`', pg_catalog.clock_timestamp() FROM noted`, g.MarkerTable()), g.Name(), rand.Text())
 	return err
 }
@@ -81,7 +81,7 @@ WHERE NOT j.value ? 'confirmed'`
 const leaveNewSQL = "WITH old AS (DELETE FROM %[1]s), " + leaveInto
 
 const leaveInto = `marker AS (INSERT INTO %[1]s VALUES ($2, '` + Heartbeat + `', pg_catalog.clock_timestamp()))
-INSERT INTO pgbaton.journal AS j (kind, key, value) VALUES ('` + slotKind + `', $1::text,
+INSERT INTO pgbaton.journal AS j (kind, key, value) VALUES ('` + SlotKind + `', $1::text,
 	pg_catalog.jsonb_build_object('timeline', ` + timelineSQL + `, 'confirmed', $3::text, 'marker', $2::text,
 	'published', ` + publishedSQL + `, 'newest', ` + newestSQL + `))
 ON CONFLICT (kind, key) DO UPDATE SET at = pg_catalog.clock_timestamp(), value = excluded.value`
@@ -106,7 +106,13 @@ func leave(ctx context.Context, db postgres.DB, sql string, g Group, at postgres
 
 // ForgetSlot forgets what was known of a slot that is dropped.
 func ForgetSlot(ctx context.Context, publisher postgres.DB, g Group) error {
-	return journal.Delete(ctx, publisher, slotKind, g.Name())
+	return journal.Delete(ctx, publisher, SlotKind, g.Name())
+}
+
+// ReadSlotMemories reads what is remembered of every slot.
+func ReadSlotMemories(ctx context.Context, publisher postgres.DB) error {
+	_, err := journal.List[slotMemory](ctx, publisher, SlotKind)
+	return err
 }
 
 // inactiveTimeout bounds the wait for a walsender whose worker has gone: it notices
@@ -142,7 +148,7 @@ func waitInactive(ctx context.Context, publisher postgres.DB, v postgres.Version
 // subscriber that is out of reach is nil.
 func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Version, g Group) (string, error) {
 	var m slotMemory
-	at, err := journal.GetAt(ctx, publisher, slotKind, g.Name(), &m)
+	at, err := journal.GetAt(ctx, publisher, SlotKind, g.Name(), &m)
 	if err != nil || at == nil || m.Suspect != "" {
 		return m.Suspect, err
 	}
@@ -224,28 +230,28 @@ func reader(ctx context.Context, publisher *pgx.Conn, slot *SlotState, left time
 // RememberPublished notes that pgbaton itself has changed a group's publication.
 func RememberPublished(ctx context.Context, publisher postgres.DB, g Group) error {
 	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('published', `+publishedSQL+`, 'newest', `+newestSQL+`)
-		WHERE kind = '`+slotKind+`' AND key = $1::text`, g.Name())
+		WHERE kind = '`+SlotKind+`' AND key = $1::text`, g.Name())
 	return err
 }
 
 // WasRead says whether a subscription was ever let read from the slot of a name.
 func WasRead(ctx context.Context, publisher postgres.DB, name string) (bool, error) {
 	var m slotMemory
-	_, err := journal.Get(ctx, publisher, slotKind, name, &m)
+	_, err := journal.Get(ctx, publisher, SlotKind, name, &m)
 	return m.Subscription != 0, err
 }
 
 // suspect marks a stream as one that may have a gap.
 func suspect(ctx context.Context, publisher *pgx.Conn, g Group, why string) (string, error) {
 	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('suspect', $3::text), at = pg_catalog.clock_timestamp()
-		WHERE kind = $1 AND key = $2`, slotKind, g.Name(), why)
+		WHERE kind = $1 AND key = $2`, SlotKind, g.Name(), why)
 	return why, err
 }
 
 // Suspect reads what Gap has found, without looking.
 func Suspect(ctx context.Context, publisher postgres.DB, g Group) (string, error) {
 	var m slotMemory
-	_, err := journal.Get(ctx, publisher, slotKind, g.Name(), &m)
+	_, err := journal.Get(ctx, publisher, SlotKind, g.Name(), &m)
 	return m.Suspect, err
 }
 
@@ -324,7 +330,7 @@ func LetOn(ctx context.Context, publisher, subscriber *pgx.Conn, g Group) error 
 			return err
 		}
 		_, err := tx.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('subscription', $3::bigint)
-			WHERE kind = $1 AND key = $2 AND NOT value ? 'subscription'`, slotKind, g.Name(), int64(sub.OID))
+			WHERE kind = $1 AND key = $2 AND NOT value ? 'subscription'`, SlotKind, g.Name(), int64(sub.OID))
 		return err
 	})
 	if err != nil {
@@ -337,7 +343,7 @@ func LetOn(ctx context.Context, publisher, subscriber *pgx.Conn, g Group) error 
 // to.
 func isRead(ctx context.Context, publisher postgres.DB, g Group) error {
 	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value - 'confirmed' - 'marker' WHERE kind = $1 AND key = $2 AND value ?| ARRAY['confirmed', 'marker']`,
-		slotKind, g.Name())
+		SlotKind, g.Name())
 	return err
 }
 

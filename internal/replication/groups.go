@@ -154,16 +154,16 @@ type WithheldKey struct {
 	Whole    string         `json:"whole,omitempty"`    // of a partitioned table: takes over those of its leaves, when they are validated
 }
 
-// The journal's kind under which a subscriber keeps them.
-const withheldKind = "foreign-key"
+// WithheldKind is the journal's kind under which a subscriber keeps them.
+const WithheldKind = "foreign-key"
 
 // Withhold remembers foreign keys in place of those remembered so far.
 func Withhold(ctx context.Context, tx postgres.DB, keys []WithheldKey) error {
-	if err := journal.Delete(ctx, tx, withheldKind, ""); err != nil {
+	if err := journal.Delete(ctx, tx, WithheldKind, ""); err != nil {
 		return err
 	}
 	for _, k := range keys {
-		if err := journal.Put(ctx, tx, withheldKind, k.Table.String()+"."+postgres.QuoteIdent(k.Name), k); err != nil {
+		if err := journal.Put(ctx, tx, WithheldKind, k.Table.String()+"."+postgres.QuoteIdent(k.Name), k); err != nil {
 			return err
 		}
 	}
@@ -172,7 +172,7 @@ func Withhold(ctx context.Context, tx postgres.DB, keys []WithheldKey) error {
 
 // Withheld lists the foreign keys that a side is still to get.
 func Withheld(ctx context.Context, db postgres.DB) ([]WithheldKey, error) {
-	byName, err := journal.List[WithheldKey](ctx, db, withheldKind)
+	byName, err := journal.List[WithheldKey](ctx, db, WithheldKind)
 	var keys []WithheldKey
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		keys = append(keys, byName[name])
@@ -180,42 +180,47 @@ func Withheld(ctx context.Context, db postgres.DB) ([]WithheldKey, error) {
 	return keys, err
 }
 
-// AddWithheld adds them, not validated. What is there already stays.
-func AddWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey) error {
+// AddWithheld adds them, not validated. What is there already stays. gone are those of
+// which one of the tables was dropped since.
+func AddWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey) (gone []WithheldKey, err error) {
 	return eachWithheld(ctx, conn, keys, false, func(k WithheldKey) string { return k.Add })
 }
 
 // DropWithheld takes them back, for apply to go on in several groups.
 func DropWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey) error {
-	return eachWithheld(ctx, conn, keys, true, func(k WithheldKey) string {
+	_, err := eachWithheld(ctx, conn, keys, true, func(k WithheldKey) string {
 		return fmt.Sprintf("ALTER TABLE ONLY %s DROP CONSTRAINT %s", k.Table, postgres.QuoteIdent(k.Name))
 	})
+	return err
 }
 
 // eachWithheld runs a statement for each key that is there, or for each that is
 // not, in one transaction.
-func eachWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey, there bool, sql func(WithheldKey) string) error {
+func eachWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey, there bool, sql func(WithheldKey) string) (gone []WithheldKey, err error) {
 	if len(keys) == 0 {
-		return nil
+		return nil, nil
 	}
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		for _, k := range keys {
-			if k.Add == "" {
-				continue
+	return postgres.EachThere(ctx, conn, keys, func(tx pgx.Tx, k WithheldKey) error {
+		if k.Add == "" {
+			return nil
+		}
+		exists, err := foreignKeyExists(ctx, tx, k)
+		if err == nil && exists == there {
+			_, err = tx.Exec(ctx, sql(k))
+			if err == nil && !there && k.Comment != "" {
+				_, err = tx.Exec(ctx, k.Comment)
 			}
-			exists, err := foreignKeyExists(ctx, tx, k)
-			if err == nil && exists == there {
-				_, err = tx.Exec(ctx, sql(k))
-				if err == nil && !there && k.Comment != "" {
-					_, err = tx.Exec(ctx, k.Comment)
-				}
-			}
-			if err != nil {
-				return fmt.Errorf("foreign key %s of %s: %w", postgres.QuoteIdent(k.Name), k.Table, err)
-			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", k, err)
 		}
 		return nil
 	})
+}
+
+// String names it for people.
+func (k WithheldKey) String() string {
+	return fmt.Sprintf("foreign key %s of %s", postgres.QuoteIdent(k.Name), k.Table)
 }
 
 func foreignKeyExists(ctx context.Context, db postgres.DB, k WithheldKey) (exists bool, err error) {
@@ -237,15 +242,15 @@ func ValidateWithheld(ctx context.Context, conn *pgx.Conn) (left []refusal.Reaso
 	slices.SortStableFunc(keys, func(a, b WithheldKey) int { return cmp.Compare(a.Whole, b.Whole) }) // leaves first
 	for _, k := range keys {
 		sql, err := k.complete(ctx, conn)
-		switch code := postgres.Code(err); {
-		case code == postgres.UndefinedTable, code == postgres.UndefinedObject, code == postgres.InvalidSchema:
+		switch {
+		case postgres.Gone(err):
 		case postgres.Refused(err):
-			left = append(left, refusal.Reason{Why: fmt.Sprintf("foreign key %s of %s is not validated: %s", postgres.QuoteIdent(k.Name), k.Table, postgres.Describe(err)), Remedy: sql})
+			left = append(left, refusal.Reason{Why: fmt.Sprintf("%s is not validated: %s", k, postgres.Describe(err)), Remedy: sql})
 			continue
 		case err != nil:
-			return left, fmt.Errorf("validating foreign key %s of %s: %w", postgres.QuoteIdent(k.Name), k.Table, err)
+			return left, fmt.Errorf("validating %s: %w", k, err)
 		}
-		if err := journal.Delete(ctx, conn, withheldKind, k.Table.String()+"."+postgres.QuoteIdent(k.Name)); err != nil {
+		if err := journal.Delete(ctx, conn, WithheldKind, k.Table.String()+"."+postgres.QuoteIdent(k.Name)); err != nil {
 			return left, err
 		}
 	}

@@ -35,8 +35,8 @@ func (h HeldCheck) String() string {
 	return fmt.Sprintf("CHECK constraint %s of %s %s", postgres.QuoteIdent(h.Name), strings.ToLower(kind), of)
 }
 
-// The journal's kind under which the receiving side keeps them.
-const checkKind = "check"
+// CheckKind is the journal's kind under which the receiving side keeps them.
+const CheckKind = "check"
 
 func heldCheck(order int, c catalog.Check) HeldCheck {
 	h := HeldCheck{Order: order, Of: "TABLE " + c.Of.String(), Name: c.Name}
@@ -73,7 +73,7 @@ func HoldChecks(ctx context.Context, tx pgx.Tx, v postgres.Version) error {
 		for _, c := range checks {
 			order++
 			h := heldCheck(order, c)
-			if err := journal.Put(ctx, tx, checkKind, fmt.Sprintf("%s.%s", h.Of, postgres.QuoteIdent(h.Name)), h); err != nil {
+			if err := journal.Put(ctx, tx, CheckKind, fmt.Sprintf("%s.%s", h.Of, postgres.QuoteIdent(h.Name)), h); err != nil {
 				return err
 			}
 			if _, err := tx.Exec(ctx, h.dropSQL()); err != nil {
@@ -100,7 +100,7 @@ func PlanChecks(ctx context.Context, source catalog.Querier, v postgres.Version)
 // heldChecks lists them in the order in which they are added: what a child has of
 // its own before what it inherits.
 func heldChecks(ctx context.Context, db postgres.DB) ([]HeldCheck, error) {
-	byName, err := journal.List[HeldCheck](ctx, db, checkKind)
+	byName, err := journal.List[HeldCheck](ctx, db, CheckKind)
 	var all []HeldCheck
 	for _, h := range byName {
 		all = append(all, h)
@@ -109,26 +109,31 @@ func heldChecks(ctx context.Context, db postgres.DB) ([]HeldCheck, error) {
 	return all, err
 }
 
-// AddChecks adds them, not validated. What is there already stays.
-func AddChecks(ctx context.Context, conn *pgx.Conn) error {
+// AddChecks adds them, not validated. What is there already stays. gone are those of
+// which what they belong to, or call, was dropped since.
+func AddChecks(ctx context.Context, conn *pgx.Conn) (gone []HeldCheck, err error) {
 	checks, err := heldChecks(ctx, conn)
 	if err != nil || len(checks) == 0 {
-		return err
+		return nil, err
 	}
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		for _, h := range checks {
-			there, err := h.exists(ctx, tx)
-			for _, sql := range []string{h.Add, h.Comment} {
-				if err == nil && !there && sql != "" {
-					_, err = tx.Exec(ctx, sql)
-				}
+	return postgres.EachThere(ctx, conn, checks, func(tx pgx.Tx, h HeldCheck) error {
+		there, err := h.exists(ctx, tx)
+		for _, sql := range []string{h.Add, h.Comment} {
+			if err == nil && !there && sql != "" {
+				_, err = tx.Exec(ctx, sql)
 			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", h, err)
-			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", h, err)
 		}
 		return nil
 	})
+}
+
+// ReadChecks reads what is remembered of them.
+func ReadChecks(ctx context.Context, conn *pgx.Conn) error {
+	_, err := heldChecks(ctx, conn)
+	return err
 }
 
 // DropChecks takes them back, for rows to come in several groups.
@@ -153,15 +158,15 @@ func DropChecks(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // exists says whether the constraint is there, of the table's or domain's own: one
-// that is only inherited is not.
+// that is only inherited is not, nor is one of what was dropped.
 func (h HeldCheck) exists(ctx context.Context, db postgres.DB) (there bool, err error) {
 	kind, of, _ := strings.Cut(h.Of, " ")
-	column, cast := "conrelid", "regclass"
+	column, find := "conrelid", "to_regclass"
 	if kind == "DOMAIN" {
-		column, cast = "contypid", "regtype"
+		column, find = "contypid", "to_regtype"
 	}
 	err = db.QueryRow(ctx, fmt.Sprintf(`SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint
-		WHERE contype = 'c' AND conislocal AND %s = $1::pg_catalog.%s AND conname = $2)`, column, cast), of, h.Name).Scan(&there)
+		WHERE contype = 'c' AND conislocal AND %s = pg_catalog.%s($1) AND conname = $2)`, column, find), of, h.Name).Scan(&there)
 	return there, err
 }
 
@@ -196,9 +201,11 @@ func ValidateChecks(ctx context.Context, conn *pgx.Conn) (not []Unvalidated, err
 				if ctx.Err() != nil || conn.IsClosed() || postgres.Code(err) == postgres.QueryCanceled {
 					return not, fmt.Errorf("validating %s: %w", h, err)
 				}
-				not = append(not, Unvalidated{h, err})
+				if !postgres.Gone(err) { // or else there is nothing to validate
+					not = append(not, Unvalidated{h, err})
+				}
 			}
 		}
 	}
-	return not, journal.Delete(ctx, conn, checkKind, "")
+	return not, journal.Delete(ctx, conn, CheckKind, "")
 }

@@ -81,6 +81,14 @@ func TestChecks(t *testing.T) {
 				t.Helper()
 				must(pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error { return schema.HoldChecks(t.Context(), tx, server.Version()) }))
 			}
+			add := func() {
+				t.Helper()
+				gone, err := schema.AddChecks(t.Context(), conn)
+				must(err)
+				if len(gone) > 0 {
+					t.Errorf("gone: %v", gone)
+				}
+			}
 			const left = `SELECT coalesce(string_agg(conname, ' ' ORDER BY conname), '') FROM pg_catalog.pg_constraint k WHERE contype = 'c' AND connamespace = '"S"'::regnamespace
 				AND EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.objid = k.oid AND d.refobjid >= 16384 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass))`
 			wantLeft := "stays" // a domain in an array cannot be validated
@@ -92,14 +100,14 @@ func TestChecks(t *testing.T) {
 			if got := pgtest.QueryValue[string](t, conn, left); got != wantLeft {
 				t.Errorf("left: %q, want %q", got, wantLeft)
 			}
-			must(schema.AddChecks(t.Context(), conn))
-			must(schema.AddChecks(t.Context(), conn)) // what is there stays
+			add()
+			add() // what is there stays
 			must(schema.DropChecks(t.Context(), conn))
 			must(schema.DropChecks(t.Context(), conn))
 			if got := pgtest.QueryValue[string](t, conn, left); got != wantLeft {
 				t.Errorf("left after they were taken back: %q", got)
 			}
-			must(schema.AddChecks(t.Context(), conn))
+			add()
 			not, err := schema.ValidateChecks(t.Context(), conn)
 			must(err)
 			if len(not) > 0 {
@@ -114,7 +122,7 @@ func TestChecks(t *testing.T) {
 
 			hold()
 			pgtest.Exec(t, uri, `DELETE FROM public.lever`)
-			must(schema.AddChecks(t.Context(), conn))
+			add()
 			not, err = schema.ValidateChecks(t.Context(), conn)
 			must(err)
 			var told string
@@ -135,6 +143,29 @@ func TestChecks(t *testing.T) {
 			}
 			if after := dumped(t, c); after != before {
 				t.Errorf("before:\n%s\nafter the remedies:\n%s", before, after)
+			}
+
+			// What is dropped since is not missed, and does not keep the others.
+			hold()
+			pgtest.Exec(t, uri, `DROP TABLE "S".plain, "S".typed`, `DROP DOMAIN "S".below`, `DROP FUNCTION "S".ok CASCADE`, `CREATE FUNCTION "S".ok(int) RETURNS bool LANGUAGE sql STABLE AS 'SELECT true'`)
+			must(schema.DropChecks(t.Context(), conn))
+			gone, err := schema.AddChecks(t.Context(), conn)
+			must(err)
+			var names string
+			for _, g := range gone {
+				names += g.String() + "\n"
+			}
+			if !strings.Contains(names, `table "S"."plain"`) || !strings.Contains(names, `domain "S"."below"`) || strings.Contains(names, `"S"."parted"`) {
+				t.Errorf("gone:\n%s", names)
+			}
+			must(schema.DropChecks(t.Context(), conn))
+			_, err = schema.AddChecks(t.Context(), conn)
+			must(err)
+			if not, err := schema.ValidateChecks(t.Context(), conn); err != nil || len(not) > 0 {
+				t.Errorf("not valid: %v, %v", not, err)
+			}
+			if n := pgtest.QueryValue[int](t, conn, `SELECT count(*)::int FROM pg_constraint WHERE conname = 'parted'`); n != 3 {
+				t.Errorf("%d of 3 constraints are there", n)
 			}
 		})
 	}

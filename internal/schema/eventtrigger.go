@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -48,13 +49,23 @@ func (t EventTrigger) setSQL(enabled string) string {
 	return fmt.Sprintf("ALTER EVENT TRIGGER %s %s", postgres.QuoteIdent(t.Name), how)
 }
 
-// The journal's kind under which a side keeps how its event triggers were, by name.
-const eventKind = "event-trigger"
+// EventKind is the journal's kind under which a side keeps how its event triggers were, by name.
+const EventKind = "event-trigger"
 
 // EventTriggersBefore is how a side's event triggers were, by name, as far as they
 // were changed: what its archive says of these is not so.
 func EventTriggersBefore(ctx context.Context, conn *pgx.Conn) (map[string]string, error) {
-	return journal.List[string](ctx, conn, eventKind)
+	return eventTriggersBefore(ctx, conn)
+}
+
+func eventTriggersBefore(ctx context.Context, db postgres.DB) (map[string]string, error) {
+	before, err := journal.List[string](ctx, db, EventKind)
+	for name, how := range before {
+		if !slices.Contains([]string{"O", "D", "R", "A"}, how) {
+			return nil, &journal.Damaged{Kind: EventKind, Key: name, Err: errors.New("it is no way in which an event trigger fires")}
+		}
+	}
+	return before, err
 }
 
 // disableEventTriggers is for a side that receives.
@@ -72,7 +83,7 @@ func disableEventTriggers(ctx context.Context, conn *pgx.Conn, before map[string
 			if was == "D" {
 				continue
 			}
-			if err := journal.PutNew(ctx, tx, eventKind, t.Name, was); err != nil {
+			if err := journal.PutNew(ctx, tx, EventKind, t.Name, was); err != nil {
 				return err
 			}
 			if _, err := tx.Exec(ctx, t.setSQL("D")); err != nil {
@@ -88,11 +99,11 @@ func disableEventTriggers(ctx context.Context, conn *pgx.Conn, before map[string
 func OpenEventTriggers(ctx context.Context, conn *pgx.Conn) error {
 	// Applications wait: one look, where there is nothing to do.
 	var any bool
-	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pgbaton.journal WHERE kind = $1)`, eventKind).Scan(&any); err != nil || !any {
+	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pgbaton.journal WHERE kind = $1)`, EventKind).Scan(&any); err != nil || !any {
 		return err
 	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		before, err := journal.List[string](ctx, tx, eventKind)
+		before, err := eventTriggersBefore(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -100,7 +111,7 @@ func OpenEventTriggers(ctx context.Context, conn *pgx.Conn) error {
 		if err != nil {
 			return err
 		}
-		if err := journal.Delete(ctx, tx, eventKind, ""); err != nil {
+		if err := journal.Delete(ctx, tx, EventKind, ""); err != nil {
 			return err
 		}
 		return remember(ctx, tx, changed)
@@ -129,7 +140,7 @@ func CreateJournal(ctx context.Context, conn *pgx.Conn, r journal.Record, more f
 // its event triggers back as they were.
 func DropJournal(ctx context.Context, conn *pgx.Conn) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		before, err := journal.List[string](ctx, tx, eventKind)
+		before, err := eventTriggersBefore(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -201,7 +212,7 @@ func set(ctx context.Context, tx pgx.Tx, want map[string]string, there []EventTr
 
 func remember(ctx context.Context, tx pgx.Tx, states map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(states)) {
-		if err := journal.PutNew(ctx, tx, eventKind, name, states[name]); err != nil {
+		if err := journal.PutNew(ctx, tx, EventKind, name, states[name]); err != nil {
 			return err
 		}
 	}

@@ -67,7 +67,7 @@ const quietKind = "quiet-trigger"
 
 // QuietKinds are the journal's kinds of what is remembered of a side's triggers and
 // event triggers.
-var QuietKinds = []string{quietKind, eventKind}
+var QuietKinds = []string{quietKind, EventKind}
 
 // QuietTriggers keeps the triggers of a receiving side from firing in apply
 // workers, and its event triggers from firing at all, and remembers how they were;
