@@ -111,19 +111,23 @@ wherever things stand.`,
 				return err
 			}
 			defer movers.Close()
+			h := migrate.Handover{To: f.To, MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers, Guard: guard}
+			switch {
+			case lost:
+				err = a.askForce(cmd, h)
+			case !yes:
+				err = a.lookAndAsk(cmd, name, h)
+			}
+			if err != nil {
+				return err
+			}
 			return a.withMigration(cmd, asks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
 				guard.Task(guardTask{guardedConnections(m), f})
-				h := migrate.Handover{To: f.To, MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers, Guard: guard}
 				if lost {
 					return a.takeByForce(ctx, m, s, p, h)
 				}
 				if err := s.NeedMigration(ctx, name); err != nil {
 					return err
-				}
-				if !yes {
-					if err := a.lookAndAsk(ctx, m, s, h); err != nil {
-						return err
-					}
 				}
 				if err := s.Lock(ctx); err != nil {
 					return err
@@ -140,19 +144,25 @@ wherever things stand.`,
 }
 
 // lookAndAsk asks whether to hand over, once it is known that it may be done and what
-// it will probably cost. Nobody has the lock while a person thinks: a guardian must
-// not wait for that.
-func (a *app) lookAndAsk(ctx context.Context, m migrate.Config, s *migrate.Sessions, h migrate.Handover) error {
-	if err := s.Lock(ctx); err != nil {
+// it will probably cost. While a person thinks there is no session of ours, and no lock:
+// a guardian must not wait for that, another's fence would end them, and what they have
+// seen may not be so any more.
+func (a *app) lookAndAsk(cmd *cobra.Command, name string, h migrate.Handover) error {
+	var question string
+	err := a.withMigration(cmd, asks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, _ *ui.Printer) error {
+		question = fmt.Sprintf("Hand over from %s to %s?", m.Server(h.To.Other()).Address(), m.Server(h.To).Address())
+		if err := s.NeedMigration(ctx, name); err != nil {
+			return err
+		}
+		if err := s.Lock(ctx); err != nil {
+			return err
+		}
+		return migrate.Look(ctx, m, s, h)
+	})
+	if err != nil {
 		return err
 	}
-	if err := migrate.Look(ctx, m, s, h); err != nil {
-		return err
-	}
-	if err := s.Unlock(ctx); err != nil {
-		return err
-	}
-	return a.confirm(false, fmt.Sprintf("Hand over from %s to %s?", m.Server(h.To.Other()).Address(), m.Server(h.To).Address()))
+	return a.confirm(false, question)
 }
 
 func (a *app) rehearseCommand() *cobra.Command {
@@ -218,24 +228,40 @@ func (a *app) handedOver(p *ui.Printer, result handover.Result, err error) error
 	return nil
 }
 
-// takeByForce opens a side whose holder is lost. It is confirmed by typing the
+// askForce has it confirmed that a side is opened whose holder is lost, by typing the
 // name of the database that will count from then on.
-func (a *app) takeByForce(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer, h migrate.Handover) error {
-	word, err := migrate.LastWord(ctx, m, s, h)
+func (a *app) askForce(cmd *cobra.Command, h migrate.Handover) error {
+	var address, name string
+	err := a.withMigration(cmd, asks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+		address, name = m.Server(h.To).Address(), m.Server(h.To).Database()
+		word, err := migrate.LastWord(ctx, m, s, h)
+		if err != nil {
+			return err
+		}
+		text := fmt.Sprintf("no marker of the %s has ever arrived", h.To.Other())
+		if !word.Marker.IsZero() {
+			text = fmt.Sprintf("the last marker that arrived from the %s was written at %s, %s ago", h.To.Other(), word.Marker.Format(time.RFC3339Nano), ui.Seconds(word.AgeAtMost))
+		}
+		p.Observe(event.Warning{Side: string(h.To), Text: text + ": what was committed there later may not have arrived, and is lost then",
+			Remedy: "if that server can still be reached, or comes back, a handover without --holder-lost loses nothing"})
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	text := fmt.Sprintf("no marker of the %s has ever arrived", h.To.Other())
-	if !word.Marker.IsZero() {
-		text = fmt.Sprintf("the last marker that arrived from the %s was written at %s, %s ago", h.To.Other(), word.Marker.Format(time.RFC3339Nano), ui.Seconds(word.AgeAtMost))
-	}
-	p.Observe(event.Warning{Side: string(h.To), Text: text + ": what was committed there later may not have arrived, and is lost then",
-		Remedy: "if that server can still be reached, or comes back, a handover without --holder-lost loses nothing"})
-	name := m.Server(h.To).Database()
-	fmt.Fprintf(a.stderr, "To give the baton to %s all the same, type the name of its database: ", m.Server(h.To).Address())
+	fmt.Fprintf(a.stderr, "To give the baton to %s all the same, type the name of its database: ", address)
 	answer, _ := bufio.NewReader(a.stdin).ReadString('\n')
 	if strings.TrimRight(answer, "\r\n") != name {
 		return refusal.New("--holder-lost", "not confirmed: "+name+" was to be typed", "")
+	}
+	return nil
+}
+
+// takeByForce opens a side whose holder is lost, if all is still as it was when that
+// was confirmed.
+func (a *app) takeByForce(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer, h migrate.Handover) error {
+	if _, err := migrate.LastWord(ctx, m, s, h); err != nil {
+		return err
 	}
 	if err := s.Lock(ctx); err != nil {
 		return err

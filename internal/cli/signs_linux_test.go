@@ -84,6 +84,30 @@ func TestQuestion(t *testing.T) {
 		}
 	}
 	m.same()
+
+	// While a person thinks, somebody else hands over: nothing has gone wrong, and what
+	// is answered is judged by what is so now.
+	said, code := m.thinking(func() string {
+		m.run(0, "switchover", "--yes")
+		return "y"
+	}, "switchover")
+	if code != 0 || !strings.Contains(said, question) {
+		t.Errorf("handed over by somebody else while a person thought: exit %d\n%s", code, said)
+	}
+	// Or another migration takes its place, with other tables and names.
+	said, code = m.thinking(func() string {
+		m.run(0, "rollback", "--yes")
+		m.run(0, "finish", "--yes", "--unfence")
+		pgtest.Exec(t, m.target.ConnString("postgres"), `DROP DATABASE app WITH (FORCE)`)
+		m.run(0, "start", "--exclude-table", "app.filler")
+		return "y"
+	}, "rollback")
+	if code != 3 || !strings.Contains(said, "the target never had the baton") {
+		t.Errorf("another migration while a person thought: exit %d\n%s", code, said)
+	}
+	if s := m.result(0, "status"); s["baton"] != "source" {
+		t.Errorf("afterwards: %v", s)
+	}
 }
 
 // TestTrySchemaKilled: start finds by itself what the target cannot restore, before it

@@ -23,6 +23,12 @@ const question = "? [y/N]"
 // returns what stood on the terminal.
 func (m *move) atTerminal(answer string, args ...string) (said string, code int) {
 	m.t.Helper()
+	return m.thinking(func() string { return answer }, args...)
+}
+
+// thinking does so with a person who does something else before the answer.
+func (m *move) thinking(answer func() string, args ...string) (said string, code int) {
+	m.t.Helper()
 	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		m.t.Fatal(err)
@@ -57,7 +63,7 @@ func (m *move) atTerminal(answer string, args ...string) (said string, code int)
 		}
 		if !answered && strings.Contains(screen.String(), question) {
 			answered = true
-			if _, err := io.WriteString(ours, answer+"\n"); err != nil {
+			if _, err := io.WriteString(ours, answer()+"\n"); err != nil {
 				m.t.Fatal(err)
 			}
 		}

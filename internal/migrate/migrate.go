@@ -297,19 +297,6 @@ func (s *Sessions) Lock(ctx context.Context) error {
 	return nil
 }
 
-// Unlock gives the operator's lock back, on every side that is connected.
-func (s *Sessions) Unlock(ctx context.Context) error {
-	s.locked = false
-	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
-		if conn := s.conn(side); conn != nil {
-			if err := journal.Unlock(ctx, conn); err != nil {
-				return postgres.Wrap(side, "giving the operator's lock back", err)
-			}
-		}
-	}
-	return nil
-}
-
 // sameDatabase says whether the lock that the target's session cannot get is the
 // one that the source's session holds.
 func (s *Sessions) sameDatabase(ctx context.Context) bool {
