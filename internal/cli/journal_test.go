@@ -60,6 +60,11 @@ func TestJournalNeeded(t *testing.T) {
 		{source, `INSERT INTO pgbaton.journal VALUES ('fence', 'saved', '{}')`, "damaged"},
 	} {
 		mustExec(t, damage.conn, damage.sql)
+		if damage.conn == target && strings.Contains(damage.sql, "'fence'") && damage.says != "lets nobody connect" {
+			if s := m.result(0, "status"); !strings.Contains(texts(s["findings"]), "the target is closed to applications") {
+				t.Errorf("%s: status: %v", damage.sql, s["findings"])
+			}
+		}
 		reasons := m.reasons("switchover", "--yes")
 		if len(reasons) != 1 || !strings.Contains(reasons[0][0], damage.says) {
 			t.Errorf("%s: %q", damage.sql, reasons)
@@ -69,11 +74,18 @@ func TestJournalNeeded(t *testing.T) {
 		m.run(0, "rehearse")
 	}
 	// What is not known of a slot can be put right by nothing in the journal.
-	mustExec(t, source, `INSERT INTO pgbaton.journal VALUES ('slot', 'x', '[1]')`)
+	mustExec(t, source, `INSERT INTO pgbaton.journal (kind, key, value) SELECT 'slot', slot_name, '[1]' FROM pg_replication_slots
+		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value`)
+	if s := m.result(0, "status"); !strings.Contains(texts(s["findings"]), "is suspect") {
+		t.Errorf("a damaged slot entry: status: %v", s["findings"])
+	}
+	if reasons := m.reasons("resume"); !strings.Contains(reasons[0][0], "damaged") {
+		t.Errorf("a damaged slot entry: resume: %q", reasons)
+	}
 	if reasons := m.reasons("switchover", "--yes"); len(reasons) != 1 || !strings.Contains(reasons[0][0], "damaged") || !strings.Contains(reasons[0][1], "pgbaton reset") {
 		t.Errorf("a damaged slot entry: %q", reasons)
 	}
-	mustExec(t, source, `DELETE FROM pgbaton.journal WHERE kind = 'slot' AND key = 'x'`)
+	mustExec(t, source, `DELETE FROM pgbaton.journal WHERE kind = 'slot'`)
 
 	// Lost inside the pause: the process knows what it has read.
 	gate := fifo(t)

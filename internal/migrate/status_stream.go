@@ -2,7 +2,6 @@ package migrate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -11,7 +10,6 @@ import (
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/handover"
-	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 )
@@ -114,9 +112,6 @@ func (r *reader) readGaps(ctx context.Context) error {
 			gap, err = replication.Suspect(ctx, publisher, g)
 		} else {
 			gap, err = replication.Gap(ctx, publisher, r.subscriber(), version, g)
-		}
-		if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
-			gap, err = damaged.Error(), nil
 		}
 		if err != nil {
 			return postgres.Wrap(from, "looking for a gap in the stream", err)

@@ -147,8 +147,7 @@ func waitInactive(ctx context.Context, publisher postgres.DB, v postgres.Version
 // speaks against it. What it finds out is remembered: a stream stays suspect. A
 // subscriber that is out of reach is nil.
 func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Version, g Group) (string, error) {
-	var m slotMemory
-	at, err := journal.GetAt(ctx, publisher, SlotKind, g.Name(), &m)
+	m, at, err := recall(ctx, publisher, g)
 	if err != nil || at == nil || m.Suspect != "" {
 		return m.Suspect, err
 	}
@@ -250,9 +249,18 @@ func suspect(ctx context.Context, publisher *pgx.Conn, g Group, why string) (str
 
 // Suspect reads what Gap has found, without looking.
 func Suspect(ctx context.Context, publisher postgres.DB, g Group) (string, error) {
-	var m slotMemory
-	_, err := journal.Get(ctx, publisher, SlotKind, g.Name(), &m)
+	m, _, err := recall(ctx, publisher, g)
 	return m.Suspect, err
+}
+
+// recall reads what is known of a group's slot, and since when; nil when nothing is. What
+// is damaged there can vouch for nothing: the stream is suspect.
+func recall(ctx context.Context, publisher postgres.DB, g Group) (m slotMemory, at *time.Time, err error) {
+	at, err = journal.GetAt(ctx, publisher, SlotKind, g.Name(), &m)
+	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+		return slotMemory{Suspect: damaged.Error()}, at, nil
+	}
+	return m, at, err
 }
 
 // Trip is a marker on its way through a group's stream.
