@@ -131,8 +131,11 @@ func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Save
 // liftBy runs the statements in one message. If one is refused, each runs by itself:
 // nobody is kept out for somebody else.
 func liftBy(ctx context.Context, tx pgx.Tx, sql []string) error {
-	err := pgx.BeginFunc(ctx, tx, func(save pgx.Tx) error { return execAll(ctx, save, sql) })
+	err := execAll(ctx, tx, slices.Concat([]string{"SAVEPOINT lift"}, sql, []string{"RELEASE SAVEPOINT lift"}))
 	if !postgres.Refused(err) {
+		return err
+	}
+	if _, err := tx.Exec(ctx, "ROLLBACK TO SAVEPOINT lift"); err != nil {
 		return err
 	}
 	as := "" // the role of a grantor

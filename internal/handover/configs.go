@@ -14,6 +14,7 @@ import (
 type configRows struct {
 	schema.Config
 	rows []byte
+	now  []byte // of the holder, behind the fence
 }
 
 // presetConfigs gives the taker what the holder's extensions keep for the user, before
@@ -35,22 +36,29 @@ func (r *run) presetConfigs(ctx context.Context) error {
 		if err := r.writeConfig(ctx, c, rows); err != nil {
 			return err
 		}
-		r.configs = append(r.configs, configRows{c, rows})
+		r.configs = append(r.configs, configRows{Config: c, rows: rows})
 	}
 	return nil
 }
 
-// setConfigs does so once more behind the fence.
+// readConfigs reads the rows once more, behind the fence.
+func (r *run) readConfigs(ctx context.Context) (err error) {
+	for i := range r.configs {
+		c := &r.configs[i]
+		if c.now, err = c.Read(ctx, r.holderSide.watch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setConfigs gives the taker those that have changed.
 func (r *run) setConfigs(ctx context.Context) error {
 	for _, c := range r.configs {
-		rows, err := c.Read(ctx, r.holderSide.watch)
-		if err != nil {
-			return postgres.Wrap(r.Holder.Side, "reading the rows of extensions", err)
-		}
-		if bytes.Equal(rows, c.rows) {
+		if bytes.Equal(c.now, c.rows) {
 			continue
 		}
-		if err := r.writeConfig(ctx, c.Config, rows); err != nil {
+		if err := r.writeConfig(ctx, c.Config, c.now); err != nil {
 			return err
 		}
 	}

@@ -54,8 +54,10 @@ func (r *run) open(ctx context.Context) error {
 		return fmt.Errorf("recording that the baton was taken: %w", err)
 	}
 	// What the application changes from now on, its event triggers see.
-	if err := schema.OpenEventTriggers(ctx, r.taker); err != nil {
-		r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "restoring event triggers", err, "mend this and run the same command again"))
+	if !r.without.noEvents {
+		if err := schema.OpenEventTriggers(ctx, r.taker); err != nil {
+			r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "restoring event triggers", err, "mend this and run the same command again"))
+		}
 	}
 	return r.openTaker(ctx)
 }

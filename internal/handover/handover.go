@@ -91,6 +91,7 @@ type run struct {
 	backPoint             postgres.LSN    // where the slot of the way back begins
 	lookable              map[string]bool // what stands before the holder: whether it could be looked through
 	took                  bool            // the baton was taken in this run
+	without               without         // what the taker does without while it receives
 	opening               *fence.Saved    // what the taker's fence saved, as ready has read it; nil before
 	closed                *fence.Saved    // what the holder's fence saved, in this run; nil before
 	paused                time.Time       // zero until someone waits

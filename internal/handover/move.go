@@ -112,12 +112,14 @@ const moveTimeout = 5 * time.Minute
 func (r *run) switchTraffic(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
-	h, err := readHeld(ctx, r.taker, keyTraffic)
-	if err == nil {
-		err = r.canLetGo(h)
-	}
-	if err != nil {
-		return err
+	if !r.took { // it was held back by this very run
+		h, err := readHeld(ctx, r.taker, keyTraffic)
+		if err == nil {
+			err = r.canLetGo(h)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return r.Traffic.Switch(ctx, r.Route())
 }

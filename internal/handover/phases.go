@@ -141,7 +141,8 @@ func serves(p Party, err error) bool {
 // drain proves that the taker has applied everything up to the fence: a marker
 // written behind it is visible there, for every group (rule 3). Beside it, on
 // sessions of their own, the tables are looked at once more: one created since
-// ready would be lost. And the sequences are read: nobody calls them any more.
+// ready would be lost. And the sequences are read, and the rows of extensions: nobody
+// changes them any more.
 func (r *run) drain(ctx context.Context) error {
 	drains, ctx := routine.WithContext(ctx)
 	drains.Go(func() error { return r.drainStream(ctx) })
@@ -209,6 +210,9 @@ func (r *run) unchanged(ctx context.Context) error {
 			if err == nil && s == &r.holderSide {
 				if err = r.notRewritten(ctx); err == nil {
 					r.values, err = replication.ReadSequences(ctx, s.watch, r.sequences)
+				}
+				if err == nil {
+					err = r.readConfigs(ctx)
 				}
 			}
 			return postgres.WrapHint(s.Side, "looking at the tables once more", err, "run the command again: it says what differs, if anything does")

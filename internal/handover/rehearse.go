@@ -214,6 +214,9 @@ func (r *run) warmUp(ctx context.Context) error {
 	if err := all.Wait(); err != nil {
 		return err
 	}
+	if err := r.readWithout(ctx); err != nil {
+		return err
+	}
 	if err := r.presetConfigs(ctx); err != nil {
 		return err
 	}
@@ -246,7 +249,7 @@ func (r *run) warmTaker(ctx context.Context) error {
 	}
 	tx, err := r.taker.Begin(ctx)
 	if err == nil {
-		err = errors.Join(journal.Put(ctx, tx, journalKind, keyDrained, nil), tx.Rollback(ctx))
+		err = errors.Join(r.writeDrained(ctx, tx), tx.Rollback(ctx))
 	}
 	if err == nil {
 		_, err = r.rehearseOpen(ctx)

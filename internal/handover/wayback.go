@@ -132,22 +132,30 @@ func (r *run) wayBack(ctx context.Context) error {
 // (rule 13), and the constraints that may look into tables of several. Their rows are
 // looked at when nobody waits any more.
 func (r *run) addWithheld(ctx context.Context) error {
-	keys, err := replication.Withheld(ctx, r.taker)
-	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+	var goneKeys []replication.WithheldKey
+	if !r.without.noKeys {
+		keys, err := replication.Withheld(ctx, r.taker)
+		if err != nil {
+			return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+		}
+		if goneKeys, err = replication.AddWithheld(ctx, r.taker, keys); err != nil {
+			return postgres.Wrap(r.Taker.Side, "adding the foreign keys between groups", err)
+		}
 	}
-	goneKeys, err := replication.AddWithheld(ctx, r.taker, keys)
-	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "adding the foreign keys between groups", err)
+	var goneChecks []schema.HeldCheck
+	if !r.without.noChecks {
+		var err error
+		if goneChecks, err = schema.AddChecks(ctx, r.taker); err != nil {
+			return postgres.Wrap(r.Taker.Side, "adding constraints that call functions", err)
+		}
 	}
-	goneChecks, err := schema.AddChecks(ctx, r.taker)
 	for _, k := range goneKeys {
 		r.tellGone(k)
 	}
 	for _, h := range goneChecks {
 		r.tellGone(h)
 	}
-	return postgres.Wrap(r.Taker.Side, "adding constraints that call functions", err)
+	return nil
 }
 
 // tellGone says of a constraint that was held back that it is not added any more.
@@ -156,15 +164,37 @@ func (r *run) tellGone(constraint fmt.Stringer) {
 		Remedy: "if it was renamed, add the constraint as it is on the " + string(r.Holder.Side)})
 }
 
+// without is what the taker is known not to do without while it receives: inside the
+// pause nobody looks for it again. Whoever has the lock is the only one who writes the
+// journal.
+type without struct{ noKeys, noChecks, noEvents bool }
+
+// readWithout reads it before anyone waits.
+func (r *run) readWithout(ctx context.Context) error {
+	keys, err := replication.Withheld(ctx, r.taker)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+	}
+	checks, err := schema.HeldChecks(ctx, r.taker)
+	if err != nil {
+		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+	}
+	events, err := schema.EventTriggersHeld(ctx, r.taker)
+	r.without = without{len(keys) == 0, len(checks) == 0, !events}
+	return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+}
+
 func (r *run) durable(ctx context.Context) error {
-	return postgres.Durably(ctx, r.taker, func(tx pgx.Tx) error {
-		if !r.NoRollback { // nothing reads it before it is enabled, behind the pass
-			if err := replication.LeaveNewSlot(ctx, tx, r.Back, r.backPoint); err != nil {
-				return err
-			}
+	return postgres.Durably(ctx, r.taker, func(tx pgx.Tx) error { return r.writeDrained(ctx, tx) })
+}
+
+func (r *run) writeDrained(ctx context.Context, tx pgx.Tx) error {
+	if !r.NoRollback { // nothing reads it before it is enabled, behind the pass
+		if err := replication.LeaveNewSlot(ctx, tx, r.Back, r.backPoint); err != nil {
+			return err
 		}
-		return journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt})
-	})
+	}
+	return journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt})
 }
 
 // Drained says whether a handover to this taker has ever got as far as the pass.

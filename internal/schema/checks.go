@@ -97,9 +97,9 @@ func PlanChecks(ctx context.Context, source catalog.Querier, v postgres.Version)
 	return hold, add, err
 }
 
-// heldChecks lists them in the order in which they are added: what a child has of
+// HeldChecks lists them in the order in which they are added: what a child has of
 // its own before what it inherits.
-func heldChecks(ctx context.Context, db postgres.DB) ([]HeldCheck, error) {
+func HeldChecks(ctx context.Context, db postgres.DB) ([]HeldCheck, error) {
 	byName, err := journal.List[HeldCheck](ctx, db, CheckKind)
 	var all []HeldCheck
 	for _, h := range byName {
@@ -112,7 +112,7 @@ func heldChecks(ctx context.Context, db postgres.DB) ([]HeldCheck, error) {
 // AddChecks adds them, not validated. What is there already stays. gone are those of
 // which what they belong to, or call, was dropped since.
 func AddChecks(ctx context.Context, conn *pgx.Conn) (gone []HeldCheck, err error) {
-	checks, err := heldChecks(ctx, conn)
+	checks, err := HeldChecks(ctx, conn)
 	if err != nil || len(checks) == 0 {
 		return nil, err
 	}
@@ -132,13 +132,13 @@ func AddChecks(ctx context.Context, conn *pgx.Conn) (gone []HeldCheck, err error
 
 // ReadChecks reads what is remembered of them.
 func ReadChecks(ctx context.Context, conn *pgx.Conn) error {
-	_, err := heldChecks(ctx, conn)
+	_, err := HeldChecks(ctx, conn)
 	return err
 }
 
 // DropChecks takes them back, for rows to come in several groups.
 func DropChecks(ctx context.Context, conn *pgx.Conn) error {
-	checks, err := heldChecks(ctx, conn)
+	checks, err := HeldChecks(ctx, conn)
 	if err != nil || len(checks) == 0 {
 		return err
 	}
@@ -191,7 +191,7 @@ func (u Unvalidated) Remedy() string {
 // ValidateChecks looks at the rows, and forgets the constraints: they are what they
 // can be. It returns those that do not hold.
 func ValidateChecks(ctx context.Context, conn *pgx.Conn) (not []Unvalidated, err error) {
-	checks, err := heldChecks(ctx, conn)
+	checks, err := HeldChecks(ctx, conn)
 	if err != nil {
 		return nil, err
 	}

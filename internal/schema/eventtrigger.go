@@ -94,12 +94,17 @@ func disableEventTriggers(ctx context.Context, conn *pgx.Conn, before map[string
 	})
 }
 
+// EventTriggersHeld says whether OpenEventTriggers has something to do: applications
+// wait for it.
+func EventTriggersHeld(ctx context.Context, conn *pgx.Conn) (any bool, err error) {
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pgbaton.journal WHERE kind = $1)`, EventKind).Scan(&any)
+	return any, err
+}
+
 // OpenEventTriggers is for a side that has taken the baton: its event triggers fire
 // for the application again.
 func OpenEventTriggers(ctx context.Context, conn *pgx.Conn) error {
-	// Applications wait: one look, where there is nothing to do.
-	var any bool
-	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pgbaton.journal WHERE kind = $1)`, EventKind).Scan(&any); err != nil || !any {
+	if any, err := EventTriggersHeld(ctx, conn); err != nil || !any {
 		return err
 	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
