@@ -118,7 +118,9 @@ func subscribedHow(subscriber *cluster.Cluster) string {
 // reason, although parallel workers meet it, and goes on when that is mended.
 func TestLargeTrouble(t *testing.T) {
 	t.Parallel()
-	m := &move{t: t, source: pgtest.Start(t, 17, streamSettings), target: pgtest.Start(t, 18, streamSettings), db: "app"}
+	// A worker that fails again at once is in the way of whoever wants to see why.
+	slowly := map[string]string{"wal_retrieve_retry_interval": "3s"}
+	m := &move{t: t, source: pgtest.Start(t, 17, streamSettings), target: pgtest.Start(t, 18, streamSettings, slowly), db: "app"}
 	m.loadApp()
 	w := pgtest.StartWriters(t.Context(), t, m.source.ConnStringAs("app", "", m.db), 2, pgtest.WritersOptions{Rate: 50})
 	m.run(0, "start")
