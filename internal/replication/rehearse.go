@@ -16,10 +16,9 @@ import (
 const rehearsedChanges = 5000
 
 // The server writes the reason for which an apply worker fails into its log
-// only. Rehearse finds it out: it peeks at the transaction that the worker fails
-// on, the first behind the position applied, tries the same changes on the
-// subscriber in a transaction that is rolled back, and returns the server's
-// message; "" when nothing fails, or when the slot is in use at the moment.
+// only. Rehearse finds it out: it peeks at the transactions behind the position
+// applied, tries the same changes on the subscriber in a transaction that is rolled
+// back, and returns the server's message; "" when nothing fails, or when the slot is in use at the moment.
 func Rehearse(ctx context.Context, from *postgres.Server, publisher postgres.DB, subscriber *postgres.Server, group string, applied postgres.LSN) (string, error) {
 	rows, err := publisher.Query(ctx, `
 		SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1, NULL, $3, 'proto_version', '1', 'publication_names', $2)`,
@@ -34,7 +33,7 @@ func Rehearse(ctx context.Context, from *postgres.Server, publisher postgres.DB,
 	if err != nil {
 		return "", postgres.Wrap(from.Side, "looking at what the slot holds", err)
 	}
-	messages = firstUnapplied(messages, applied)
+	messages = unapplied(messages, applied)
 	conn, err := subscriber.Connect(ctx)
 	if err != nil {
 		return "", err
@@ -58,10 +57,10 @@ func Rehearse(ctx context.Context, from *postgres.Server, publisher postgres.DB,
 	return message, postgres.Wrap(subscriber.Side, "trying the changes that are not applied", err)
 }
 
-// firstUnapplied drops the changes of transactions that were applied, and
-// everything behind the first that was not. Relations are kept: they are sent
-// once.
-func firstUnapplied(messages [][]byte, applied postgres.LSN) [][]byte {
+// unapplied drops the changes of transactions that were applied. Relations are kept:
+// they are sent once. All that were not are tried, in order: a large transaction that is
+// applied while it arrives fails before those that were committed before it.
+func unapplied(messages [][]byte, applied postgres.LSN) [][]byte {
 	var kept [][]byte
 	done := true
 	for _, m := range messages {
@@ -70,9 +69,6 @@ func firstUnapplied(messages [][]byte, applied postgres.LSN) [][]byte {
 			d := decoder{b: m[1:]}
 			done = postgres.LSN(d.uint64()) < applied
 		case 'C':
-			if !done {
-				return kept
-			}
 		case 'R':
 			kept = append(kept, m)
 		default:
