@@ -327,3 +327,28 @@ func open(t *testing.T, gate string) {
 		t.Fatal(err)
 	}
 }
+
+// TestResumeAfterAbort: a handover was aborted while the target was out of reach, behind
+// the phase in which it makes the slot of the way back. Whoever lets the stream flow
+// again takes that away first: through it, what the target applies would come back.
+func TestResumeAfterAbort(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 13, 17)
+	m.load(`CREATE TABLE t (i int PRIMARY KEY)`, `INSERT INTO t SELECT generate_series(1, 100)`)
+	m.run(0, "start")
+	source, target := pgtest.Connect(t, m.sourceURI()), pgtest.Connect(t, m.targetURI())
+	label := pgtest.QueryValue[string](t, source, `SELECT ends ->> 'label' FROM pgbaton.migration`)
+	mustExec(t, target, `SET default_transaction_read_only = off`)
+	mustExec(t, target, `ALTER SUBSCRIPTION pgbaton_`+label+`_forward_1 DISABLE`)
+	mustExec(t, target, `SELECT pg_create_logical_replication_slot('pgbaton_`+label+`_reverse_1', 'pgoutput')`)
+	mustExec(t, source, `INSERT INTO pgbaton.journal VALUES ('handover', 'stream', '1')`)
+	if s := m.result(0, "status"); s["phase"] != "held" {
+		t.Errorf("left disabled: %v", s["phase"])
+	}
+	m.run(0, "resume")
+	if n := pgtest.QueryValue[int](t, target, `SELECT count(*)::int FROM pg_replication_slots`); n != 0 {
+		t.Errorf("%d slots are left on the target", n)
+	}
+	m.run(0, "switchover", "--yes")
+	m.same()
+}

@@ -306,6 +306,17 @@ func StreamLeft(ctx context.Context, holder *pgx.Conn) (bool, error) {
 	return journal.Get(ctx, holder, journalKind, keyStream, &attempt)
 }
 
+// ClearLeft takes back from the taker what an aborted handover has left there because
+// it was out of reach: before anybody lets the stream flow again. It is for whoever has
+// both locks.
+func ClearLeft(ctx context.Context, c Config, holder, taker *pgx.Conn) error {
+	left, err := StreamLeft(ctx, holder)
+	if err != nil || !left {
+		return err
+	}
+	return newRun(c, holder, taker).clearBack(ctx)
+}
+
 // ForgetStream is for whoever enables or disables the stream.
 func ForgetStream(ctx context.Context, holder *pgx.Conn) error {
 	return journal.Delete(ctx, holder, journalKind, keyStream)

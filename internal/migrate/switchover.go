@@ -242,6 +242,10 @@ func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (stream Ru
 		if err := c.whole(ctx, s, b, c.streams(b.Side), command); err != nil {
 			return stream, err
 		}
+		to := b.Side.Other()
+		if err := handover.ClearLeft(ctx, c.handover(Handover{To: to}), s.conn(b.Side), s.conn(to)); err != nil {
+			return stream, postgres.Wrap(to, "removing what an aborted handover has left", err)
+		}
 	}
 	for _, g := range c.streams(b.Side) {
 		gone, err := setRunning(ctx, c, s, b, g, command, run)
