@@ -65,24 +65,50 @@ func TestSeveralHosts(t *testing.T) {
 }
 
 // TestWrongWay: after the switch PgBouncer is looked through. What does not lead to
-// the side that has the baton is exit code 6, until it does.
+// the side that has the baton is exit code 6, until it does. Whatever is refused, or
+// warned of, is not any more when that was done which the remedy says.
 func TestWrongWay(t *testing.T) {
 	t.Parallel()
 	p := newPooled(t, 12, 17, "", "transaction", 1)
 	pooler := p.poolers[0]
 	other := pgtest.Start(t, 17)
 	pgtest.Exec(t, other.ConnString("postgres"), `CREATE DATABASE app`)
-	astray := func(port int) string {
+	astray := func(from *cluster.Cluster, port int) string {
 		return fmt.Sprintf("sed -i 's/port=%d/port=%d/' %s && %s/psql -X -q '%s' -c RELOAD",
-			p.target.Port(), port, pooler.IniPath(), p.target.BinDir(), pooler.AdminURI())
+			from.Port(), port, pooler.IniPath(), p.target.BinDir(), pooler.AdminURI())
 	}
+	says := func(r pgtest.Result, texts ...string) {
+		t.Helper()
+		for _, text := range texts {
+			if !strings.Contains(r.Stderr, text) {
+				t.Errorf("%q is not in\n%s", text, r)
+			}
+		}
+	}
+	const correct = "correct the entry and RELOAD, or remove what keeps PgBouncer from logging in there; then run the same command again"
 
 	// Where pgbaton's role may not log in, it is said that nobody looks.
 	closed := pgtest.StartPooler(t, "", cluster.PoolerOptions{Users: map[string]string{"app": ""}, Settings: map[string]string{"auth_type": "trust"},
 		Databases: map[string]cluster.PoolerDatabase{p.db: {Port: p.source.Port()}}})
-	if r := p.run(0, p.command("rehearse", "--pgbouncer", closed.AdminURI())...); strings.Count(r.Stderr, "where it leads cannot be looked at") != 1 {
-		t.Errorf("rehearse: %s", r)
+	rehearse := p.command("rehearse", "--pgbouncer", closed.AdminURI())
+	const unseen = "where it leads cannot be looked at"
+	r := p.run(0, rehearse...)
+	if says(r, "let pgbaton's role log in there (auth_file, auth_query)"); strings.Count(r.Stderr, unseen) != 1 {
+		t.Errorf("%s", r)
 	}
+	users := filepath.Join(closed.Dir(), "users.txt")
+	text, err := os.ReadFile(users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(users, append(text, "\"postgres\" \"\"\n"...), 0); err != nil {
+		t.Fatal(err)
+	}
+	console(t, closed, "RELOAD")
+	if r := p.run(0, rehearse...); strings.Contains(r.Stderr, unseen) {
+		t.Errorf("%s", r)
+	}
+
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -91,34 +117,33 @@ func TestWrongWay(t *testing.T) {
 	told := filepath.Join(t.TempDir(), "told")
 	tell := []string{"--on-pause", "echo pause >>" + told, "--on-switch", "echo switch >>" + told}
 	nowhere := l.Addr().(*net.TCPAddr).Port
-	r := p.run(6, p.command(append([]string{"switchover", "--yes", "--on-resume", astray(nowhere)}, tell...)...)...)
-	if !strings.Contains(r.Stderr, "leads nowhere now") {
-		t.Errorf("it is not said that PgBouncer leads nowhere:\n%s", r)
-	}
+	says(p.run(6, p.command(append([]string{"switchover", "--yes", "--on-resume", astray(p.target, nowhere)}, tell...)...)...), "leads nowhere now", correct)
 	if findings := fmt.Sprint(p.result(0, "status")["findings"]); strings.Contains(findings, "traffic has not been moved") || !strings.Contains(findings, "leads nowhere now") {
 		t.Errorf("status: %s", findings)
 	}
 	// What was not seen to lead elsewhere is not held back again.
-	r = p.run(6, p.command(append([]string{"switchover", "--yes"}, tell...)...)...)
-	if !strings.Contains(r.Stderr, "leads nowhere now") {
-		t.Errorf("it is not said that PgBouncer leads nowhere:\n%s", r)
-	}
+	again := p.command(append([]string{"switchover", "--yes"}, tell...)...)
+	says(p.run(6, again...), "leads nowhere now", correct)
+	lead(t, pooler, nowhere, p.target.Port())
+	p.result(0, again...)
 	if text, err := os.ReadFile(told); err != nil || string(text) != "pause\nswitch\n" {
 		t.Errorf("the hooks ran %q (%v)", text, err)
 	}
-	lead(t, pooler, nowhere, other.Port())
-	r = p.run(6, p.command("switchover", "--yes", "--on-resume", astray(other.Port()))...)
-	if want := fmt.Sprintf("database app of the server at 127.0.0.1, port %d, and not to 127.0.0.1:%d/app", other.Port(), p.target.Port()); !strings.Contains(r.Stderr, want) {
-		t.Errorf("it is not said that PgBouncer leads to %s:\n%s", want, r)
+	arrived := func() {
+		t.Helper()
+		p.newClient()
+		if findings := fmt.Sprint(p.result(0, "status")["findings"]); strings.Contains(findings, "traffic") {
+			t.Errorf("status: %s", findings)
+		}
 	}
+	arrived()
+	says(p.run(6, p.command("rollback", "--yes", "--on-resume", astray(p.source, other.Port()))...), correct,
+		fmt.Sprintf("database app of the server at 127.0.0.1, port %d, and not to 127.0.0.1:%d/app", other.Port(), p.source.Port()))
 	if findings := fmt.Sprint(p.result(0, "status")["findings"]); !strings.Contains(findings, "has not been seen to arrive") {
 		t.Errorf("status: %s", findings)
 	}
-	p.result(0, p.command("switchover", "--yes")...)
-	p.newClient()
-	if findings := fmt.Sprint(p.result(0, "status")["findings"]); strings.Contains(findings, "traffic") {
-		t.Errorf("status: %s", findings)
-	}
+	p.result(0, p.command("rollback", "--yes")...)
+	arrived()
 
 	// What does not lead to the holder is not paused, and not led anywhere.
 	ini, err := os.ReadFile(pooler.IniPath())
@@ -130,10 +155,12 @@ func TestWrongWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	console(t, pooler, "RELOAD")
-	r = p.run(3, p.command("rollback", "--yes", "--pgbouncer-database", "elsewhere")...)
-	if !strings.Contains(r.Stderr, "not to the target") || !strings.Contains(r.Stderr, "--pgbouncer-database") {
-		t.Errorf("rollback: %s", r)
-	}
+	says(p.run(3, p.command("switchover", "--yes", "--pgbouncer-database", "elsewhere")...), "not to the source",
+		"name the database under which the application connects (--pgbouncer-database), or correct its entry and RELOAD")
+	p.goesOn()
+	lead(t, pooler, other.Port(), p.source.Port())
+	p.run(0, p.command("rehearse", "--pgbouncer-database", "elsewhere")...)
+	p.run(0, p.command("switchover", "--yes", "--pgbouncer-database", p.db)...)
 	p.goesOn()
 }
 

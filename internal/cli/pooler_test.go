@@ -212,10 +212,11 @@ func TestPoolerOtherHost(t *testing.T) {
 	if findings := fmt.Sprint(p.result(0, "status")["findings"]); !strings.Contains(findings, "PgBouncer 127.0.0.1:") {
 		t.Errorf("status does not say what holds traffic back: %s", findings)
 	}
-	if r := p.run(3, "switchover", "--yes"); !strings.Contains(r.Stderr, "holds traffic back: PgBouncer 127.0.0.1:") {
+	if r := p.run(3, "switchover", "--yes"); !strings.Contains(r.Stderr, "holds traffic back: PgBouncer 127.0.0.1:") ||
+		!strings.Contains(r.Stderr, "give this command the same --pgbouncer options") {
 		t.Errorf("%s", r)
 	}
-	p.result(0, p.command("switchover", "--yes")...)
+	p.result(0, p.command("switchover", "--yes")...) // as the remedy says
 	p.goesOn()
 	p.nothingFailed()
 	p.accounted()

@@ -27,6 +27,9 @@ type PoolerOptions struct {
 	// Dir is the parent of the directory that the PgBouncer gets for itself. Empty: the system's
 	// directory for temporary files.
 	Dir string
+	// IniName is how PgBouncer is told its configuration file; it runs in the directory of that.
+	// Empty: by its full path.
+	IniName string
 	// PoolMode is session, transaction or statement. Empty: transaction.
 	PoolMode string
 	// Databases by the name under which clients connect.
@@ -114,6 +117,9 @@ func createPooler(o PoolerOptions) (p *Pooler, err error) {
 	if p.dir, err = who.makeDir(o.Dir, "pgbouncer-"); err != nil {
 		return nil, err
 	}
+	if o.IniName == "" {
+		p.options.IniName = p.IniPath()
+	}
 	err = who.mustReach(p.dir, "set TMPDIR to a directory that it can enter")
 	if err == nil {
 		err = who.writeFile(p.authFile(), p.users())
@@ -195,7 +201,7 @@ func (p *Pooler) launch(ctx context.Context) error {
 		return err
 	}
 	defer log.Close() // the process has its own descriptor
-	if p.server, err = startChild(p.account, log, p.dir, p.options.Program, p.IniPath()); err != nil {
+	if p.server, err = startChild(p.account, log, p.dir, p.options.Program, p.options.IniName); err != nil {
 		return err
 	}
 	if err := p.awaitReady(ctx); err != nil {
@@ -239,7 +245,7 @@ func (p *Pooler) probe(ctx context.Context) error {
 	}
 	for _, row := range results[0].Rows {
 		if string(row[0]) == "conffile" {
-			if string(row[1]) != p.IniPath() {
+			if string(row[1]) != p.options.IniName {
 				return fmt.Errorf("the PgBouncer on port %d has the configuration file %s", p.port, row[1])
 			}
 			return nil

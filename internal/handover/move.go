@@ -182,7 +182,7 @@ func (r *run) arrive(ctx context.Context) (elsewhere bool, err error) {
 		err := errors.Join(wrong...)
 		arrival := r.arrival(strings.ReplaceAll(err.Error(), "\n", "; "))
 		return len(v.elsewhere) > 0, errors.Join(postgres.WrapHint(r.Taker.Side, "looking where applications are led", err,
-			"correct the entry and RELOAD, or what keeps PgBouncer from logging in there, and run the same command again: it looks once more, and moves what leads elsewhere"),
+			"correct the entry and RELOAD, or remove what keeps PgBouncer from logging in there; then run the same command again: it looks once more, and moves what leads elsewhere"),
 			postgres.Wrap(r.Taker.Side, "writing the journal", journal.Put(ctx, r.taker, journalKind, keyArrival, arrival)))
 	}
 	return false, postgres.Wrap(r.Taker.Side, "writing the journal", journal.Delete(ctx, r.taker, journalKind, keyArrival))

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"pgbaton/internal/cluster"
 )
 
 // TestHooksCheck: what is wrong with a hook is found before it is needed, and the
@@ -18,4 +20,21 @@ func TestHooksCheck(t *testing.T) {
 	mustCheck(t, Hooks{OnSwitch: script + " now"}, Route{})
 	hasReason(t, check(t, Hooks{OnPause: "echo ("}, Route{}), "the shell cannot read --on-pause", "mend the command")
 	mustCheck(t, Hooks{OnPause: "echo '('"}, Route{})
+}
+
+// TestLineBreak: a name that no entry of PgBouncer's can hold is found, and hooks lead there, as the
+// remedy says.
+func TestLineBreak(t *testing.T) {
+	t.Parallel()
+	p := startPair(t)
+	m, r := mover(t, p.pooler(t, "", cluster.PoolerOptions{})), p.route()
+	r.To.Database = "shop\n2"
+	hasReason(t, check(t, m, r), "cannot be written into an entry", "lead the application there by hooks (--on-pause, --on-switch, --on-resume, --on-abort)")
+	told := filepath.Join(t.TempDir(), "told")
+	hooks := Hooks{OnSwitch: "printf %s \"$PGBATON_TO_DATABASE\" >" + told}
+	mustCheck(t, hooks, r)
+	must(t, hooks.Switch, r)
+	if text, err := os.ReadFile(told); err != nil || string(text) != r.To.Database {
+		t.Errorf("the hook was told %q, %v", text, err)
+	}
 }

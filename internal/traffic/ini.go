@@ -43,7 +43,7 @@ func readIni(file, workDir string) (*iniConfig, error) {
 	return c, c.include(file, 0)
 }
 
-var errRelativeInclude = errors.New("the file's name is relative to PgBouncer's working directory, which is not known; write an absolute path behind %include")
+var errRelativeInclude = errors.New("the file's name is relative to PgBouncer's working directory, which is not known")
 
 func (c *iniConfig) include(file string, depth int) error {
 	if depth > maxIncludes {

@@ -22,6 +22,26 @@ func (d destination) String() string {
 	return fmt.Sprintf("host %s, port %d, database %s", host, d.port, quoteName(d.database))
 }
 
+// entry is a line of [databases] by which a name leads there.
+func (d destination) entry(name string) string {
+	if strings.IndexFunc(name, func(r rune) bool { return r > 0x7f || !isKeyByte(byte(r)) }) >= 0 {
+		name = "'" + name + "'" // from 1.25 on; before, no such name can be there
+	}
+	host := ""
+	if d.host != "" {
+		host = "host=" + quoteValue(d.host) + " "
+	}
+	return fmt.Sprintf("%s = %sport=%d dbname=%s", name, host, d.port, quoteValue(d.database))
+}
+
+// writable says why an entry cannot lead there.
+func (d destination) writable() error {
+	if d.host == "" || d.database == "" || strings.ContainsAny(d.host+d.database, "\x00\r\n") {
+		return fmt.Errorf("%q cannot be written into an entry", d.host+"/"+d.database)
+	}
+	return nil
+}
+
 // entryPair is one key=value of an entry, with the place of the value, quotes
 // included.
 type entryPair struct {
@@ -138,8 +158,8 @@ func leadsTo(name, value string) (destination, error) {
 // repoint returns the value of the entry of a name so that it leads elsewhere.
 // Only host, port and dbname change, and those only where they differ.
 func repoint(name, value string, to destination) (string, error) {
-	if to.host == "" || to.database == "" || strings.ContainsAny(to.host+to.database, "\x00\r\n") {
-		return "", fmt.Errorf("%q cannot be written into an entry", to.host+"/"+to.database)
+	if err := to.writable(); err != nil {
+		return "", err
 	}
 	now, err := leadsTo(name, value)
 	if err != nil {

@@ -101,7 +101,7 @@ func checkName(database string) error {
 	case database == "":
 		return errors.New("the database's name is empty")
 	case database == adminDatabase:
-		return fmt.Errorf("%s is the admin console; name the database under which the application connects (--pgbouncer-database)", adminDatabase)
+		return fmt.Errorf("%s is the admin console, and no application's database", adminDatabase)
 	case len(database) > maxConsoleName:
 		return fmt.Errorf("database name %s is longer than the %d bytes that PgBouncer's console takes", quoteName(database), maxConsoleName)
 	case strings.ContainsRune(database, 0):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -29,8 +30,7 @@ func (m *PgBouncers) Check(ctx context.Context, r Route, budget time.Duration) (
 	err := m.each(r, func(b *pgBouncer, database string) error {
 		f := found[b]
 		f.where = fmt.Sprintf("PgBouncer %s, database %s", b.name, database)
-		to := destination{host: r.To.Host, port: r.To.Port, database: r.To.Database}
-		b.check(ctx, database, to, budget, f)
+		b.check(ctx, database, r, budget, f)
 		return ctx.Err()
 	})
 	if err != nil {
@@ -43,7 +43,8 @@ func (m *PgBouncers) Check(ctx context.Context, r Route, budget time.Duration) (
 	return reasons, nil
 }
 
-// findings collect what is in the way with one PgBouncer.
+// findings collect what is in the way with one PgBouncer: all that can be seen now,
+// so that what is done about one does not reveal another.
 type findings struct {
 	where   string
 	reasons []refusal.Reason
@@ -53,40 +54,43 @@ func (f *findings) add(remedy, format string, args ...any) {
 	f.reasons = append(f.reasons, refusal.Reason{Why: f.where + ": " + fmt.Sprintf(format, args...), Remedy: remedy})
 }
 
-const entryRemedy = "add an entry of its own to [databases], for instance %s = host=… port=… dbname=…, and RELOAD"
+// What several findings have for a remedy.
+const (
+	// A user in neither admin_users nor stats_users is told no more than "not allowed".
+	reachConsole = "check that it runs, the address, the user (one of admin_users) and its password (also PGPASSWORD and the password file)"
+	onItsHost    = "run pgbaton on PgBouncer's host, as a user that may read the file; or name the file as this machine sees it (--pgbouncer-ini)"
+	rightFile    = "correct the file if it is wrong, and RELOAD on the admin console; or name the file that PgBouncer reads (--pgbouncer-ini)"
+)
 
-func (b *pgBouncer) check(ctx context.Context, database string, to destination, budget time.Duration, f *findings) {
+func (b *pgBouncer) check(ctx context.Context, database string, r Route, budget time.Duration, f *findings) {
 	for _, c := range []**console{&b.main, &b.pauser} {
 		if err := freshen(ctx, b, c); err != nil {
-			f.add("check that it runs, the address, the user and its password (also PGPASSWORD and the password file)", "%v", err)
+			f.add(reachConsole, "%v", err)
 			return
 		}
 	}
 	settings, err := b.main.showConfig(ctx)
-	if err != nil {
-		f.add("name a user of admin_users or stats_users in --pgbouncer", "%v", err)
-		return
+	var e *entry
+	if err == nil {
+		e, err = b.main.show(ctx, database)
 	}
-	if !b.mayPause(ctx, settings, f) {
-		return
-	}
-	e, err := b.main.show(ctx, database)
-	if err != nil {
+	switch {
+	case errors.Is(err, errTooOld):
 		f.add("install a newer PgBouncer", "%v", err)
 		return
+	case err != nil:
+		f.add(reachConsole, "%v", err)
+		return
 	}
+	b.mayPause(ctx, settings, f)
 	if e != nil {
 		b.checkState(ctx, e, f)
 	}
 	b.checkShared(settings, f)
-	config, ok := b.checkFile(ctx, database, e, settings, f)
-	if !ok {
-		return
-	}
-	entry, _ := config.database(database)
-	checkWaiting(config, entry, settings, budget, f)
-	if _, err := repoint(database, entry.value, to); err != nil {
-		f.add("", "%v", err)
+	config, line := b.checkFile(database, destinationOf(r.From), e, settings, f)
+	checkWaiting(config, line, settings, budget, f)
+	if err := destinationOf(r.To).writable(); err != nil {
+		f.add("lead the application there by hooks (--on-pause, --on-switch, --on-resume, --on-abort)", "%v", err)
 	}
 }
 
@@ -103,12 +107,11 @@ func freshen(ctx context.Context, b *pgBouncer, c **console) (err error) {
 }
 
 // mayPause sets a parameter to its own value: allowed to those who may PAUSE.
-func (b *pgBouncer) mayPause(ctx context.Context, settings map[string]string, f *findings) bool {
+func (b *pgBouncer) mayPause(ctx context.Context, settings map[string]string, f *findings) {
 	_, err := b.main.ask(ctx, setCommand(retryParameter, settings[retryParameter]))
 	if err != nil {
 		f.add("add the user to admin_users and RELOAD, or name another in --pgbouncer", "user %s may not PAUSE: %v", quoteName(b.config.User), err)
 	}
-	return err == nil
 }
 
 // checkState looks at what others have done to the database, and at what would
@@ -147,51 +150,68 @@ func (b *pgBouncer) checkShared(settings map[string]string, f *findings) {
 }
 
 // checkFile looks whether the entry can be rewritten, and is what PgBouncer has
-// read. e is what it has read; nil: nothing.
-func (b *pgBouncer) checkFile(ctx context.Context, database string, e *entry, settings map[string]string, f *findings) (*iniConfig, bool) {
+// read. e is what it has read; nil: nothing. What could be read of the file is
+// returned, with the line that applies to the database.
+func (b *pgBouncer) checkFile(database string, from destination, e *entry, settings map[string]string, f *findings) (config *iniConfig, line iniSetting) {
+	unread := &iniConfig{}
 	file, err := b.find(settings)
 	if err != nil {
-		f.add("run pgbaton on PgBouncer's host, as a user that may write there; or name the file as this machine sees it (--pgbouncer-ini)", "%v", err)
-		return nil, false
+		f.add(onItsHost, "%v", err)
+		return unread, line
 	}
-	config, err := readIni(file.path, file.workDir)
-	if err != nil {
-		remedy := "run pgbaton on PgBouncer's host, as a user that may read it; or name another file (--pgbouncer-ini)"
+	if config, err = readIni(file.path, file.workDir); err != nil {
+		remedy := rightFile
+		var unreadable *fs.PathError
 		if errors.Is(err, errRelativeInclude) {
 			remedy = "write an absolute path behind %include"
+		} else if errors.As(err, &unreadable) {
+			remedy = onItsHost
 		}
 		f.add(remedy, "reading its configuration: %v", err)
-		return nil, false
-	}
-	line, inFile := config.database(database)
-	switch {
-	case !inFile && e == nil:
-		f.add(fmt.Sprintf(entryRemedy, database)+"; or name the one that the application uses (--pgbouncer-database)",
-			"neither PgBouncer nor %s knows this database", file.path)
-		return nil, false
-	case !inFile:
-		f.add(fmt.Sprintf(entryRemedy, database), "%s holds no entry of this name in [databases]: it is served by the entry *, or from another file", file.path)
-		return nil, false
-	case e == nil:
-		f.add("RELOAD on the admin console", "%s holds the entry, but PgBouncer has not read it", line.file)
-		return nil, false
-	}
-	leads, err := leadsTo(database, line.value)
-	if err != nil {
-		f.add("correct the entry and RELOAD", "%s: %v", line.file, err)
-		return nil, false
-	}
-	if leads != e.destination {
-		f.add("RELOAD on the admin console if the file is right; otherwise correct it, or name the right one (--pgbouncer-ini)",
-			"%s leads to %s, but PgBouncer to %s: the file was edited and not read since, or it is another PgBouncer's", line.file, leads, e.destination)
-	}
-	if err := tryReplacement(line.file); err != nil {
-		f.add("run pgbaton as root or as the file's owner, with write permission on its directory: the file is replaced by renaming", "%s cannot be replaced: %v", line.file, err)
-	} else if isMountPoint(line.file) {
-		f.add("mount the file's directory instead of the file", "%s is a mount point and cannot be replaced", line.file)
+		return unread, line
 	}
 	b.file = file
-	return config, true
+	line, found := config.database(database)
+	if found {
+		checkEntry(database, line, e, f)
+		checkReplaced(line.file, f)
+		return config, line
+	}
+	line, fallback := config.database("*")
+	switch {
+	case e == nil:
+		f.add(fmt.Sprintf("add the line %s to [databases] and RELOAD; or name the database under which the application connects (--pgbouncer-database)", from.entry(database)),
+			"neither PgBouncer nor %s knows this database", file.path)
+	case fallback:
+		f.add(fmt.Sprintf("add the line %s to [databases], with whatever else the entry * has, and RELOAD", e.entry(database)),
+			"%s holds no entry of this name in [databases]: it is served by the entry *", file.path)
+	default:
+		f.add(rightFile, "PgBouncer knows this database, but %s holds no entry of this name in [databases]", file.path)
+	}
+	checkReplaced(file.path, f)
+	return config, line
+}
+
+// checkEntry looks whether the line of a file is what PgBouncer has read.
+func checkEntry(database string, line iniSetting, e *entry, f *findings) {
+	leads, err := leadsTo(database, line.value)
+	switch {
+	case err != nil:
+		f.add(rightFile, "%s: %v", line.file, err)
+	case e == nil:
+		f.add(rightFile, "%s holds the entry, but PgBouncer has not read it", line.file)
+	case leads != e.destination:
+		f.add(rightFile, "%s leads to %s, but PgBouncer to %s: the file was edited and not read since, or it is another PgBouncer's", line.file, leads, e.destination)
+	}
+}
+
+// checkReplaced looks whether a file can be replaced.
+func checkReplaced(file string, f *findings) {
+	if err := tryReplacement(file); err != nil {
+		f.add("run pgbaton as root or as the file's owner, with write permission on its directory: the file is replaced by renaming", "%s cannot be replaced: %v", file, err)
+	} else if isMountPoint(file) {
+		f.add("mount the file's directory instead of the file", "%s is a mount point and cannot be replaced", file)
+	}
 }
 
 // isMountPoint says whether a file is mounted by itself, as containers do: a

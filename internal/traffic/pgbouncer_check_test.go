@@ -37,123 +37,6 @@ func edit(t *testing.T, p *cluster.Pooler, change func(string) string) {
 	command(t, p, "RELOAD")
 }
 
-func TestCheckFinds(t *testing.T) {
-	t.Parallel()
-	p := startPair(t)
-	entry := "shop = host='127.0.0.1' port="
-	with := func(o cluster.PoolerOptions) func(*testing.T, string) *PgBouncers {
-		return func(t *testing.T, version string) *PgBouncers { return mover(t, p.pooler(t, version, o)) }
-	}
-	settings := func(pairs ...string) cluster.PoolerOptions {
-		o := cluster.PoolerOptions{Settings: map[string]string{}}
-		for i := 0; i < len(pairs); i += 2 {
-			o.Settings[pairs[i]] = pairs[i+1]
-		}
-		return o
-	}
-	// then does something to a PgBouncer that nothing was wrong with.
-	then := func(do func(*testing.T, *cluster.Pooler)) func(*testing.T, string) *PgBouncers {
-		return func(t *testing.T, version string) *PgBouncers {
-			pooler := p.pooler(t, version, cluster.PoolerOptions{})
-			m := mover(t, pooler)
-			mustCheck(t, m, p.route())
-			do(t, pooler)
-			return m
-		}
-	}
-	for name, test := range map[string]struct {
-		make        func(*testing.T, string) *PgBouncers
-		why, remedy string
-		newOnly     bool
-		asSaid      string    // on the admin console
-		inFile      [2]string // what becomes what there
-	}{
-		"not there": {make: then(func(t *testing.T, pooler *cluster.Pooler) {
-			if err := pooler.Kill(); err != nil {
-				t.Fatal(err)
-			}
-		}), why: "connecting to the admin console", remedy: "check that it runs"},
-		"not an administrator": {make: func(t *testing.T, version string) *PgBouncers {
-			pooler := p.pooler(t, version, settings("stats_users", "postgres"))
-			return newMover(t, pooler.ConnString("pgbouncer", "postgres"))
-		}, why: `user "postgres" may not PAUSE`, remedy: "admin_users"},
-		"unknown database": {make: with(cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{"other": {Port: 1}}}),
-			why: "neither PgBouncer nor", remedy: "--pgbouncer-database"},
-		"only the fallback": {make: func(t *testing.T, version string) *PgBouncers {
-			pooler := p.pooler(t, version, cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{"*": {Port: p.from.Port()}}})
-			if o := <-ask(client(t, pooler, "c")); o.err != nil {
-				t.Fatal(o.err)
-			}
-			return mover(t, pooler)
-		}, why: "holds no entry of this name", remedy: "shop = host="},
-		"edited, not read": {make: then(func(t *testing.T, pooler *cluster.Pooler) {
-			if _, _, err := repointFile(pooler.IniPath(), "", "shop", destination{host: "db9", port: 1, database: "shop"}); err != nil {
-				t.Fatal(err)
-			}
-		}), why: "leads to host db9, port 1", remedy: "RELOAD"},
-		"new, not read": {make: func(t *testing.T, version string) *PgBouncers {
-			pooler := p.pooler(t, version, cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{"other": {Port: 1}}})
-			edit(t, pooler, func(s string) string { return s })
-			if err := os.WriteFile(pooler.IniPath(), []byte("[databases]\n"+entry+"5"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			return mover(t, pooler)
-		}, why: "PgBouncer has not read it", remedy: "RELOAD"},
-		"file gone": {make: then(func(t *testing.T, pooler *cluster.Pooler) {
-			if err := os.Remove(pooler.IniPath()); err != nil {
-				t.Fatal(err)
-			}
-		}), why: "no such file", remedy: "PgBouncer's host"},
-		"syntax": {make: then(func(t *testing.T, pooler *cluster.Pooler) {
-			if err := os.WriteFile(pooler.IniPath(), []byte("[databases]\nshop"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}), why: "line 2: neither", remedy: ""},
-		"paused":   {make: then(func(t *testing.T, pooler *cluster.Pooler) { command(t, pooler, "PAUSE shop") }), why: "paused already", remedy: "RESUME on the admin console", asSaid: "RESUME shop"},
-		"disabled": {make: then(func(t *testing.T, pooler *cluster.Pooler) { command(t, pooler, "DISABLE shop") }), why: "disabled", remedy: "ENABLE it on the admin console", asSaid: "ENABLE shop"},
-		"all paused": {make: then(func(t *testing.T, pooler *cluster.Pooler) { command(t, pooler, "PAUSE") }),
-			why: "the whole PgBouncer is paused", remedy: "RESUME on the admin console", newOnly: true, asSaid: "RESUME"},
-		"query_wait_timeout":   {make: with(settings("query_wait_timeout", "9.5")), why: "query_wait_timeout is 9.5s, not more than the budget of 10s", remedy: "--max-pause", asSaid: "RELOAD", inFile: [2]string{"9.5", "10.5"}},
-		"query_timeout":        {make: with(settings("query_timeout", "10")), why: "query_timeout is 10s", remedy: "raise it above the budget and RELOAD", asSaid: "RELOAD", inFile: [2]string{"query_timeout = 10", "query_timeout = 11"}},
-		"client_login_timeout": {make: with(settings("client_login_timeout", "3")), why: "client_login_timeout is 3s", remedy: "raise it"},
-		"min_pool_size of the entry": {make: with(cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{
-			"shop": {Port: p.from.Port(), More: "min_pool_size=3"}}}), why: "min_pool_size is 3", remedy: "set min_pool_size=0 in its entry and RELOAD", asSaid: "RELOAD", inFile: [2]string{"min_pool_size=3", "min_pool_size=0"}},
-		"query_wait_timeout of the entry": {make: with(cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{
-			"shop": {Port: p.from.Port(), More: "query_wait_timeout=4"}}}), why: "4s in the database's entry", remedy: "raise it", newOnly: true},
-		"query_wait_timeout of a user": {make: with(cluster.PoolerOptions{Extra: "[users]\npostgres = query_wait_timeout=2\n"}),
-			why: `2s for user "postgres"`, remedy: "raise it", newOnly: true},
-		"shared port": {make: with(settings("so_reuseport", "1")), why: "so_reuseport", remedy: "Unix socket"},
-	} {
-		for _, version := range versions {
-			if test.newOnly && version != "" {
-				continue
-			}
-			t.Run(name+"/"+versionName(version), func(t *testing.T) {
-				t.Parallel()
-				m := test.make(t, version)
-				hasReason(t, check(t, m, p.route()), test.why, test.remedy)
-				if test.asSaid == "" || t.Failed() {
-					return
-				}
-				b := m.all[0]
-				if old := test.inFile[0]; old != "" {
-					text, err := os.ReadFile(b.file.path)
-					if err != nil || !strings.Contains(string(text), old) {
-						t.Fatalf("no %q in %s, %v", old, text, err)
-					}
-					if err := os.WriteFile(b.file.path, []byte(strings.ReplaceAll(string(text), old, test.inFile[1])), 0o644); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if _, err := b.main.ask(within(t, 10*time.Second), test.asSaid); err != nil {
-					t.Fatal(err)
-				}
-				mustCheck(t, m, p.route())
-			})
-		}
-	}
-}
-
 // TestCheckAccepts forms of configuration in which nothing is wrong, and moves with them.
 func TestCheckAccepts(t *testing.T) {
 	t.Parallel()
@@ -217,30 +100,6 @@ func newMover(t *testing.T, uri string) *PgBouncers {
 	}
 	t.Cleanup(m.Close)
 	return m
-}
-
-// TestNamedIni: the file is believed to be PgBouncer's when the operator says so, and found out not to
-// be when it leads elsewhere.
-func TestNamedIni(t *testing.T) {
-	t.Parallel()
-	p := startPair(t)
-	pooler := p.pooler(t, "", cluster.PoolerOptions{})
-	other := filepath.Join(t.TempDir(), "other.ini")
-	if err := os.WriteFile(other, []byte("[databases]\nshop = host=127.0.0.1 port=1\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for ini, want := range map[string]string{pooler.IniPath(): "", other: "it is another PgBouncer's", other + ".not": "no such file"} {
-		m, err := NewPgBouncers([]string{pooler.AdminURI()}, "shop", []string{ini})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
-		if reasons := check(t, m, p.route()); want == "" && len(reasons) > 0 {
-			t.Errorf("%s: %+v", ini, reasons)
-		} else if want != "" {
-			hasReason(t, reasons, want, "--pgbouncer-ini")
-		}
-	}
 }
 
 type remote struct {
@@ -396,12 +255,8 @@ func TestOddNames(t *testing.T) {
 	p := startPair(t)
 	for name, version := range map[string]string{"Shop-2.x": pgtest.OldPooler, `my "Läden", all`: ""} {
 		pooler := p.pooler(t, version, cluster.PoolerOptions{Databases: map[string]cluster.PoolerDatabase{}})
-		key := name
-		if version == "" {
-			key = "'" + name + "'"
-		}
 		edit(t, pooler, func(s string) string {
-			return s + key + " = host=127.0.0.1 dbname=shop port=" + itoa(p.from.Port())
+			return s + destination{host: "127.0.0.1", port: p.from.Port(), database: "shop"}.entry(name)
 		})
 		m, err := NewPgBouncers([]string{pooler.AdminURI()}, name, nil)
 		if err != nil {

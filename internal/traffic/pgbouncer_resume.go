@@ -17,7 +17,7 @@ import (
 func (m *PgBouncers) Resume(ctx context.Context, r Route) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	to := destinationOf(r)
+	to := destinationOf(r.To)
 	return m.each(r, func(b *pgBouncer, database string) error {
 		if reportsMore(r) {
 			if err := b.cutOff(ctx, database); err != nil {

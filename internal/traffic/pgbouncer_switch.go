@@ -16,7 +16,7 @@ import (
 func (m *PgBouncers) Switch(ctx context.Context, r Route) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	to := destinationOf(r)
+	to := destinationOf(r.To)
 	database, err := m.clientDatabase(r)
 	if err != nil {
 		return fmt.Errorf("PgBouncer: %w", err)
@@ -40,8 +40,8 @@ func (m *PgBouncers) Switch(ctx context.Context, r Route) error {
 	})
 }
 
-func destinationOf(r Route) destination {
-	return destination{host: r.To.Host, port: r.To.Port, database: r.To.Database}
+func destinationOf(e Endpoint) destination {
+	return destination{host: e.Host, port: e.Port, database: e.Database}
 }
 
 // rewrite changes the entry and returns the file that holds it.
