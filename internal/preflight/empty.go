@@ -9,8 +9,9 @@ import (
 )
 
 // contentsSQL lists what a target database holds that a restore could collide
-// with. What an extension brought along is no content; neither are row types,
-// array types, and what belongs to a table.
+// with. What an extension brought along is no content (of a composite type the type is its
+// member, not the relation behind it); neither are row types, array types, and what
+// belongs to a table.
 var contentsSQL = fmt.Sprintf(`
 SELECT kind || ' ' || name
 FROM (
@@ -22,7 +23,7 @@ FROM (
 			WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' ELSE 'table' END,
 		pg_catalog.format('%%I.%%I', n.nspname, c.relname)
 	FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-	WHERE %[1]s AND c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f', 'c') AND c.relpersistence <> 't' AND %[3]s
+	WHERE %[1]s AND c.relkind IN ('r', 'p', 'S', 'v', 'm', 'f', 'c') AND c.relpersistence <> 't' AND %[3]s AND %[6]s
 	UNION ALL
 	SELECT 3, 'function', pg_catalog.format('%%I.%%I(%%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid))
 	FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -35,7 +36,7 @@ FROM (
 ) AS contents
 ORDER BY rank, name COLLATE "C"`, userSchema,
 	notExtension("n.oid", "pg_namespace"), notExtension("c.oid", "pg_class"),
-	notExtension("p.oid", "pg_proc"), notExtension("t.oid", "pg_type"))
+	notExtension("p.oid", "pg_proc"), notExtension("t.oid", "pg_type"), notExtension("c.reltype", "pg_type"))
 
 // shownContents is how many objects a finding names.
 const shownContents = 10

@@ -202,7 +202,7 @@ GRANT postgres TO taker`,
 
 // targetDatabase: what the target database may not hold.
 var targetDatabase = scenario{
-	healthyTarget: `CREATE EXTENSION IF NOT EXISTS plpgsql`,
+	healthyTarget: `CREATE EXTENSION tablefunc`, // it has composite types
 	problems: []problem{{code: "target-not-empty", side: tgt, severity: blocker, asSaidOptions: func(o *options) { o.targetDB = "not there yet" },
 		target: `CREATE TABLE "T" (i serial); CREATE VIEW v AS SELECT 1 AS one;
 CREATE FUNCTION f(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
