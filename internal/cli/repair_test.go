@@ -40,8 +40,9 @@ var broken = []struct {
 		`square root of a negative number`, `DELETE FROM f WHERE i < 0`, []string{"f"}},
 }
 
-// TestRepaired: start says which rows do not satisfy what; repaired on the source, and
-// start run again, they do. What was complete is not copied again.
+// TestRepaired: start says which rows do not satisfy what, and which definitions the target
+// cannot hold; repaired on the source, and start run again, they do. What was complete is
+// not copied again.
 func TestRepaired(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Start(t, 13), pgtest.Start(t, 17)
@@ -82,4 +83,23 @@ func TestRepaired(t *testing.T) {
 			m.run(0, "finish", "--yes")
 		})
 	}
+	t.Run("definitions", func(t *testing.T) {
+		m := &move{t: t, source: source, target: target, db: "definitions"}
+		m.load(`CREATE TABLE pad AS SELECT i, repeat('x', 200) AS x FROM generate_series(1, 20000) i`,
+			`CREATE VIEW old AS SELECT datname, datlastsysoid FROM pg_database`,                             // restored before the rows,
+			`CREATE RULE "Old" AS ON INSERT TO pad DO ALSO SELECT max(datlastsysoid::int) FROM pg_database`) // and after them
+		for _, repair := range []string{`DROP VIEW old`, `DROP RULE "Old" ON pad`} {
+			r := m.run(1, "start")
+			if !strings.Contains(r.Stderr, `column "datlastsysoid" does not exist`) && !strings.Contains(r.Stderr, "datlastsysoid does not exist") ||
+				!strings.Contains(r.Stderr, "hint: the target cannot hold the source's definitions as they are: change them on the source, then run start again") {
+				t.Errorf("%s", r)
+			}
+			pgtest.Exec(t, m.sourceURI(), repair)
+		}
+		if again := copiedTables(t, m.run(0, "start", "--json").Stdout); len(again) > 0 {
+			t.Errorf("copied again: %q", again)
+		}
+		m.same()
+		m.run(0, "reset", "--yes")
+	})
 }

@@ -140,7 +140,7 @@ func RunRestore(ctx context.Context, tools Tools, c Command, onItem func(id stri
 		texts[i] = f.Message
 	}
 	return nil, postgres.WrapHint(postgres.Target, "pg_restore", fmt.Errorf("%s", strings.Join(texts, "\n")),
-		"the target cannot hold the source's definitions as they are; change them on the source, then pgbaton reset and start again")
+		"the target cannot hold the source's definitions as they are: change them on the source, then run start again")
 }
 
 // restore runs pg_restore and returns what failed, without what is harmless. An error

@@ -182,10 +182,11 @@ func (u Unvalidated) Text() string {
 	return fmt.Sprintf("%s is there, but not validated: %s", u.HeldCheck, postgres.Describe(u.Err))
 }
 
-// Remedy says what to do. The rows were right when they were written.
+// Remedy says what to do. The rows were right when they were written. Where the side is
+// fenced, nobody else can run the statement.
 func (u Unvalidated) Remedy() string {
-	return "its function may depend on what has changed since the rows were written, which the source does not look at again; new rows are checked. " +
-		u.Validate + " shows whether it holds by now"
+	return "new rows are checked; those that are there may not satisfy it since what its function reads has changed, which the source does not notice. " +
+		"Once they do, as the role that pgbaton uses: " + u.Validate
 }
 
 // ValidateChecks looks at the rows, and forgets the constraints: they are what they

@@ -186,10 +186,11 @@ func DressDatabase(ctx context.Context, server *postgres.Server, conn *pgx.Conn,
 }
 
 // DropDatabase removes a database from a maintenance session, ending whoever is
-// connected to it. The subscriptions in it must have been dropped.
+// connected to it. The subscriptions in it must have been dropped. A worker of autovacuum,
+// which belongs to no role and which not every role may end, makes way for DROP DATABASE.
 func DropDatabase(ctx context.Context, conn *pgx.Conn, name string) error {
 	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-		WHERE datname = $1 AND pid <> pg_catalog.pg_backend_pid()`, name)
+		WHERE datname = $1 AND usesysid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()`, name)
 	if err != nil {
 		return err
 	}

@@ -133,7 +133,7 @@ func Empty(ctx context.Context, conn *pgx.Conn, b Baseline) (left []refusal.Reas
 		err := pgx.BeginFunc(ctx, tx, func(save pgx.Tx) error { _, err := save.Exec(ctx, sql); return err })
 		if postgres.Refused(err) {
 			refused = append(refused, sql)
-			left = append(left, refusal.Reason{Why: sql + ": " + postgres.Describe(err), Remedy: sql + ", by hand, if it is still wanted"})
+			left = append(left, refusal.Reason{Why: sql + ": " + postgres.Describe(err), Remedy: sql + ", by hand as a role that may, if it is still wanted"})
 			return nil
 		}
 		if err != nil {

@@ -57,7 +57,7 @@ func (d Due) Text() string {
 // Remedy says what mends it, on a server of a version; again is the command that
 // tries it again.
 func (d Due) Remedy(v postgres.Version, again string) string {
-	mend := "mend the cause there"
+	mend := "remove the cause there"
 	switch {
 	case d.Missing:
 		mend = "create it there"

@@ -72,7 +72,7 @@ func TestRefresh(t *testing.T) {
 		for _, all := range [][]schema.Due{failed, told} {
 			var texts []string
 			for _, d := range all {
-				texts = append(texts, d.Text())
+				texts = append(texts, d.Text()+" -> "+d.Remedy(server.Version(), "pgbaton resume"))
 			}
 			got := strings.Join(texts, "\n")
 			if len(all) != len(want) {
@@ -85,7 +85,8 @@ func TestRefresh(t *testing.T) {
 			}
 		}
 	}
-	const elsewhere, zero = `"app"."elsewhere" could not be refreshed: there is no such view`, `"app"."not yet" is not populated: ERROR: division by zero (SQLSTATE 22012)`
+	const elsewhere = `"app"."elsewhere" could not be refreshed: there is no such view here -> create it there; pgbaton resume tries it again`
+	const zero = `"app"."not yet" is not populated: ERROR: division by zero (SQLSTATE 22012) -> remove the cause there; pgbaton resume tries it again`
 	refresh(elsewhere, zero, `"app"."dropped" is not populated`)
 	observer := pgtest.Connect(t, uri)
 	for sql, want := range map[string]string{

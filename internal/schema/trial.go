@@ -81,8 +81,8 @@ func (t Trial) Run(ctx context.Context) (failures []Failure, err error) {
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), trialEnd)
 		defer cancel()
-		if dropErr := DropDatabase(end, conn, name); err == nil && dropErr != nil {
-			err = postgres.WrapHint(postgres.Target, "dropping the throw-away database", dropErr, "DROP DATABASE "+postgres.QuoteIdent(name))
+		if dropErr := dropTrial(end, conn, name); err == nil {
+			err = dropErr
 		}
 	}()
 	if _, err := DressDatabase(ctx, t.Target, conn, d, name); err != nil {
@@ -165,12 +165,22 @@ func RemoveTrials(ctx context.Context, target *postgres.Server, conn *pgx.Conn) 
 	defer maintenance.Close(context.WithoutCancel(ctx))
 	for _, name := range names {
 		stale, err := lockTrial(ctx, maintenance, name)
-		if err == nil && stale {
-			err = DropDatabase(ctx, maintenance, name)
-		}
 		if err != nil {
-			return postgres.WrapHint(postgres.Target, "dropping the throw-away database "+postgres.QuoteIdent(name), err, "DROP DATABASE "+postgres.QuoteIdent(name))
+			return postgres.Wrap(postgres.Target, "looking for throw-away databases", err)
+		}
+		if stale {
+			if err := dropTrial(ctx, maintenance, name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// dropTrial drops a throw-away database. Our role may not be allowed to end the session
+// of a superuser who looks into it.
+func dropTrial(ctx context.Context, maintenance *pgx.Conn, name string) error {
+	quoted := postgres.QuoteIdent(name)
+	return postgres.WrapHint(postgres.Target, "dropping the throw-away database "+quoted, DropDatabase(ctx, maintenance, name),
+		"end the sessions in it, then DROP DATABASE "+quoted)
 }
