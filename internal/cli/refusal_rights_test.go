@@ -20,9 +20,10 @@ func TestRightsTaken(t *testing.T) {
 			`GRANT app, pg_monitor, pg_signal_backend, pg_create_subscription TO mover`)
 	}
 	pgtest.Exec(t, m.source.ConnString("postgres"), `CREATE DATABASE app OWNER app`)
-	pgtest.Exec(t, m.source.ConnStringAs("app", "app", "app"), `CREATE TABLE t (i int PRIMARY KEY)`, `INSERT INTO t VALUES (1)`)
+	pgtest.Exec(t, m.source.ConnStringAs("app", "app", "app"), `CREATE TABLE t (i int PRIMARY KEY)`, `INSERT INTO t VALUES (1)`,
+		gatedSQL, `CREATE TABLE secret (i int PRIMARY KEY)`, `CREATE SCHEMA "Hidden"`, `CREATE TABLE "Hidden".t (i int PRIMARY KEY)`)
 	m.env = []string{"PGBATON_SOURCE=" + m.source.ConnStringAs("mover", "m0ver", "app"), "PGBATON_TARGET=" + m.target.ConnStringAs("mover", "m0ver", "app")}
-	m.run(0, "start")
+	m.rightsTakenMeanwhile()
 
 	onSource, onTarget := m.sourceURI(), m.targetURI()
 	const owner = "the role must own the database or be superuser"
@@ -58,4 +59,26 @@ func TestRightsTaken(t *testing.T) {
 		m.run(0, right.command...)
 	}
 	m.same()
+}
+
+// rightsTakenMeanwhile takes rights while start copies. It ends for the first that it
+// meets; check prints all of them.
+func (m *move) rightsTakenMeanwhile() {
+	t := m.t
+	t.Helper()
+	r := m.startMeanwhile(func() {
+		pgtest.Exec(t, m.sourceURI(), `REVOKE SELECT ON secret FROM app`, `REVOKE USAGE ON SCHEMA "Hidden" FROM app`)
+	})
+	const hint = "hint: a right was taken since start began: pgbaton check prints the statements that give it back; then run start again"
+	if r.Code != 1 || !strings.Contains(r.Stderr, "permission denied for") || !strings.Contains(r.Stderr, hint) {
+		t.Errorf("%s", r)
+	}
+	printed := pgtest.Run(t, m.options("check"))
+	said := regexp.MustCompile(`GRANT .* TO "mover";`).FindAllString(printed.Stdout, -1)
+	if len(said) != 2 {
+		t.Fatalf("check says %q\n%s", said, printed)
+	}
+	pgtest.Exec(t, m.sourceURI(), said...)
+	m.run(0, "start")
+	pgtest.Exec(t, m.sourceURI(), `GRANT SELECT ON secret TO app`, `GRANT USAGE ON SCHEMA "Hidden" TO app`)
 }

@@ -102,4 +102,15 @@ func TestRepaired(t *testing.T) {
 		m.same()
 		m.run(0, "reset", "--yes")
 	})
+	t.Run("a table dropped meanwhile", func(t *testing.T) {
+		m := &move{t: t, source: source, target: target, db: "meanwhile"}
+		m.load(gatedSQL, `CREATE TABLE stays AS SELECT 1 AS i`, `CREATE TABLE "Goes" (i int PRIMARY KEY)`)
+		r := m.startMeanwhile(func() { pgtest.Exec(t, m.sourceURI(), `DROP TABLE "Goes"`) })
+		if r.Code != 1 || !strings.Contains(r.Stderr, `hint: "public"."Goes" was changed on one side after start began: run start again`) {
+			t.Errorf("%s", r)
+		}
+		m.run(0, "start")
+		m.same()
+		m.run(0, "reset", "--yes")
+	})
 }

@@ -34,7 +34,7 @@ func (l *loader) buildIndex(table *Table, x Index) *task {
 			sql = append([]string{fmt.Sprintf("SET max_parallel_maintenance_workers TO %d", helpers)}, sql...)
 		}
 		if err := exec(ctx, w.target, strings.Join(sql, "; ")); err != nil {
-			return explain(postgres.Target, fmt.Sprintf("building index %s of", postgres.QuoteIdent(x.Name)), table.Ident, err)
+			return l.explain(postgres.Target, fmt.Sprintf("building index %s of", postgres.QuoteIdent(x.Name)), table.Ident, err)
 		}
 		l.meter.indexes.Add(1)
 		return nil
@@ -60,7 +60,7 @@ func (l *loader) buildKey(table *Table, x Index) *task {
 			err = exec(ctx, w.target, keySQL(table.Ident, x))
 		}
 		if err != nil {
-			return explain(postgres.Target, fmt.Sprintf("adding constraint %s to", postgres.QuoteIdent(x.Constraint)), table.Ident, err)
+			return l.explain(postgres.Target, fmt.Sprintf("adding constraint %s to", postgres.QuoteIdent(x.Constraint)), table.Ident, err)
 		}
 		l.meter.indexes.Add(1)
 		return nil
@@ -111,7 +111,7 @@ func (l *loader) finishTable(table *Table) *task {
 		if err == nil {
 			err = l.finish(ctx, w, table, have)
 		}
-		return explain(postgres.Target, "adding keys and gathering statistics of", table.Ident, err)
+		return l.explain(postgres.Target, "adding keys and gathering statistics of", table.Ident, err)
 	}
 	return t
 }
@@ -130,7 +130,7 @@ func (l *loader) finish(ctx context.Context, w *worker, table *Table, have map[s
 		return err
 	}
 	l.observe(event.Warning{Side: string(postgres.Target), Text: fmt.Sprintf("gathering statistics of %s: %s", table.Ident, postgres.Describe(err)),
-		Remedy: fmt.Sprintf("the planner guesses until they are there: mend the cause, then ANALYZE %s on the target", table.Ident)})
+		Remedy: fmt.Sprintf("the planner guesses until they are there: remove the cause, then ANALYZE %s on the target", table.Ident)})
 	return nil
 }
 
@@ -145,7 +145,7 @@ func (w *worker) finishBatch(ctx context.Context, batch []*Table, try int) error
 	for i, table := range batch {
 		have, err := w.constraints(ctx, try > 1, table)
 		if err != nil {
-			return explain(postgres.Target, "reading the constraints of", table.Ident, err)
+			return w.explain(postgres.Target, "reading the constraints of", table.Ident, err)
 		}
 		for _, x := range table.Indexes {
 			switch {
@@ -167,7 +167,7 @@ func (w *worker) finishBatch(ctx context.Context, batch []*Table, try int) error
 	if err := exec(ctx, w.target, strings.Join(sql, "; ")); err != nil {
 		guilty := among(batch, err)
 		return blame(postgres.Target, err, postgres.WrapHint(postgres.Target, fmt.Sprintf("building the indexes and keys of %s", names(batch)), err,
-			hintOr(postgres.Hint(err), postgres.Target, guilty[0], err)), guilty...)
+			w.hintOr(postgres.Hint(err), postgres.Target, guilty[0], err)), guilty...)
 	}
 	w.meter.indexes.Add(indexes)
 	return nil
@@ -189,8 +189,8 @@ func among(batch []*Table, err error) (tables []postgres.Ident) {
 // explainKeys is explain for foreign keys: the rows of the tables that they refer to
 // may be to blame as well, and are read under the same snapshot when they are copied
 // again with them.
-func explainKeys(doing string, keys []ForeignKey, err error) error {
-	err = explain(postgres.Target, doing, keys[0].Table, err)
+func (l *loader) explainKeys(doing string, keys []ForeignKey, err error) error {
+	err = l.explain(postgres.Target, doing, keys[0].Table, err)
 	var rows *RowsError
 	if errors.As(err, &rows) {
 		for _, f := range keys {
@@ -210,7 +210,7 @@ func (l *loader) addForeignKeys(keys []ForeignKey, validate bool) *task {
 		asTable.Ident = table
 		have, err := w.constraints(ctx, try > 1, asTable)
 		if err != nil {
-			return explain(postgres.Target, "reading the constraints of", table, err)
+			return l.explain(postgres.Target, "reading the constraints of", table, err)
 		}
 		var sql []string
 		for _, f := range keys {
@@ -221,7 +221,7 @@ func (l *loader) addForeignKeys(keys []ForeignKey, validate bool) *task {
 				sql = append(sql, f.ValidateSQL())
 			}
 		}
-		return explainKeys("adding the foreign keys of", keys, exec(ctx, w.target, strings.Join(sql, "; ")))
+		return l.explainKeys("adding the foreign keys of", keys, exec(ctx, w.target, strings.Join(sql, "; ")))
 	}
 	return t
 }
@@ -238,7 +238,7 @@ func (l *loader) validate(f ForeignKey, ordered bool) *task {
 			postgres.QuoteLiteral(f.Table.String()), sql)
 	}
 	t.run = func(ctx context.Context, w *worker, _ int) error {
-		return explainKeys(fmt.Sprintf("validating foreign key %s of", postgres.QuoteIdent(f.Name)), []ForeignKey{f},
+		return l.explainKeys(fmt.Sprintf("validating foreign key %s of", postgres.QuoteIdent(f.Name)), []ForeignKey{f},
 			exec(ctx, w.target, sql))
 	}
 	return t

@@ -37,16 +37,16 @@ func (l *loader) copyTable(table *Table) *task {
 			return err
 		}
 		if err := exec(ctx, w.target, "BEGIN; TRUNCATE ONLY "+t.name); err != nil {
-			return explain(postgres.Target, "emptying", table.Ident, err)
+			return l.explain(postgres.Target, "emptying", table.Ident, err)
 		}
 		copyOut, copyIn := Statements(table.Table, true)
 		done, err := w.pass(ctx, t, copyOut, copyIn)
 		if err != nil {
-			return explainRelay(table.Ident, err)
+			return l.explainRelay(table.Ident, err)
 		}
 		one := Loaded{table.Ident, done[0].rows, done[0].bytes}
 		if err := exec(ctx, w.target, l.record(Copied, one)+"; COMMIT"); err != nil {
-			return explain(postgres.Target, "committing", table.Ident, err)
+			return l.explain(postgres.Target, "committing", table.Ident, err)
 		}
 		l.copied(began, one)
 		return nil
@@ -66,7 +66,7 @@ func (l *loader) splitBegin(table *Table) *task {
 	t := &task{class: copying, what: "copy", name: table.Ident.String()}
 	t.run = func(ctx context.Context, w *worker, _ int) error {
 		if err := exec(ctx, w.target, "TRUNCATE ONLY "+t.name); err != nil {
-			return explain(postgres.Target, "emptying", table.Ident, err)
+			return l.explain(postgres.Target, "emptying", table.Ident, err)
 		}
 		return nil
 	}
@@ -92,7 +92,7 @@ func (l *loader) copyPart(table *Table, condition string, i, n int) *task {
 		if transaction != "" {
 			switch state, err := w.outcome(ctx, transaction); {
 			case err != nil:
-				return explain(postgres.Target, "asking whether rows were committed of", table.Ident, err)
+				return l.explain(postgres.Target, "asking whether rows were committed of", table.Ident, err)
 			case state == "committed":
 				t.bytes.Store(moved.bytes)
 				return done()
@@ -102,20 +102,20 @@ func (l *loader) copyPart(table *Table, condition string, i, n int) *task {
 			return err
 		}
 		if err := exec(ctx, w.target, "BEGIN"); err != nil {
-			return explain(postgres.Target, "loading", table.Ident, err)
+			return l.explain(postgres.Target, "loading", table.Ident, err)
 		}
 		passed, err := w.pass(ctx, t, copyOut, copyIn)
 		if err != nil {
-			return explainRelay(table.Ident, err)
+			return l.explainRelay(table.Ident, err)
 		}
 		moved = passed[0]
 		id, err := w.value(ctx, "SELECT pg_catalog.txid_current()")
 		if err != nil {
-			return explain(postgres.Target, "loading", table.Ident, err)
+			return l.explain(postgres.Target, "loading", table.Ident, err)
 		}
 		transaction = id
 		if err := exec(ctx, w.target, "COMMIT"); err != nil {
-			return explain(postgres.Target, "committing", table.Ident, err)
+			return l.explain(postgres.Target, "committing", table.Ident, err)
 		}
 		return done()
 	}
@@ -157,7 +157,7 @@ func (l *loader) splitDone(table *Table) *task {
 		one := Loaded{table.Ident, table.parts.rows.Load(), table.parts.bytes.Load()}
 		if sql := l.record(Copied, one); sql != "" {
 			if err := exec(ctx, w.target, sql); err != nil {
-				return explain(postgres.Target, "noting the rows of", table.Ident, err)
+				return l.explain(postgres.Target, "noting the rows of", table.Ident, err)
 			}
 		}
 		l.meter.rows.Add(-one.Rows) // counted part by part
@@ -212,18 +212,18 @@ func (w *worker) copyBatch(ctx context.Context, t *task, batch []*Table, try int
 		begin += "; TRUNCATE ONLY " + strings.Join(full, ", ONLY ")
 	}
 	if err := exec(ctx, w.target, begin); err != nil {
-		return explain(postgres.Target, "emptying", batch[0].Ident, err)
+		return w.explain(postgres.Target, "emptying", batch[0].Ident, err)
 	}
 	done, err := w.pass(ctx, t, strings.Join(from, "; "), strings.Join(to, "; "))
 	if err != nil {
-		return explainRelay(batch[min(len(done), len(batch)-1)].Ident, err)
+		return w.explainRelay(batch[min(len(done), len(batch)-1)].Ident, err)
 	}
 	all := make([]Loaded, len(batch))
 	for i, table := range batch {
 		all[i] = Loaded{table.Ident, done[i].rows, done[i].bytes}
 	}
 	if err := exec(ctx, w.target, w.record(Copied, all...)+"; COMMIT"); err != nil {
-		return explain(postgres.Target, "committing", batch[0].Ident, err)
+		return w.explain(postgres.Target, "committing", batch[0].Ident, err)
 	}
 	for _, one := range all {
 		w.copied(began, one)

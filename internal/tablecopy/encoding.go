@@ -1,9 +1,6 @@
 package tablecopy
 
 import (
-	"context"
-	"fmt"
-
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgbaton/internal/postgres"
@@ -50,17 +47,3 @@ func inEncoding(encoding, copySQL string) string {
 }
 
 func setEncoding(name string) string { return "SET client_encoding TO " + postgres.QuoteLiteral(name) }
-
-// checkEncodings finds out whether the target can convert what it will get.
-func checkEncodings(ctx context.Context, source, target *pgconn.PgConn) error {
-	_, store := encodings(source, target)
-	if store == sessionEncoding {
-		return nil
-	}
-	err := exec(ctx, target, setEncoding(store))
-	if err == nil {
-		err = exec(ctx, target, setEncoding(sessionEncoding))
-	}
-	return postgres.WrapHint(postgres.Target, "setting the encoding of the rows", err,
-		fmt.Sprintf("create the target's database with ENCODING '%s', which is the source's, then run start again", store))
-}

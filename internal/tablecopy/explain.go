@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 )
 
@@ -15,9 +18,6 @@ import (
 const (
 	invalidParameterValue        = "22023"
 	objectNotInPrerequisiteState = "55000"
-	undefinedColumn              = "42703"
-	untranslatableCharacter      = "22P05"
-	characterNotInRepertoire     = "22021"
 	badCopyFormat                = "22P04"
 	invalidBinary                = "22P03"
 	diskFull                     = "53100"
@@ -30,25 +30,33 @@ const (
 	classIntegrity               = "23"
 	classConnection              = "08"
 	classData                    = "22"
+	classLimit                   = "54" // a value is too long for an index, for instance
 	classRaised                  = "P0"
 	classExternal                = "38"
 )
 
+// droppedRows says that the target stored fewer rows than it was sent, without an error.
+type droppedRows struct{ sent, stored int64 }
+
+func (d droppedRows) Error() string {
+	return fmt.Sprintf("the source sent %s and the target stored %d", phrase.Count(d.sent, "row"), d.stored)
+}
+
 // explainRelay names the table in an error of relay, and adds the remedy.
-func explainRelay(t postgres.Ident, err error) error {
+func (l *loader) explainRelay(t postgres.Ident, err error) error {
 	var e *postgres.Error
 	if !errors.As(err, &e) {
 		return err // ctx has ended
 	}
-	return postgres.WrapHint(e.Side, fmt.Sprintf("%s of %s", e.Doing, t), e.Err, hintOr(e.Hint, e.Side, t, e.Err))
+	return postgres.WrapHint(e.Side, fmt.Sprintf("%s of %s", e.Doing, t), e.Err, l.hintOr(e.Hint, e.Side, t, e.Err))
 }
 
 // explain makes an error of one side name the table, with the remedy.
-func explain(side postgres.Side, doing string, t postgres.Ident, err error) error {
+func (l *loader) explain(side postgres.Side, doing string, t postgres.Ident, err error) error {
 	if err == nil {
 		return nil
 	}
-	return blame(side, err, postgres.WrapHint(side, fmt.Sprintf("%s %s", doing, t), err, hintOr(postgres.Hint(err), side, t, err)), t)
+	return blame(side, err, postgres.WrapHint(side, fmt.Sprintf("%s %s", doing, t), err, l.hintOr(postgres.Hint(err), side, t, err)), t)
 }
 
 // RowsError is a failure that rows are to blame for, which are on the target already
@@ -75,21 +83,24 @@ func blame(side postgres.Side, cause, err error, tables ...postgres.Ident) error
 }
 
 // ofRows says whether it is for what is in a row that a statement failed: it violates
-// a constraint, or an expression cannot be computed from it.
+// a constraint, an expression cannot be computed from it, or an index cannot hold it.
 func ofRows(code string) bool {
-	return slices.ContainsFunc([]string{classIntegrity, classData, classRaised, classExternal}, func(class string) bool {
+	return slices.ContainsFunc([]string{classIntegrity, classData, classLimit, classRaised, classExternal}, func(class string) bool {
 		return strings.HasPrefix(code, class)
 	})
 }
 
 // hintOr keeps a hint that is there and else finds one.
-func hintOr(known string, side postgres.Side, t postgres.Ident, err error) string {
+func (l *loader) hintOr(known string, side postgres.Side, t postgres.Ident, err error) string {
 	if known != "" {
 		return known
 	}
 	const again = "then run start again"
 	code := postgres.Code(err)
+	var dropped droppedRows
 	switch {
+	case errors.As(err, &dropped):
+		return fmt.Sprintf("a trigger on the target drops rows: ALTER TABLE %s DISABLE TRIGGER USER there, %s", t, again)
 	case lost(err):
 		return fmt.Sprintf("the connection to the %s was lost: see its server's log and the network between, %s", side, again)
 	case code == adminShutdown, code == crashShutdown, strings.HasPrefix(code, classConnection):
@@ -99,17 +110,30 @@ func hintOr(known string, side postgres.Side, t postgres.Ident, err error) strin
 	case code == diskFull:
 		return fmt.Sprintf("give the %s's server more disk space, %s", side, again)
 	case code == postgres.InsufficientPrivilege && side == postgres.Source:
-		return fmt.Sprintf("GRANT SELECT ON %s to pgbaton's role, and ALTER ROLE … BYPASSRLS if the table has row security; %s", t, again)
+		return "a right was taken since start began: pgbaton check prints the statements that give it back; " + again
 	case code == postgres.InsufficientPrivilege:
-		return fmt.Sprintf("pgbaton's role must own %s or be a member of the role that does; %s", t, again)
-	case code == postgres.UndefinedTable, code == postgres.InvalidSchema, code == undefinedColumn, code == badCopyFormat, code == invalidBinary:
+		return fmt.Sprintf("on the target %s needs the rights of the owner of %s: GRANT that role to it; "+
+			"where the message names a function, that owner must be allowed to EXECUTE it; %s", postgres.QuoteIdent(l.job.Target.User()), t, again)
+	case changed(err):
 		return fmt.Sprintf("%s was changed on one side after start began: %s", t, strings.TrimPrefix(again, "then "))
-	case code == untranslatableCharacter, code == characterNotInRepertoire:
-		return fmt.Sprintf("the target cannot store this text: repair the rows of %s on the source, %s; or pgbaton reset, and start into a database with the encoding of the source's", t, again)
 	case side == postgres.Target && ofRows(code):
 		return fmt.Sprintf("rows of %s are not as this asks for: repair them on the source, %s: it copies what they are in anew", t, again)
 	}
 	return "remove the cause, " + again
+}
+
+// changed says whether what a statement of ours names is not there as it was. Where a
+// function of the user's does not find something, the server gives a context.
+func changed(err error) bool {
+	var e *pgconn.PgError
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code {
+	case postgres.UndefinedTable, postgres.InvalidSchema, postgres.UndefinedColumn:
+		return e.Where == ""
+	}
+	return e.Code == badCopyFormat || e.Code == invalidBinary
 }
 
 // lost tells whether it is the connection that failed, not the server.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,9 +27,11 @@ func testFailures(t *testing.T, l lab) {
 		closed bool // the gate stays closed
 		side   postgres.Side
 		code   string
+		hint   string // which is followed
+		asSaid string // the SQL in it, for the target; "": to run start again
 	}{
 		{
-			name: "source cancelled", side: postgres.Source, code: postgres.QueryCanceled,
+			name: "source cancelled", side: postgres.Source, code: postgres.QueryCanceled, hint: "someone cancelled the statement; run start again",
 			act: func(t *testing.T, m *move, _ context.CancelFunc) {
 				pgtest.QueryValue[bool](t, m.sourceConn, "SELECT pg_cancel_backend($1)", copyPID(t, m.sourceConn))
 			},
@@ -46,6 +47,7 @@ func testFailures(t *testing.T, l lab) {
 		},
 		{
 			name: "target terminated", closed: true, side: postgres.Target, code: adminShutdown,
+			hint: "someone ended the session or the target's server: see its log, then run start again",
 			act: func(t *testing.T, m *move, _ context.CancelFunc) {
 				pgtest.QueryValue[bool](t, m.targetConn, "SELECT pg_terminate_backend($1)", copyPID(t, m.targetConn))
 			},
@@ -65,7 +67,8 @@ func testFailures(t *testing.T, l lab) {
 			target: "CREATE UNIQUE INDEX ON gated ((least(id, 2000)))",
 		},
 		{
-			name: "rows dropped", side: postgres.Target, code: "",
+			name: "rows dropped", side: postgres.Target, code: "", hint: "a trigger on the target drops rows: ",
+			asSaid: `ALTER TABLE "public"."gated" DISABLE TRIGGER USER`,
 			target: `CREATE FUNCTION drop_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 				CREATE TRIGGER drop_row BEFORE INSERT ON gated FOR EACH ROW WHEN (NEW.id = 2000) EXECUTE PROCEDURE drop_row();
 				ALTER TABLE gated ENABLE ALWAYS TRIGGER drop_row`,
@@ -109,6 +112,19 @@ func testFailures(t *testing.T, l lab) {
 			if got := pgtest.QueryValue[string](t, m.targetConn, "SELECT count(*) || ' ' || min(id) FROM gated"); got != "1 -1" {
 				t.Errorf("target has %s", got)
 			}
+			if test.hint == "" {
+				return
+			}
+			wantHint(t, o.err, test.hint, test.asSaid)
+			if test.closed {
+				g.open(t)
+			}
+			if test.asSaid != "" {
+				pgtest.Exec(t, m.targetURI, test.asSaid)
+			}
+			if o := m.again(t); o.Rows != 50000 {
+				t.Errorf("%d rows", o.Rows)
+			}
 		})
 	}
 	// Each would have failed above; a later try succeeds, also of what was committed
@@ -151,17 +167,27 @@ func testFailures(t *testing.T, l lab) {
 		m := l.move(t, 12, 15)
 		m.both(t, "CREATE TABLE a (id integer)")
 		job := m.job(t, 1)
+		// TestRepaired of package cli runs start again.
+		const hint = `"public"."a" was changed on one side after start began: run start again`
+		gone := func(side postgres.Side) {
+			t.Helper()
+			o := <-start(t.Context(), job)
+			wantError(t, o.err, side, postgres.UndefinedTable)
+			wantHint(t, o.err, hint)
+		}
 		pgtest.Exec(t, m.sourceURI, "DROP TABLE a")
-		wantError(t, (<-start(t.Context(), job)).err, postgres.Source, postgres.UndefinedTable)
+		gone(postgres.Source)
 		pgtest.Exec(t, m.targetURI, "DROP TABLE a")
-		wantError(t, (<-start(t.Context(), job)).err, postgres.Target, postgres.UndefinedTable)
+		gone(postgres.Target)
 	})
 	t.Run("other columns", func(t *testing.T) {
 		t.Parallel()
 		m := l.move(t, 12, 15)
 		pgtest.Exec(t, m.sourceURI, "CREATE TABLE a (id integer, t text); INSERT INTO a SELECT i, repeat('x', 1000) FROM generate_series(1, 50000) i")
 		pgtest.Exec(t, m.targetURI, "CREATE TABLE a (id integer)")
-		wantError(t, (<-start(t.Context(), m.job(t, 1))).err, postgres.Target, undefinedColumn)
+		o := <-start(t.Context(), m.job(t, 1))
+		wantError(t, o.err, postgres.Target, postgres.UndefinedColumn)
+		wantHint(t, o.err, `"public"."a" was changed on one side after start began: run start again`)
 	})
 	t.Run("waiting for a lock", func(t *testing.T) {
 		t.Parallel()
@@ -203,12 +229,16 @@ func testFailures(t *testing.T, l lab) {
 			}
 			o := <-start(t.Context(), job)
 			wantError(t, o.err, side, "")
-			if !strings.Contains(postgres.Hint(o.err), "connection to the "+string(side)+" was lost") || o.goroutines != 0 {
-				t.Errorf("hint %q, %d goroutines", postgres.Hint(o.err), o.goroutines)
+			wantHint(t, o.err, "the connection to the "+string(side)+" was lost: see its server's log and the network between, then run start again")
+			if o.goroutines != 0 {
+				t.Errorf("%d goroutines", o.goroutines)
 			}
 			m.awaitNoSessions(t)
 			if got := pgtest.QueryValue[int64](t, m.targetConn, "SELECT sum(id) FROM a"); got != -1 {
 				t.Errorf("target has %d", got)
+			}
+			if o := m.again(t); o.Rows != 50000 { // by the network that is there again
+				t.Errorf("%d rows", o.Rows)
 			}
 		})
 	}

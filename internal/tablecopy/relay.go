@@ -2,7 +2,6 @@ package tablecopy
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"strings"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
-	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/routine"
 )
@@ -113,9 +111,7 @@ func relay(ctx context.Context, source, target *pgconn.PgConn, copyOut, copyIn s
 			if i < len(in.rows) {
 				stored = in.rows[i]
 			}
-			return out.done[:i], postgres.WrapHint(postgres.Target, doingReceive,
-				fmt.Errorf("the source sent %s and the target stored %d", phrase.Count(c.rows, "row"), stored),
-				"look for a trigger on the target's table that drops rows and disable it, then run start again")
+			return out.done[:i], postgres.Wrap(postgres.Target, doingReceive, droppedRows{sent: c.rows, stored: stored})
 		}
 	}
 	return out.done, nil

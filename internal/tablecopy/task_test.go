@@ -1,6 +1,7 @@
 package tablecopy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -206,7 +207,12 @@ func testBatches(t *testing.T, l lab) {
 // addIndexes makes a job build what indexes the source has.
 func (m *move) addIndexes(t *testing.T, job *Job) {
 	t.Helper()
-	indexes, err := catalog.Indexes(t.Context(), m.sourceConn)
+	conn, err := m.source.Connect(t.Context()) // in which definitions have qualified names
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	indexes, err := catalog.Indexes(t.Context(), conn)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -119,10 +119,8 @@ func (w *worker) open(ctx context.Context, c class) (err error) {
 	if w.buf == nil {
 		w.buf = make([]byte, bufferSize)
 	}
-	if w.source, err = openSource(ctx, w.job.Source); err != nil {
-		return err
-	}
-	return checkEncodings(ctx, w.source, w.target)
+	w.source, err = openSource(ctx, w.job.Source)
+	return err
 }
 
 // read makes the source's session read under a snapshot.
