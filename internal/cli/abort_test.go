@@ -339,16 +339,34 @@ func TestResumeAfterAbort(t *testing.T) {
 	source, target := pgtest.Connect(t, m.sourceURI()), pgtest.Connect(t, m.targetURI())
 	label := pgtest.QueryValue[string](t, source, `SELECT ends ->> 'label' FROM pgbaton.migration`)
 	mustExec(t, target, `SET default_transaction_read_only = off`)
-	mustExec(t, target, `ALTER SUBSCRIPTION pgbaton_`+label+`_forward_1 DISABLE`)
-	mustExec(t, target, `SELECT pg_create_logical_replication_slot('pgbaton_`+label+`_reverse_1', 'pgoutput')`)
-	mustExec(t, source, `INSERT INTO pgbaton.journal VALUES ('handover', 'stream', '1')`)
-	if s := m.result(0, "status"); s["phase"] != "held" {
-		t.Errorf("left disabled: %v", s["phase"])
+	const says = "the subscription was left disabled by an aborted handover"
+	for _, helps := range [][]string{{"resume"}, {"switchover", "--yes"}} {
+		mustExec(t, target, `ALTER SUBSCRIPTION pgbaton_`+label+`_forward_1 DISABLE`)
+		mustExec(t, target, `SELECT pg_create_logical_replication_slot('pgbaton_`+label+`_reverse_1', 'pgoutput')`)
+		mustExec(t, source, `INSERT INTO pgbaton.journal VALUES ('handover', 'stream', '1')`)
+		s := m.result(0, "status")
+		if remedy := remedyOf(t, s["findings"], says); s["phase"] != "held" || remedy != "pgbaton resume; the next handover does it by itself" {
+			t.Errorf("left disabled: %v, %s", s["phase"], remedy)
+		}
+		m.run(0, helps...)
+		if n := pgtest.QueryValue[int](t, target, `SELECT count(*)::int FROM pg_replication_slots`); helps[0] == "resume" && n != 0 {
+			t.Errorf("%d slots are left on the target", n)
+		}
+		if s := m.result(0, "status"); strings.Contains(texts(s["findings"]), says) {
+			t.Errorf("after %s: %v", helps[0], s["findings"])
+		}
 	}
-	m.run(0, "resume")
-	if n := pgtest.QueryValue[int](t, target, `SELECT count(*)::int FROM pg_replication_slots`); n != 0 {
-		t.Errorf("%d slots are left on the target", n)
-	}
-	m.run(0, "switchover", "--yes")
 	m.same()
+
+	// The way back, paused, or left disabled by a switchover that died behind the pass.
+	for _, helps := range [][]string{{"resume"}, {"switchover", "--yes"}} {
+		m.run(0, "pause")
+		if remedy := remedyOf(t, m.result(0, "status")["findings"], "the way back is disabled"); remedy != "pgbaton resume; or complete an unfinished handover: pgbaton switchover" {
+			t.Error(remedy)
+		}
+		m.run(0, helps...)
+		if s := m.result(0, "status"); strings.Contains(texts(s["findings"]), "the way back is disabled") {
+			t.Errorf("after %s: %v", helps[0], s["findings"])
+		}
+	}
 }

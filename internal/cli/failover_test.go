@@ -12,6 +12,38 @@ import (
 	"pgbaton/internal/pgtest"
 )
 
+// absentStandby names a standby that is to have everything first, and is not there: nothing
+// flows, until that is taken back as status says.
+func (m *move) absentStandby() {
+	t := m.t
+	pgtest.Exec(t, m.source.ConnString("postgres"), `SELECT pg_create_physical_replication_slot('absent', true)`)
+	if err := m.source.Reload(t.Context(), map[string]string{"synchronized_standby_slots": cluster.StandbySlot + ",absent"}); err != nil {
+		t.Fatal(err)
+	}
+	const says = "and none reads slot absent"
+	var findings any
+	pgtest.Until(t, time.Minute, "status says that a standby is absent", func() bool {
+		findings = m.result(0, "status")["findings"]
+		return strings.Contains(texts(findings), says)
+	})
+	_, sql, found := strings.Cut(remedyOf(t, findings, says), "connect the standby; or on the source: ")
+	for _, one := range strings.Split(sql, "; ") {
+		pgtest.Exec(t, m.source.ConnString("postgres"), one)
+	}
+	pgtest.Until(t, time.Minute, "the stream goes on", func() bool {
+		s := m.result(0, "status")
+		return s["phase"] == "streaming" && len(s["findings"].([]any)) == 0
+	})
+	if !found {
+		t.Error(sql)
+	}
+	// As before: the standby that is there is waited for.
+	pgtest.Exec(t, m.source.ConnString("postgres"), `ALTER SYSTEM RESET synchronized_standby_slots`, `SELECT pg_drop_replication_slot('absent')`)
+	if err := m.source.Reload(t.Context(), map[string]string{"synchronized_standby_slots": cluster.StandbySlot}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestPromotedStandby: the source's server is lost while it streams, its standby is
 // promoted, and the migration goes on there: the slot is carried over.
 func TestPromotedStandby(t *testing.T) {
@@ -36,6 +68,7 @@ func TestPromotedStandby(t *testing.T) {
 	if r := m.run(0, "status"); !strings.Contains(r.Stdout, "standbys can carry it on") || strings.Contains(r.Stdout, "attention") {
 		t.Errorf("before the loss:\n%s", r.Stdout)
 	}
+	m.absentStandby()
 	// A new session each time: the standby's postmaster, which starts the slot sync
 	// worker that did not find its primary again, looks no sooner than something happens.
 	pgtest.Until(t, 2*time.Minute, "the standby has the slot", func() bool {

@@ -37,11 +37,17 @@ func TestFaultHolderDown(t *testing.T) {
 		if d.holder == target {
 			d.noted(d.holder, "the guardian undid the handover")
 			d.only(d.holder)
+			if remedy := remedyOf(t, d.status(d.holder, "")["findings"], "the guardian undid"); remedy != "the next handover removes this note" {
+				t.Error(remedy)
+			}
 		} else {
 			d.only("")
 			d.status(d.holder, "is fenced: a handover died before the pass")
 		}
 		d.done(d.taker)
+		if s := d.status(d.taker, ""); strings.Contains(texts(s["findings"]), "the guardian undid") {
+			t.Errorf("after the next handover: %v", s["findings"])
+		}
 		d.done(d.holder)
 		d.account(d.holder)
 	}

@@ -221,6 +221,12 @@ func TestJournalLost(t *testing.T) {
 			t.Errorf("%d things of ours are left", n)
 		}
 	}
+	identity := remedyOf(t, r["left"], `"app"."keyless"`) // it was not FULL before
+	identity, _, _ = strings.Cut(strings.TrimPrefix(identity, "for those that were not FULL before: "), "; and ")
+	pgtest.Exec(t, m.sourceURI(), `SET default_transaction_read_only = off`, identity)
+	if is := pgtest.QueryValue[string](t, pgtest.Connect(t, m.sourceURI()), `SELECT relreplident::text FROM pg_class WHERE oid = 'app.keyless'::regclass`); is != "d" {
+		t.Errorf("after %q the replica identity is %q", identity, is)
+	}
 	for _, l := range r["left"].([]any) { // as it stands, but for the advice in brackets
 		remedy := l.(map[string]any)["remedy"].(string)
 		if sql, _, ok := strings.Cut(remedy, " (PostgreSQL's"); ok {
@@ -230,6 +236,31 @@ func TestJournalLost(t *testing.T) {
 	if sides := m.writable(context.WithoutCancel(t.Context())); len(sides) != 2 {
 		t.Errorf("writable after the source was opened by hand: %v", sides)
 	}
+}
+
+// remedyOf is the remedy of the note that says a text.
+func remedyOf(t *testing.T, notes any, text string) string {
+	t.Helper()
+	for _, n := range notes.([]any) {
+		if n := n.(map[string]any); strings.Contains(n["text"].(string), text) {
+			return n["remedy"].(string)
+		}
+	}
+	t.Fatalf("no note says %q: %v", text, notes)
+	return ""
+}
+
+// hintBelow is the hint below the first line of an output that says a text.
+func hintBelow(t *testing.T, output, text string) string {
+	t.Helper()
+	_, rest, _ := strings.Cut(output, text)
+	for line := range strings.Lines(rest) { // a server's own hint begins none
+		if hint, found := strings.CutPrefix(strings.TrimSpace(line), "hint: "); found {
+			return hint
+		}
+	}
+	t.Fatalf("no hint below %q in\n%s", text, output)
+	return ""
 }
 
 // texts joins the texts of notes.

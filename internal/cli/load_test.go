@@ -397,7 +397,10 @@ func TestMaxSlotWAL(t *testing.T) {
 	if n := pgtest.QueryValue[int](t, source, `SELECT count(*)::int FROM pg_replication_slots`); n != 0 {
 		t.Errorf("%d slots are left", n)
 	}
-	m.run(0, "start")
+	if !strings.Contains(r.Stdout, "the slots were dropped, so that the source can remove its WAL; run start again, it copies all rows: allow more with --max-slot-wal, or copy faster (--jobs, no --max-rate), or when less is written") {
+		t.Errorf("%s", r)
+	}
+	m.run(0, "start", "--max-slot-wal", "1GB", "--jobs", "4")
 	m.run(0, "switchover", "--yes")
 	m.same()
 }
@@ -409,7 +412,7 @@ func TestInterrupted(t *testing.T) {
 	m.load(loadSQL)
 	p := pgtest.Spawn(t, m.options("start", "--jobs", "2", "--max-rate", "2MB"))
 	p.AwaitStderr(t, "tables without keys")
-	pgtest.UntilTrue(t, m.targetURI(), time.Minute, "a table is copied", `SELECT EXISTS (SELECT FROM pgbaton.journal WHERE kind = 'copied')`)
+	pgtest.UntilTrue(t, m.targetURI(), time.Minute, "a table that is worth keeping is copied", `SELECT EXISTS (SELECT FROM pgbaton.journal WHERE kind = 'copied' AND (value ->> 'bytes')::bigint > 1000000)`)
 	p.Signal(t, syscall.SIGINT)
 	r := p.Wait(t)
 	if r.Code != 1 || !strings.Contains(r.Stderr, "interrupted") || !strings.Contains(r.Stderr, "run the same command again") {
@@ -419,6 +422,14 @@ func TestInterrupted(t *testing.T) {
 		pgtest.UntilTrue(t, uri, 20*time.Second, "all sessions are gone",
 			`SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgbaton%' AND datname = current_database())`)
 	}
+	// Somebody takes the name of an index that is still to be built.
+	target := writer(t, m.targetURI())
+	mustExec(t, target, `DROP INDEX IF EXISTS load.d_t`)
+	mustExec(t, target, `CREATE SEQUENCE load.d_t`)
+	if hint := hintBelow(t, m.run(1, "start").Stderr, `index "load"."d_t" is not there as on the source`); hint != "something else has its name there: drop that, then run start again" {
+		t.Error(hint)
+	}
+	mustExec(t, target, `DROP SEQUENCE load.d_t`)
 	m.run(0, "start")
 	m.run(0, "switchover", "--yes")
 	m.same()

@@ -136,6 +136,16 @@ func TestMaterializedViews(t *testing.T) {
 			far("far_away", "far")
 			m.run(0, "rollback", "--yes")
 			wants("with the foreign server back")
+
+			far("far", "far_away")
+			pgtest.Exec(t, m.source.ConnString("far_away"), `INSERT INTO far VALUES (2)`)
+			m.run(0, "switchover", "--yes")
+			refresh, _, found := strings.Cut(remedyOf(t, m.result(0, "finish", "--yes")["left"], `target: materialized view "app"."mv_far" holds the rows of an earlier time`), ", when the cause is removed")
+			far("far_away", "far")
+			pgtest.Exec(t, m.targetURI(), refresh)
+			if n := pgtest.QueryValue[int](t, pgtest.Connect(t, m.targetURI()), `SELECT n::int FROM app.mv_far`); n != 2 || !found {
+				t.Errorf("%d rows after %s", n, refresh)
+			}
 		})
 	}
 }

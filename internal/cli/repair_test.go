@@ -114,3 +114,23 @@ func TestRepaired(t *testing.T) {
 		m.run(0, "reset", "--yes")
 	})
 }
+
+// TestNativeNotValid: rows that the servers' own copy refuses are named by start; they are
+// repaired, or moved by another method.
+func TestNativeNotValid(t *testing.T) {
+	t.Parallel()
+	m := &move{t: t, source: pgtest.Start(t, 15, faultSettings), target: pgtest.Start(t, 17, faultSettings), db: "app"}
+	const broken = `INSERT INTO k VALUES (-1); ALTER TABLE k ADD CONSTRAINT k CHECK (i > 0) NOT VALID`
+	m.load(`CREATE TABLE k (i int PRIMARY KEY)`, broken)
+	hint := hintBelow(t, m.run(1, "start", "--method", "native").Stderr, `the servers' own copy of "public"."k" does not get on`)
+	if !strings.HasSuffix(hint, "repair them on the source, then run start again; or pgbaton reset, and start with --method stream") {
+		t.Error(hint)
+	}
+	pgtest.Exec(t, m.sourceURI(), `DELETE FROM k WHERE i < 0`)
+	m.run(0, "start", "--method", "native")
+	m.same()
+	pgtest.Exec(t, m.sourceURI(), `ALTER TABLE k DROP CONSTRAINT k`, broken)
+	m.run(0, "reset", "--yes")
+	m.run(0, "start", "--method", "stream")
+	m.same()
+}

@@ -14,7 +14,7 @@ import (
 func TestSettingsTheTargetRefuses(t *testing.T) {
 	t.Parallel()
 	m := newMove(t, 12, 17)
-	m.load(`CREATE TABLE public.t (i int PRIMARY KEY)`)
+	m.load(`CREATE TABLE public.t (i int PRIMARY KEY)`, `CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'`)
 	library := filepath.Join(m.source.BinDir(), "..", "lib", "postgresql", "plpgsql.so") // 17 cannot load it
 	taken := []string{
 		`DATABASE app SET temp_tablespaces = ''`,
@@ -54,6 +54,36 @@ func TestSettingsTheTargetRefuses(t *testing.T) {
 	if got := pgtest.QueryValue[string](t, pgtest.Connect(t, m.targetURI()), settings); got != want {
 		t.Errorf("the target's settings are\n%s\nwant\n%s", got, want)
 	}
+	// What 17 has in its place, as the hint begins.
+	set, _, found := strings.Cut(strings.TrimPrefix(hintBelow(t, r.Stderr, "setting force_parallel_mode"), "if it is still needed, "), " what the target has in its place, there")
+	if !found {
+		t.Errorf("%q", set)
+	}
+	pgtest.Exec(t, m.target.ConnString("postgres"), set+` debug_parallel_query = on`)
+	if on := pgtest.QueryValue[string](t, pgtest.Connect(t, m.target.ConnStringAs("reader", "", "postgres")), `SHOW debug_parallel_query`); on != "on" {
+		t.Errorf("after %s: %s", set, on)
+	}
+}
+
+// TestFunctionTheTargetRefuses: a function that cannot be brought up to the source's is
+// told by each start, until somebody has changed it on the target as said.
+func TestFunctionTheTargetRefuses(t *testing.T) {
+	t.Parallel()
+	m := newMove(t, 13, 17)
+	change := []string{`DROP FUNCTION IF EXISTS f()`, `CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT NULL::text'`}
+	m.load(`CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'`, `CREATE TABLE t (i int PRIMARY KEY)`)
+	m.run(0, "start")
+	pgtest.Exec(t, m.sourceURI(), change...)
+	const says = "function public.f() was changed on the source since an earlier run"
+	hint := hintBelow(t, m.run(0, "start").Stderr, says)
+	setting, _, found := strings.Cut(strings.TrimPrefix(hint, "change it on the target by hand, as pgbaton's role, after "), "; or ")
+	if !found {
+		t.Fatal(hint)
+	}
+	pgtest.Exec(t, m.targetURI(), append([]string{setting}, change...)...)
+	if r := m.run(0, "start"); strings.Contains(r.Stderr, says) {
+		t.Errorf("the remedy does not help:\n%s", r)
+	}
 }
 
 // TestTargetDatabaseNotMade: what fails before there is a session on the target
@@ -66,9 +96,15 @@ func TestTargetDatabaseNotMade(t *testing.T) {
 	postgres := pgtest.Connect(t, m.target.ConnString("postgres"))
 	mustExec(t, postgres, `ALTER DATABASE template0 ALLOW_CONNECTIONS true`)
 	inTheWay := pgtest.Connect(t, m.target.ConnString("template0"))
-	if r := m.run(1, "start"); !strings.Contains(r.Stderr, `"template0" is being accessed by other users`) {
-		t.Errorf("start does not say why:\n%s", r.Stderr)
+	r := m.run(1, "start")
+	if hint := hintBelow(t, r.Stderr, `"template0" is being accessed by other users`); hint != "create the database, empty, by hand, then run start again" {
+		t.Error(hint)
 	}
+	mustExec(t, postgres, `CREATE DATABASE app`)
+	m.run(0, "start")
+	m.run(0, "reset", "--yes")
+	mustExec(t, postgres, `DROP DATABASE app`)
+	m.run(1, "start")
 	inTheWay.Close(t.Context())
 
 	source := pgtest.Connect(t, m.sourceURI())

@@ -96,6 +96,12 @@ func TestWhatOnlyHelps(t *testing.T) {
 			if left := pgtest.QueryValue[string](t, target, `SELECT coalesce(string_agg(key, ', '), '') FROM pgbaton.journal WHERE kind = 'check'`); left != "" {
 				t.Errorf("the journal holds checks: %s", left)
 			}
+			analyze := strings.TrimPrefix(hintBelow(t, started.Stderr, `gathering statistics: ANALYZE "public"."measured"`), "the planner guesses until they are there: remove the cause, then ")
+			analyze, _, found := strings.Cut(analyze, " on the target")
+			pgtest.Exec(t, m.targetURI(), `DROP FOREIGN TABLE public.measured_there`, analyze)
+			if n := pgtest.QueryValue[int](t, target, `SELECT count(*)::int FROM pg_stats WHERE tablename = 'measured' AND inherited`); n == 0 || !found {
+				t.Errorf("there are no statistics after %s", analyze)
+			}
 		})
 	}
 }

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -39,7 +40,7 @@ func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
 			}
 			if err != nil {
 				return postgres.WrapHint(postgres.Target, "writing the rows of extensions", err,
-					"the extension's version may not be the source's: ALTER EXTENSION … UPDATE on the source, where packages allow; then run start again")
+					fmt.Sprintf("the extension's version may not be the source's: ALTER EXTENSION %s UPDATE on the source, where packages allow; then run start again", postgres.QuoteIdent(c.To.Extension)))
 			}
 		}
 		return nil

@@ -88,7 +88,7 @@ func (s *Sessions) unbound(ctx context.Context, c Config) error {
 		return nil
 	}
 	return refusal.New("this command", fmt.Sprintf("the source has the slots of migration %q, and the database given as --target, %s, has no record of it: it streams to another one",
-		c.Name, c.Target.Address()), "give --target the database that was given to start; pgbaton reset without it in reach removes what is on the source")
+		c.Name, c.Target.Address()), "give --target the database that was given to start; if that is gone, pgbaton reset with its address removes what is on the source")
 }
 
 // ends are the two databases, as start finds them.

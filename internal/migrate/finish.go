@@ -10,7 +10,6 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/fence"
-	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
@@ -103,27 +102,25 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 
 // finishOldSide lifts the fence of the side without the baton, or says how to.
 func (k *cleaner) finishOldSide(ctx context.Context, side postgres.Side, unfence bool) {
-	saved, err := fence.Raised(ctx, k.conn(side))
-	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
-		k.tellShut(ctx, side)
-		return
-	}
-	if err != nil || saved == nil {
-		if err != nil {
-			k.result.left(fmt.Sprintf("the %s's fence could not be read: %s", side, err), "pgbaton finish again")
-		}
-		return
-	}
 	if unfence {
 		k.lift(ctx, side)
 		return
 	}
-	sql, err := saved.LiftSQL(ctx, k.conn(side), k.Server(side).Database())
-	if err != nil {
-		k.result.left(fmt.Sprintf("the %s's grants could not be read: %s", side, err), "pgbaton finish again")
-		return
-	}
-	k.tellUnfence(side, sql)
+	k.try(side, "reading what lifts the fence", func() (bool, error) {
+		saved, err := fence.Raised(ctx, k.conn(side))
+		if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+			k.tellShut(ctx, side)
+			return false, nil
+		}
+		if err != nil || saved == nil {
+			return false, err
+		}
+		sql, err := saved.LiftSQL(ctx, k.conn(side), k.Server(side).Database())
+		if err == nil {
+			k.tellUnfence(side, sql)
+		}
+		return false, err
+	})
 }
 
 // tellUnfence says which side stays fenced, and the SQL that lifts its fence.
@@ -132,184 +129,9 @@ func (k *cleaner) tellUnfence(side postgres.Side, sql []string) {
 	k.result.Unfence = unfenceSQL(sql)
 }
 
-// Reset abandons a migration whose target never held the baton.
-func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (CleanResult, error) {
-	k := newCleaner(c, s, PhaseNew)
-	source, target, err := s.records(ctx, c)
-	if err != nil {
-		return k.result, err
-	}
-	noTarget := postgres.Code(s.TargetErr) == postgres.UndefinedDatabase
-	if s.SourceConn == nil && s.TargetConn == nil {
-		return k.result, errors.Join(s.SourceErr, s.TargetErr)
-	}
-	switch b, _ := journal.Decide(source, target); {
-	case b.Side == postgres.Target:
-		return k.result, refusal.New("reset", "the target holds the baton: its data is the only current copy", "pgbaton finish")
-	case b.Generation > 0:
-		return k.result, refusal.New("reset", "the target has held the baton", "pgbaton finish removes what pgbaton made, and leaves the rows on both sides")
-	}
-	if s.SourceConn != nil && source == nil && target != nil {
-		// The record of the true source might say that the baton has passed.
-		if drained, err := handover.Drained(ctx, s.TargetConn); err != nil || drained {
-			if err == nil {
-				err = refusal.New("reset", "the database given as source has no record of this migration, and a handover to the target got as far as the pass: the target may be the only current copy",
-					"check --source; if the target is really not needed, DROP DATABASE by hand")
-			}
-			return k.result, err
-		}
-	}
-	if s.SourceConn != nil {
-		// Applications first, if a handover died: the source has the baton.
-		k.lift(ctx, postgres.Source)
-	}
-	made, roles, empty := k.madeTarget(ctx), k.madeRoles(ctx), k.neverEntered(ctx)
-	if s.SourceConn != nil && source == nil { // its record is gone: nobody knows where the baton was
-		made, roles, empty = "", nil, false
-	}
-	k.tellLost(ctx, postgres.Source, source)
-	k.tellLost(ctx, postgres.Target, target)
-	k.cleanStreams(ctx)
-	k.putBack(ctx, postgres.Source)
-	if s.SourceConn == nil {
-		k.result.left("the source could not be reached: "+s.SourceErr.Error(),
-			fmt.Sprintf("pgbaton reset again when it is back: slot %s, and those of other groups, keep WAL until then", c.Group().Name()))
-	}
-	switch {
-	case s.TargetConn == nil && !noTarget && made == c.Target.Database() && empty:
-		k.dropTarget(ctx) // nobody gets in, and nothing is in it
-	case s.TargetConn == nil && !noTarget:
-		k.result.left("the target could not be reached: "+s.TargetErr.Error(), "pgbaton reset again when it is back")
-	case s.TargetConn == nil:
-	case target == nil && made == "":
-		// Nothing of ours is there.
-	case s.SourceConn == nil:
-		k.keepTarget(ctx)
-	case dropDatabase && made == c.Target.Database():
-		k.dropTarget(ctx)
-	case dropDatabase:
-		k.result.left("the target database was not made by pgbaton: it was emptied, not dropped", "DROP DATABASE by hand if it is not needed")
-		k.emptyTarget(ctx)
-	default:
-		k.emptyTarget(ctx)
-	}
-	k.dropSchemas(ctx)
-	k.dropRoles(ctx, roles)
-	return k.result, nil
-}
-
-// madeRoles returns the roles that start --roles made on the target.
-func (k *cleaner) madeRoles(ctx context.Context) (names []string) {
-	if k.SourceConn != nil {
-		if _, err := journal.Get(ctx, k.SourceConn, kindRole, keyCreated, &names); err != nil {
-			k.result.left("the source's journal could not be read: "+err.Error(), "pgbaton reset again")
-		}
-	}
-	return names
-}
-
-// dropRoles drops them, unless something on the target depends on them by now.
-func (k *cleaner) dropRoles(ctx context.Context, names []string) {
-	if len(names) == 0 || k.TargetConn == nil && k.TargetErr != nil && postgres.Code(k.TargetErr) != postgres.UndefinedDatabase {
-		return
-	}
-	conn, err := schema.ConnectMaintenance(ctx, k.Target)
-	if err != nil {
-		k.result.left("roles copied to the target: "+err.Error(), "DROP ROLE by hand")
-		return
-	}
-	defer conn.Close(ctx)
-	for _, name := range names {
-		sql := "DROP ROLE IF EXISTS " + postgres.QuoteIdent(name)
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			k.result.left(fmt.Sprintf("target: role %s: %s", postgres.QuoteIdent(name), postgres.Describe(err)), sql+", when nothing depends on it")
-			continue
-		}
-		k.result.did("target: role %s", postgres.QuoteIdent(name))
-	}
-}
-
-// madeTarget returns the name of the target database if start made it.
-func (k *cleaner) madeTarget(ctx context.Context) (name string) {
-	if k.SourceConn != nil {
-		_, err := journal.Get(ctx, k.SourceConn, kindTarget, keyCreated, &name)
-		if err != nil {
-			k.result.left("the source's journal could not be read: "+err.Error(), "pgbaton reset again")
-		}
-	}
-	return name
-}
-
-// neverEntered says whether start never got into the target database: then there are
-// no rows in it, and nobody can have given it the baton.
-func (k *cleaner) neverEntered(ctx context.Context) bool {
-	if k.SourceConn == nil {
-		return false
-	}
-	var entered bool
-	_, err := journal.Get(ctx, k.SourceConn, kindTarget, keyEntered, &entered)
-	if err == nil && !entered { // a start of an earlier version did not note it
-		var numbers []int
-		numbers, err = replication.GroupNumbers(ctx, k.SourceConn, nil, k.stream(postgres.Source))
-		entered = len(numbers) > 0
-	}
-	if err != nil {
-		k.result.left("whether the target database was ever entered could not be read: "+postgres.Describe(err), "pgbaton reset again")
-	}
-	return err == nil && !entered
-}
-
 // lift lets applications into a side again.
 func (k *cleaner) lift(ctx context.Context, side postgres.Side) {
 	k.try(side, "fence lifted", func() (bool, error) { return k.liftFence(ctx, side, k.conn(side)) })
-}
-
-func (k *cleaner) emptyTarget(ctx context.Context) {
-	k.result.Emptied = k.try(postgres.Target, "copied tables and all else that was restored", func() (bool, error) {
-		left, known, err := emptyTarget(ctx, k.TargetConn)
-		k.say(postgres.Target, left)
-		return known, err
-	})
-	k.lift(ctx, postgres.Target)
-}
-
-// keepTarget leaves the target as it is, but for its subscription: the source,
-// which cannot be asked, may be serving, or may have passed the baton. So the
-// target stays fenced, with its record, and its rows stay.
-func (k *cleaner) keepTarget(ctx context.Context) {
-	k.putBack(ctx, postgres.Target)
-	k.failed[postgres.Target] = true // its journal is still needed
-	k.result.left("the target keeps its rows, its fence and its record, because the source could not be asked where the baton is",
-		"pgbaton reset again when the source is back; if it is lost for good and the target's rows are not needed, DROP DATABASE by hand")
-	saved, err := fence.Raised(ctx, k.TargetConn)
-	if err != nil || saved == nil {
-		return
-	}
-	if sql, err := saved.LiftSQL(ctx, k.TargetConn, k.Target.Database()); err == nil {
-		k.tellUnfence(postgres.Target, sql)
-	}
-}
-
-// dropTarget drops the database that start made, from another database.
-func (k *cleaner) dropTarget(ctx context.Context) {
-	name := k.Target.Database()
-	k.try(postgres.Target, "database "+postgres.QuoteIdent(name), func() (bool, error) {
-		conn, err := schema.ConnectMaintenance(ctx, k.Target)
-		if err != nil {
-			return false, err
-		}
-		defer conn.Close(ctx)
-		if k.TargetConn != nil {
-			k.TargetConn.Close(ctx)
-			k.TargetConn = nil
-		}
-		k.TargetErr = nil
-		if err := schema.DropDatabase(ctx, conn, name); err != nil {
-			return false, err
-		}
-		k.result.Dropped = name
-		return true, nil
-	})
 }
 
 // cleanStreams removes subscriptions, slots and publications of both directions.
@@ -378,13 +200,13 @@ func (k *cleaner) putBack(ctx context.Context, side postgres.Side) {
 
 // tellUnready says what the side with the baton never got, before it is forgotten.
 func (k *cleaner) tellUnready(ctx context.Context, side postgres.Side) {
-	failed, err := schema.Failed(ctx, k.conn(side))
-	for _, d := range failed {
-		k.result.left(fmt.Sprintf("%s: %s", side, d.Text()), schema.RefreshSQL(catalog.MatView{Ident: d.View}, false)+", when the cause is mended")
-	}
-	if err != nil {
-		k.result.left(fmt.Sprintf("%s: the materialized views could not be looked at: %s", side, postgres.Describe(err)), "pgbaton finish again")
-	}
+	k.try(side, "looking at the materialized views", func() (bool, error) {
+		failed, err := schema.Failed(ctx, k.conn(side))
+		for _, d := range failed {
+			k.result.left(fmt.Sprintf("%s: %s", side, d.Text()), schema.RefreshSQL(catalog.MatView{Ident: d.View}, false)+", when the cause is removed")
+		}
+		return false, err
+	})
 	k.try(side, "foreign keys between groups", func() (bool, error) {
 		left, err := replication.ValidateWithheld(ctx, k.conn(side))
 		k.say(side, left)
@@ -434,7 +256,7 @@ func (k *cleaner) dropSchemas(ctx context.Context) {
 func (k *cleaner) try(side postgres.Side, what string, f func() (bool, error)) bool {
 	did, err := f()
 	if err != nil {
-		k.result.left(fmt.Sprintf("%s: %s: %s", side, what, postgres.Describe(err)), "run the same command again")
+		k.result.left(fmt.Sprintf("%s: %s: %s", side, what, postgres.Describe(err)), again(err))
 		k.failed[side] = true
 		return false
 	}
@@ -442,4 +264,12 @@ func (k *cleaner) try(side postgres.Side, what string, f func() (bool, error)) b
 		k.result.did("%s: %s", side, what)
 	}
 	return did
+}
+
+// again says what makes the same command succeed when it is run again.
+func again(err error) (remedy string) {
+	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+		return fmt.Sprintf("%s, there, in a session with default_transaction_read_only = off; then run the same command again", damaged.DeleteSQL())
+	}
+	return "remove the cause, then run the same command again"
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -25,20 +26,21 @@ func (k *cleaner) lost(ctx context.Context, side postgres.Side, record *journal.
 	if conn == nil {
 		return false
 	}
-	lost, err := journal.Lost(ctx, conn, record)
-	for _, look := range []func() ([]int, error){
-		func() ([]int, error) { return replication.GroupNumbers(ctx, conn, nil, k.stream(side)) },
-		func() ([]int, error) { return replication.GroupNumbers(ctx, nil, conn, k.stream(side.Other())) },
-	} {
-		if record == nil && !lost && err == nil {
-			var numbers []int
-			numbers, err = look()
-			lost = len(numbers) > 0
+	var lost bool
+	k.try(side, "looking whether the journal is whole", func() (_ bool, err error) {
+		lost, err = journal.Lost(ctx, conn, record)
+		for _, look := range []func() ([]int, error){
+			func() ([]int, error) { return replication.GroupNumbers(ctx, conn, nil, k.stream(side)) },
+			func() ([]int, error) { return replication.GroupNumbers(ctx, nil, conn, k.stream(side.Other())) },
+		} {
+			if record == nil && !lost && err == nil {
+				var numbers []int
+				numbers, err = look()
+				lost = len(numbers) > 0
+			}
 		}
-	}
-	if err != nil {
-		k.result.left(fmt.Sprintf("%s: whether the journal is whole could not be read: %s", side, postgres.Describe(err)), "run the same command again")
-	}
+		return false, err
+	})
 	return lost
 }
 
@@ -100,7 +102,9 @@ func (k *cleaner) liftFence(ctx context.Context, side postgres.Side, conn *pgx.C
 	_, left, err := fence.Lift(ctx, conn, k.Server(side).Database(), nil)
 	k.say(side, left)
 	if notOpen := (*fence.NotOpen)(nil); errors.As(err, &notOpen) {
-		k.result.left(fmt.Sprintf("%s: %s", side, notOpen), strings.Join(unfenceSQL(notOpen.Statements), "; "))
+		// The journal, from which these statements delete last, goes with the rest.
+		open := slices.DeleteFunc(notOpen.Statements, func(sql string) bool { return sql == fence.ForgetSQL })
+		k.result.left(fmt.Sprintf("%s: %s", side, notOpen), "there, as a superuser: "+strings.Join(unfenceSQL(open), "; "))
 		err = nil
 	}
 	return true, err

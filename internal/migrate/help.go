@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -95,7 +96,7 @@ func (st *start) analyze(ctx context.Context) error {
 			continue
 		default:
 			st.Observe(event.Warning{Side: string(postgres.Target), Text: "gathering statistics: " + sql[0] + ": " + postgres.Describe(err),
-				Remedy: "the planner guesses until they are there: mend the cause, and run the statement there by hand"})
+				Remedy: fmt.Sprintf("the planner guesses until they are there: remove the cause, then %s on the target", sql[0])})
 		}
 		sql = sql[1:]
 	}

@@ -343,8 +343,19 @@ func (s *Sessions) err(side postgres.Side) error {
 }
 
 // records reads both sides' records and the baton. A side that is not connected
-// has no record; a record of another migration is refused.
+// has no record; records of another migration, or of two runs of it, are refused.
 func (s *Sessions) records(ctx context.Context, c Config) (source, target *journal.Record, err error) {
+	source, target, err = s.bothRecords(ctx, c)
+	if err == nil {
+		if runs := otherRuns(c, source, target); runs != nil {
+			return nil, nil, runs
+		}
+	}
+	return source, target, err
+}
+
+// bothRecords is records, also of two runs.
+func (s *Sessions) bothRecords(ctx context.Context, c Config) (source, target *journal.Record, err error) {
 	read := func(side postgres.Side, conn *pgx.Conn) (*journal.Record, error) {
 		if conn == nil {
 			return nil, nil
@@ -369,12 +380,24 @@ func (s *Sessions) records(ctx context.Context, c Config) (source, target *journ
 	if target, err = read(postgres.Target, s.TargetConn); err != nil {
 		return nil, nil, err
 	}
-	if err := s.bound(ctx, c, source, target); err != nil {
-		return nil, nil, err
+	return source, target, s.bound(ctx, c, source, target)
+}
+
+// otherRuns is the refusal of records that are of two runs of a migration: one side
+// has been restored from a backup, or cleaned by hand. nil when they are of one.
+func otherRuns(c Config, source, target *journal.Record) *refusal.Refusal {
+	if source == nil || target == nil || source.ID == target.ID {
+		return nil
 	}
-	if source != nil && target != nil && source.ID != target.ID {
-		return nil, nil, refusal.New("this command", "source and target belong to different runs of migration "+c.Name,
-			"check --source and --target; pgbaton reset removes what is left of an earlier run")
+	remedy := "check --source and --target"
+	if neverPassed(source, target) {
+		remedy = "check --source and --target; if they are right, pgbaton reset removes what both runs have left"
 	}
-	return source, target, nil
+	return refusal.New("this command", "source and target belong to different runs of migration "+c.Name, remedy)
+}
+
+// neverPassed says of records that are of two runs of a migration between these two
+// databases that the source has the baton in both.
+func neverPassed(source, target *journal.Record) bool {
+	return source.Ends != nil && target.Ends != nil && source.Generation == 0 && target.Generation == 0
 }

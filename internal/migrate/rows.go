@@ -267,7 +267,7 @@ func (st *start) compareIndexes(ctx context.Context) error {
 	for _, x := range st.world.indexes {
 		if constraint, ok := have[x.Ident]; moved[x.Table] && (!ok || constraint != x.Constraint) {
 			return postgres.WrapHint(postgres.Target, "comparing indexes", fmt.Errorf("index %s is not there as on the source", x.Ident),
-				"something else may have its name: pgbaton reset, and start again into an empty database")
+				"something else has its name there: drop that, then run start again")
 		}
 	}
 	return nil
@@ -288,8 +288,8 @@ func (st *start) giveUp(ctx context.Context, cause error) error {
 	}
 	st.groups = nil
 	return postgres.WrapHint(postgres.Source, "copying rows", cause,
-		"the slots were dropped, so that the source can remove its WAL; the copy begins anew with the next start: allow more with --max-slot-wal, "+
-			"or copy faster (--jobs, no --max-rate) or when less is written")
+		"the slots were dropped, so that the source can remove its WAL; run start again, it copies all rows: allow more with --max-slot-wal, "+
+			"or copy faster (--jobs, no --max-rate), or when less is written")
 }
 
 func (st *start) planRest(context.Context) ([]Action, error) {

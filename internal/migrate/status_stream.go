@@ -205,7 +205,7 @@ func (r *reader) readLag(ctx context.Context) error {
 			return postgres.Wrap(from, "comparing the tables' files", err)
 		}
 		for _, text := range rewritten {
-			r.lost(text, fmt.Sprintf("if it was a TRUNCATE, the %s still has the rows: %s", to, lostRemedy(r.baton)))
+			r.lost(fmt.Sprintf("%s: if it was a TRUNCATE, the %s still has the rows", text, to), lostRemedy(r.baton))
 		}
 		if slot := r.slot(g); slot != nil && (r.LagBytes == nil || *r.LagBytes < slot.BehindBytes) {
 			r.LagBytes = &slot.BehindBytes

@@ -94,7 +94,7 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 		return &Trouble{
 			Text: fmt.Sprintf("the servers' own copy of %s does not get on%s", strings.Join(waiting, ", "), count),
 			Remedy: "the target's log has the server's message; rows that violate a NOT VALID constraint cannot be copied by --method native: " +
-				"pgbaton reset and start with --method stream, or mend the rows",
+				"repair them on the source, then run start again; or pgbaton reset, and start with --method stream",
 		}, nil
 	}
 	if runs && failures <= 0 {
