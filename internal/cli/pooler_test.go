@@ -331,6 +331,20 @@ func TestPoolerDies(t *testing.T) {
 	p.run(0, p.command("switchover", "--yes")...)
 	p.goesOn()
 
+	t.Log("away when a handover that is complete is looked at once more")
+	if err := pooler.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	const again = "remove the cause and run the same command again: it continues from here"
+	if r := p.run(6, p.command("switchover", "--yes")...); !strings.Contains(r.Stderr, again) {
+		t.Errorf("it is not said how to go on:\n%s", r)
+	}
+	if err := pooler.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.run(0, p.command("switchover", "--yes")...)
+	p.goesOn()
+
 	t.Log("hangs before clients are held back")
 	if err := pooler.Pause(); err != nil {
 		t.Fatal(err)

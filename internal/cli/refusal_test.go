@@ -3,6 +3,7 @@ package cli_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"pgbaton/internal/pgtest"
 )
@@ -50,7 +51,8 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	m := newMove(t, 15, 18)
 	m.load(`CREATE TABLE t (i int PRIMARY KEY); CREATE TABLE g (i int PRIMARY KEY, g int GENERATED ALWAYS AS (i + 1) STORED);
-		CREATE TABLE gk (a int NOT NULL, g int GENERATED ALWAYS AS (a + 1) STORED); INSERT INTO gk SELECT generate_series(1, 10)`)
+		CREATE TABLE gk (a int NOT NULL, g int GENERATED ALWAYS AS (a + 1) STORED); INSERT INTO gk SELECT generate_series(1, 10);
+		CREATE TABLE once_more (i int PRIMARY KEY); INSERT INTO once_more SELECT generate_series(1, 10)`)
 	m.run(0, "start")
 	exec := func(uri string, sql ...string) {
 		t.Helper()
@@ -76,11 +78,36 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: the remedy does not help:\n%s", r.name, got)
 		}
 	}
+	m.copiedAgain("once_more")
 	m.run(0, "switchover", "--yes")
 	m.same()
 	exec(m.targetURI(), `UPDATE gk SET a = a + 100 WHERE a < 3`, `DELETE FROM gk WHERE a = 7`)
 	m.run(0, "rollback", "--yes")
 	m.same()
+}
+
+// copiedAgain has PostgreSQL copy a table once more, after somebody has dropped it on the
+// target: until that is done a switchover is refused, and status shows when it is.
+func (m *move) copiedAgain(table string) {
+	m.t.Helper()
+	const open = `SET default_transaction_read_only = off`
+	pgtest.Exec(m.t, m.targetURI(), open, `DROP TABLE `+table, `CREATE TABLE `+table+` (i int PRIMARY KEY)`)
+	held := pgtest.Hold(m.t, m.targetURI(), `LOCK TABLE `+table+` IN SHARE MODE`) // nothing is copied into it
+	name := pgtest.QueryValue[string](m.t, pgtest.Connect(m.t, m.targetURI()), `SELECT subname FROM pg_subscription WHERE subname LIKE 'pgbaton\_%'`)
+	pgtest.Exec(m.t, m.targetURI(), open, `ALTER SUBSCRIPTION `+name+` REFRESH PUBLICATION`)
+	r := m.run(3, "switchover", "--yes")
+	says, remedy := `table "public"."`+table+`" is not ready`, "wait until pgbaton status shows all tables ready"
+	if !strings.Contains(r.Stderr, says) || !strings.Contains(r.Stderr, remedy) {
+		m.t.Errorf("want %q and %q in\n%s", says, remedy, r)
+	}
+	held.Release()
+	pgtest.Until(m.t, time.Minute, "status shows all tables ready", func() bool {
+		group := m.result(0, "status")["groups"].([]any)[0].(map[string]any)
+		return group["tables_ready"] == group["tables"]
+	})
+	if r := m.run(0, "rehearse"); strings.Contains(r.Stderr, says) {
+		m.t.Errorf("the remedy does not help:\n%s", r)
+	}
 }
 
 // TestCommandsRefused: a command that comes at the wrong time says which one helps, and

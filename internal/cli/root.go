@@ -301,7 +301,7 @@ func hint(err error, code int) string {
 	case code == outcome.Aborted:
 		return "the holder serves again; pgbaton status shows where things stand"
 	case code == outcome.AfterPass:
-		return "run the same command again: it continues from here"
+		return "remove the cause and run the same command again: it continues from here"
 	}
 	return ""
 }

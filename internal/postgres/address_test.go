@@ -52,7 +52,8 @@ func TestAddress(t *testing.T) {
 	one, two := pgtest.Start(t, 12), pgtest.Start(t, 17)
 	dead := deadPort(t)
 
-	s := server(t, "host=127.0.0.1,127.0.0.1,127.0.0.1 port=%d,%d,%d user=postgres dbname=postgres target_session_attrs=read-write", dead, one.Port(), two.Port())
+	several := fmt.Sprintf("host=127.0.0.1,127.0.0.1,127.0.0.1 port=%d,%d,%d user=postgres dbname=postgres target_session_attrs=read-write", dead, one.Port(), two.Port())
+	s := server(t, "%s", several)
 	connected(t, s)
 	if s.Host() != "127.0.0.1" || s.Port() != one.Port() {
 		t.Errorf("the session is on port %d, the address is %s:%d", one.Port(), s.Host(), s.Port())
@@ -72,8 +73,13 @@ func TestAddress(t *testing.T) {
 	if conn, err := s.Connect(t.Context()); err == nil {
 		t.Errorf("a later session was opened on port %d", conn.Config().Port)
 		conn.Close(context.Background())
-	} else if want := fmt.Sprintf("127.0.0.1:%d", one.Port()); !strings.Contains(err.Error(), want) || !strings.Contains(postgres.Hint(err), "does not change its server") {
+	} else if want := fmt.Sprintf("127.0.0.1:%d", one.Port()); !strings.Contains(err.Error(), want) || !strings.Contains(postgres.Hint(err), "does not change its server; when it is settled which one counts, run the same command again") {
 		t.Errorf("%v; hint: %s", err, postgres.Hint(err))
+	}
+	s = server(t, "%s", several) // the same command again
+	connected(t, s)
+	if s.Port() != two.Port() {
+		t.Errorf("another command reaches port %d, want %d", s.Port(), two.Port())
 	}
 
 	// A name with several addresses of one family does not say which server it is.
@@ -131,9 +137,12 @@ func TestAnotherServer(t *testing.T) {
 	if conn, err := s.Connect(t.Context()); err == nil {
 		t.Error("a session of another server was trusted")
 		conn.Close(context.Background())
-	} else if !strings.Contains(err.Error(), "another server") {
-		t.Error(err)
+	} else if !strings.Contains(err.Error(), "another server") || postgres.Hint(err) != "give --source an address that leads to one server" {
+		t.Errorf("%v; hint: %s", err, postgres.Hint(err))
 	}
+	s = server(t, "host=127.0.0.1 port=%d user=postgres dbname=postgres", one.Port()) // as said
+	connected(t, s)
+	connected(t, s)
 	s = server(t, "host=127.0.0.1 port=%d user=postgres dbname=postgres sslmode=disable", l.Addr().(*net.TCPAddr).Port)
 	leadsTo <- one.Port()
 	leadsTo <- two.Port()
@@ -178,6 +187,7 @@ func TestPooler(t *testing.T) {
 					if err != nil {
 						t.Log(err)
 					}
+					connected(t, server(t, "host=%s port=%d user=postgres dbname=postgres", c.Host(), c.Port())) // as said
 				})
 			}
 		}

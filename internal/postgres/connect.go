@@ -72,7 +72,16 @@ func (s *Server) ConnectRaw(ctx context.Context, extra map[string]string) (*pgco
 // ConnectReplication opens a walsender on the database
 // (https://www.postgresql.org/docs/current/protocol-replication.html).
 func (s *Server) ConnectReplication(ctx context.Context) (*pgconn.PgConn, error) {
-	return s.ConnectRaw(ctx, map[string]string{"replication": "database"})
+	conn, err := s.ConnectRaw(ctx, map[string]string{"replication": "database"})
+	var refused *Error
+	if errors.As(err, &refused) && NotLetIn(err) {
+		// The code is that of who may not connect at all.
+		if ordinary, connectErr := s.Connect(ctx); connectErr == nil {
+			refused.Hint = fmt.Sprintf("ALTER ROLE %s REPLICATION", QuoteIdent(s.User()))
+			_ = ordinary.Close(ctx)
+		}
+	}
+	return conn, err
 }
 
 // opener opens a session: pgx or pgconn does.
@@ -175,6 +184,7 @@ func (s *Server) connectError(database string, errs []error) error {
 	}
 	var dns *net.DNSError
 	var pooler *PoolerError
+	var answer *pgconn.PgError
 	doing := fmt.Sprintf("connecting to %s/%s as %s", where, database, s.User())
 	switch Code(err) {
 	case InvalidPassword, InvalidAuthorization:
@@ -187,14 +197,16 @@ func (s *Server) connectError(database string, errs []error) error {
 			hint = fmt.Sprintf("take %s out of the options in --%s, or connect as a role that may set it (from 15 on: GRANT SET ON PARAMETER %[1]s TO %[3]s)", m[1], s.Side, QuoteIdent(s.User()))
 		}
 	case TooManyConnections:
-		hint = "raise max_connections or use fewer --jobs"
+		hint = "raise the limit that the server names (max_connections, max_wal_senders, or the CONNECTION LIMIT of the database or the role), or use fewer --jobs"
 	case ProtocolViolation: // no PostgreSQL server answers a well-formed start-up packet so
-		var refusal *pgconn.PgError
-		errors.As(err, &refusal)
-		errs = []error{&PoolerError{Evidence: "it answers: " + refusal.Message}}
+		errors.As(err, &answer)
+		errs = []error{&PoolerError{Evidence: "it answers: " + answer.Message}}
 	default:
-		if errors.As(err, &dns) {
+		switch {
+		case errors.As(err, &dns):
 			hint = fmt.Sprintf("check the host name in --%s", s.Side)
+		case errors.As(err, &answer) && !strings.HasPrefix(answer.Code, "57"): // it runs, and is not starting or stopping
+			hint = fmt.Sprintf("remove the reason that the server gives, there or in --%s", s.Side)
 		}
 	}
 	if errors.Is(err, errOtherServer) {

@@ -23,7 +23,6 @@ const (
 	UndefinedFunction     = "42883"
 	UndefinedObject       = "42704"
 	InvalidSchema         = "3F000"
-	DuplicateObject       = "42710"
 	DuplicateDatabase     = "42P04"
 	FeatureNotSupported   = "0A000"
 	InsufficientPrivilege = "42501"

@@ -34,6 +34,17 @@ func TestProbeRemedies(t *testing.T) {
 	o.sourceFromTarget = source.ConnStringAs("postgres", secret, "d")
 	wantNot(t, run(t, source, target, o), "probe-source-from-target", tgt)
 
+	// What the server itself has against a subscription is no matter of where it connects to.
+	pgtest.Exec(t, target.ConnString("d"), `CREATE FUNCTION refuses() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no subscriptions here'; END $$`,
+		`CREATE EVENT TRIGGER "My trigger" ON ddl_command_start WHEN TAG IN ('CREATE SUBSCRIPTION') EXECUTE FUNCTION refuses()`,
+		`ALTER EVENT TRIGGER "My trigger" ENABLE ALWAYS`)
+	f = want(t, run(t, source, target, o), "probe-source-from-target", tgt, blocker)
+	if !strings.Contains(f.Text, "no subscriptions here") || f.Remedy != "remove the reason that the target's server gives: it is not the connection to the source that failed" {
+		t.Errorf("a server that refuses: %+v", f)
+	}
+	pgtest.Exec(t, target.ConnString("d"), `ALTER EVENT TRIGGER "My trigger" DISABLE`)
+	wantNot(t, run(t, source, target, o), "probe-source-from-target", tgt)
+
 	// A standby does not subscribe, wherever it gets to.
 	if err := target.Stop(t.Context()); err != nil {
 		t.Fatal(err)

@@ -37,8 +37,6 @@ var unfollowed = map[string]string{
 	"migration-active": "another migration's own end", "pooler": "TestPooler of package cli", "version": "no server older than 10 is at hand",
 	"extension-rows": "nothing is to be done", "extension-rows-large": "what is not needed is the user's to know",
 	"removed-functions": "what replaces them is the application's to choose",
-	// To be followed: no test provokes them yet.
-	"schema-archive": "no test yet", "search-path-extension": "no test yet", "throw-away-database": "no test yet",
 }
 
 // TestRemediesAreFollowed: a finding that is added needs a test that provokes it,

@@ -99,6 +99,18 @@ func TestSearchPath(t *testing.T) {
 	IF v = 'once in a blue moon; unrelated(v)' THEN RETURN count_words ( v ) > 0; END IF; RETURN true; END $$;
 CREATE TABLE rare (id int PRIMARY KEY, v text CHECK (rarely(v)));
 INSERT INTO rare VALUES (1, 'a')`},
+					{code: "search-path-extension", side: src, severity: warn, says: []string{`index public.by_extension`, `constraint extended_v_check of public.extended`, "wrap the function in one of your own with SET search_path, and use that; or drop what uses it"},
+						source: `SET search_path = "App s", public;
+CREATE EXTENSION citext SCHEMA public;
+CREATE FUNCTION public.of_extension(v text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN count_words(v); END $$;
+ALTER EXTENSION citext ADD FUNCTION public.of_extension(text);
+CREATE TABLE public.extended (id int PRIMARY KEY, v text CHECK (public.of_extension(v) < 50));
+CREATE INDEX by_extension ON public.extended (public.of_extension(v));
+INSERT INTO public.extended VALUES (1, 'a b')`,
+						asSaid: `CREATE FUNCTION wrapped(v text) RETURNS int LANGUAGE sql IMMUTABLE SET search_path = "App s" AS $$ SELECT public.of_extension(v) $$;
+DROP INDEX by_extension;
+CREATE INDEX by_extension ON extended (wrapped(v));
+ALTER TABLE extended DROP CONSTRAINT extended_v_check`},
 				},
 			}.play(t, source, target)
 		})

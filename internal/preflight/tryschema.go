@@ -124,7 +124,7 @@ func (s *survey) untried(ctx context.Context, e *end, err error) error {
 	var sided *postgres.Error
 	if errors.As(err, &sided) && sided.Side == postgres.Source {
 		s.add(Finding{Code: "schema-archive", Severity: Blocker, Side: sided.Side, Text: s.source.redact(err.Error()),
-			Remedy: "mend what pg_dump complains about; see the other findings for missing privileges"})
+			Remedy: "remove what pg_dump complains about; missing privileges are findings of their own"})
 		return nil
 	}
 	e.add(Finding{Code: "schema-untried", Severity: Warning, Side: e.Side, Text: "whether the target can hold the source's definitions could not be tried: " + e.redact(postgres.Describe(err)),

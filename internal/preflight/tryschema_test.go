@@ -127,3 +127,36 @@ CREATE DOMAIN @extschema@.job AS text;`} {
 		wantNot(t, runInput(t, in), "schema-untried", tgt)
 	}
 }
+
+// TestTrySchemaRights: a dump that the source refuses, and a throw-away database that
+// cannot be removed, are told; where it says how, neither is there any more.
+func TestTrySchemaRights(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Start(t, 12), pgtest.Start(t, 17)
+	pgtest.Exec(t, source.ConnString("postgres"), `CREATE ROLE mover LOGIN REPLICATION`, `CREATE ROLE keeper`, `GRANT pg_monitor TO mover`, `CREATE DATABASE app OWNER mover`)
+	pgtest.Exec(t, source.ConnString("app"), `CREATE TABLE t (i int PRIMARY KEY)`, `ALTER TABLE t OWNER TO keeper`)
+	pgtest.Exec(t, target.ConnString("postgres"), `CREATE ROLE maker LOGIN REPLICATION CREATEDB`, `GRANT pg_monitor, pg_signal_backend, pg_create_subscription TO maker`)
+	try := func() preflight.Report {
+		t.Helper()
+		in := input(t, source, target, options{db: "app", user: "mover", targetUser: "maker"})
+		in.TrySchema = preflight.TryAlways
+		return runInput(t, in)
+	}
+	r := try()
+	f := want(t, r, "schema-archive", src, blocker)
+	if !strings.Contains(f.Text, "permission denied for table t") || f.Remedy != "remove what pg_dump complains about; missing privileges are findings of their own" {
+		t.Errorf("%+v", f)
+	}
+	apply(t, source.ConnString("app"), want(t, r, "privilege-owner", src, blocker).Remedy)
+	wantNot(t, try(), "schema-archive", src)
+
+	pgtest.Exec(t, target.ConnString("postgres"), `CREATE DATABASE pgbaton_try_0123456789ab OWNER maker`)
+	visitor := pgtest.Hold(t, target.ConnString("pgbaton_try_0123456789ab")) // maker may not end a superuser's session
+	f = want(t, try(), "throw-away-database", tgt, warn)
+	if !strings.Contains(f.Text, `dropping the throw-away database "pgbaton_try_0123456789ab"`) {
+		t.Errorf("%+v", f)
+	}
+	visitor.Release()
+	apply(t, target.ConnStringAs("maker", "", "postgres"), f.Remedy)
+	wantNot(t, try(), "throw-away-database", tgt)
+}

@@ -245,7 +245,8 @@ func ValidateWithheld(ctx context.Context, conn *pgx.Conn) (left []refusal.Reaso
 		switch {
 		case postgres.Gone(err):
 		case postgres.Refused(err):
-			left = append(left, refusal.Reason{Why: fmt.Sprintf("%s is not validated: %s", k, postgres.Describe(err)), Remedy: sql})
+			left = append(left, refusal.Reason{Why: fmt.Sprintf("%s is not validated: %s", k, postgres.Describe(err)),
+				Remedy: "correct the rows that the server names, or what else it says, then " + sql})
 			continue
 		case err != nil:
 			return left, fmt.Errorf("validating %s: %w", k, err)
@@ -257,22 +258,20 @@ func ValidateWithheld(ctx context.Context, conn *pgx.Conn) (left []refusal.Reaso
 	return left, nil
 }
 
-// complete makes a key that is there as it was; sql is the statement that failed.
-func (k WithheldKey) complete(ctx context.Context, conn *pgx.Conn) (sql string, err error) {
-	for _, sql := range []string{k.Validate, k.Whole, k.Comment} {
-		if sql == "" {
-			continue
-		}
+// complete makes a key that is there as it was; left are the statements from the one on
+// that failed.
+func (k WithheldKey) complete(ctx context.Context, conn *pgx.Conn) (left string, err error) {
+	statements := slices.DeleteFunc([]string{k.Validate, k.Whole, k.Comment}, func(sql string) bool { return sql == "" })
+	for i, sql := range statements {
+		exists := false
 		if sql == k.Whole {
-			if exists, err := foreignKeyExists(ctx, conn, k); err != nil || exists {
-				if err != nil {
-					return sql, err
-				}
-				continue
-			}
+			exists, err = foreignKeyExists(ctx, conn, k)
 		}
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return sql, err
+		if err == nil && !exists {
+			_, err = conn.Exec(ctx, sql)
+		}
+		if err != nil {
+			return strings.Join(statements[i:], "; "), err
 		}
 	}
 	return "", nil

@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -57,5 +58,60 @@ func TestWithheld(t *testing.T) {
 	must(err)
 	if len(left)+len(rest) > 0 {
 		t.Errorf("left: %v, remembered: %v", left, rest)
+	}
+}
+
+// TestWithheldLeft: a foreign key that some rows violate is said with the statements that
+// make it what it was, once the rows are corrected; another look at it does the same.
+func TestWithheldLeft(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	uri := pgtest.Start(t, 15).ConnString("postgres")
+	conn := pgtest.Connect(t, uri)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(journal.Create(ctx, conn, journal.Record{Name: "m", ID: "1", Side: postgres.Target, Method: "stream"}, nil))
+	pgtest.Exec(t, uri, `CREATE TABLE public.parent (i int PRIMARY KEY)`, `CREATE TABLE public."It's" (i int) PARTITION BY RANGE (i)`,
+		`CREATE TABLE public.leaf PARTITION OF public."It's" DEFAULT`, `INSERT INTO public."It's" VALUES (1), (2)`, `INSERT INTO public.parent VALUES (1)`)
+	const key = `ADD CONSTRAINT k FOREIGN KEY (i) REFERENCES public.parent`
+	keys := []replication.WithheldKey{
+		{Table: postgres.Ident{Schema: "public", Name: "leaf"}, Name: "k", Add: `ALTER TABLE ONLY public.leaf ` + key + ` NOT VALID`, Validate: `ALTER TABLE public.leaf VALIDATE CONSTRAINT k`},
+		{Table: postgres.Ident{Schema: "public", Name: "It's"}, Name: "k", Whole: `ALTER TABLE public."It's" ` + key, Comment: `COMMENT ON CONSTRAINT k ON public."It's" IS 'kept'`},
+	}
+	as := func(when string, want bool) {
+		t.Helper()
+		if got := pgtest.QueryValue[bool](t, conn, `SELECT count(*) FILTER (WHERE convalidated) = 2 AND count(obj_description(oid, 'pg_constraint')) = 1
+			FROM pg_constraint WHERE conname = 'k'`); got != want {
+			t.Errorf("%s: the keys are as they were: %t", when, got)
+		}
+	}
+	for _, again := range []bool{false, true} {
+		must(pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return replication.Withhold(ctx, tx, keys) }))
+		_, err := replication.AddWithheld(ctx, conn, keys)
+		must(err)
+		left, err := replication.ValidateWithheld(ctx, conn)
+		must(err)
+		as("with a row that violates it", false)
+		const says = "correct the rows that the server names, or what else it says, then "
+		if len(left) != 2 || !strings.Contains(left[0].Why, `Key (i)=(2) is not present in table "parent"`) || !strings.HasPrefix(left[0].Remedy, says) || !strings.HasPrefix(left[1].Remedy, says) {
+			t.Fatalf("left: %+v", left)
+		}
+		pgtest.Exec(t, uri, `DELETE FROM public.leaf WHERE i = 2`)
+		if again {
+			if left, err = replication.ValidateWithheld(ctx, conn); len(left) > 0 {
+				t.Errorf("left: %+v", left)
+			}
+			must(err)
+		} else {
+			for _, l := range left {
+				pgtest.Exec(t, uri, strings.TrimPrefix(l.Remedy, says))
+			}
+		}
+		as("as said", true)
+		pgtest.Exec(t, uri, `ALTER TABLE public."It's" DROP CONSTRAINT k`, `INSERT INTO public.leaf VALUES (2)`)
 	}
 }

@@ -1,8 +1,10 @@
 package replication_test
 
 import (
+	"strings"
 	"testing"
 
+	"pgbaton/internal/catalog"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/pgtest"
 	"pgbaton/internal/postgres"
@@ -31,5 +33,33 @@ func TestLocateIdentities(t *testing.T) {
 	}
 	if !pgtest.QueryValue[bool](t, conn, `SELECT (value ->> 'oid')::oid = 'public."a table"'::regclass FROM pgbaton.journal WHERE kind = 'replica-identity'`) {
 		t.Error("the table was not found")
+	}
+}
+
+// TestRestoreIdentitiesLeft: what the role may not put back is said with the statement
+// that does, and forgotten.
+func TestRestoreIdentitiesLeft(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t, 15)
+	super := server.ConnString("postgres")
+	pgtest.Exec(t, super, `CREATE ROLE mover LOGIN`, `GRANT CREATE ON DATABASE postgres TO mover`, `CREATE TABLE public."It's" (i int NOT NULL)`,
+		`CREATE UNIQUE INDEX "the key" ON public."It's" (i)`, `ALTER TABLE public."It's" REPLICA IDENTITY FULL`)
+	mover := server.ConnStringAs("mover", "", "postgres")
+	pgtest.Exec(t, mover, journal.SchemaSQL())
+	conn := pgtest.Connect(t, mover)
+	c := replication.IdentityChange{Table: postgres.Ident{Schema: "public", Name: "It's"}, Old: catalog.IdentityIndex, OldIndex: "the key", New: catalog.IdentityFull}
+	if err := c.Remember(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+	restored, left, err := replication.RestoreIdentities(t.Context(), conn)
+	if err != nil || restored != 0 || len(left) != 1 || !strings.Contains(left[0].Why, `replica identity of "public"."It's" is still FULL: ERROR: must be owner of table It's`) {
+		t.Fatalf("%d restored, left: %+v, %v", restored, left, err)
+	}
+	pgtest.Exec(t, super, left[0].Remedy)
+	if !pgtest.QueryValue[bool](t, conn, `SELECT c.relreplident = 'i' AND i.indisreplident FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid WHERE c.relname = 'It''s'`) {
+		t.Errorf("the remedy does not help: %s", left[0].Remedy)
+	}
+	if restored, left, err = replication.RestoreIdentities(t.Context(), conn); restored != 0 || len(left) != 0 || err != nil {
+		t.Errorf("once more: %d restored, left: %+v, %v", restored, left, err)
 	}
 }

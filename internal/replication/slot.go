@@ -153,11 +153,9 @@ func CreateSlotHere(ctx context.Context, db postgres.DB, v postgres.Version, nam
 func SlotHint(err error) string {
 	switch code := postgres.Code(err); {
 	case code == postgres.QueryCanceled, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return "it waits for every open transaction that has written, in any database of the cluster: wait for them, or end them with pg_terminate_backend"
+		return "it waits for every open transaction that has written, in any database of the cluster: wait for them, or end them: pg_terminate_backend for the sessions with a backend_xid in pg_stat_activity, COMMIT PREPARED or ROLLBACK PREPARED for what is in pg_prepared_xacts"
 	case code == postgres.ConfigLimitExceeded:
 		return "all replication slots are in use: drop one, or raise max_replication_slots and restart"
-	case code == postgres.DuplicateObject:
-		return "another database of the cluster has a slot of this name, of a migration that was begun before names carried an id: begin this one with another --migration"
 	case code == postgres.InsufficientPrivilege:
 		return "the role needs REPLICATION"
 	}

@@ -9,7 +9,6 @@ import (
 
 // SQLSTATEs of a CREATE SUBSCRIPTION that fails.
 const (
-	readOnly         = "25006" // a standby, or a session that may not write
 	passwordRequired = "2F003" // since 16: of who is no superuser
 	internalError    = "XX000" // before 15 of a connection that fails, too (libpqwalreceiver.c)
 	classConnection  = "08"
@@ -28,12 +27,10 @@ func SubscribeFailure(subscriber postgres.Side, v postgres.Version, err error) (
 	case code == passwordRequired:
 		return false, fmt.Sprintf("of a role without SUPERUSER the server asks for a password, that in the connection string, and the %s must ask for it too: give %s with a password, and let pg_hba.conf of the %s have scram-sha-256 for it",
 			publisher, flag, publisher)
-	case code == readOnly:
-		return false, fmt.Sprintf("the %s is a standby, or read-only for this role: give --%s the address of the primary", subscriber, subscriber)
 	case code == postgres.InsufficientPrivilege && v.Major() >= 16:
 		return false, "the role must be superuser, or have pg_create_subscription and CREATE on the database: pgbaton check prints the GRANTs"
 	case code == postgres.InsufficientPrivilege:
 		return false, "before 16 only a superuser may create subscriptions (managed services: the administrative role)"
 	}
-	return false, fmt.Sprintf("this is no matter of reaching the %s: it is the %s's server that does not create the subscription, for the reason that it gives", publisher, subscriber)
+	return false, fmt.Sprintf("remove the reason that the %s's server gives: it is not the connection to the %s that failed", subscriber, publisher)
 }

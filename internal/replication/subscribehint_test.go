@@ -23,13 +23,12 @@ func TestSubscribeFailure(t *testing.T) {
 	}{
 		{"08006", 180001, true, "--source-from-target"},
 		{"XX000", 120001, true, "--source-from-target"}, // before 15 without a code of its own
-		{"XX000", 170001, false, "for the reason that it gives"},
+		{"XX000", 170001, false, "remove the reason that the target's server gives"},
 		{"2F003", 160001, false, "with a password"},
-		{"25006", 150001, false, "--target the address of the primary"},
 		{"42501", 170001, false, "pg_create_subscription"},
 		{"42501", 150001, false, "only a superuser"},
-		{"P0001", 150001, false, "for the reason that it gives"}, // an event trigger of the user's
-		{"23505", 120001, false, "for the reason that it gives"},
+		{"P0001", 150001, false, "remove the reason that the target's server gives"}, // an event trigger of the user's
+		{"23505", 120001, false, "remove the reason that the target's server gives"},
 	} {
 		connecting, hint := SubscribeFailure(postgres.Target, tc.version, &pgconn.PgError{Code: tc.code})
 		if connecting != tc.connecting || !strings.Contains(hint, tc.says) || !connecting && strings.Contains(hint, "firewalls") {
