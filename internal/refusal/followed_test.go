@@ -132,7 +132,7 @@ var followed = map[string]string{
 	"replication: the role must be superuser, or have pg_create_subscription and CREATE on the database: pgbaton check prints the GRANTs":                                                                                   "cli.TestRightsTaken",
 	"replication: the role needs REPLICATION": "cli.TestRightsTaken",
 	"replication: the …'s server must reach the …: give the address that it can use with …; open firewalls, let pg_hba.conf and listen_addresses of the … admit it; and its role there needs REPLICATION": "cli.TestRightsTaken",
-	"tablecopy: rows of … are not as this asks for: repair them on the source, …: it copies what they are in anew":                                                                                        "cli.TestRepaired",
+	"tablecopy: repair the rows of … on the source, …: it copies the tables concerned again":                                                                                                              "cli.TestRepaired",
 	"traffic: name the database under which the application connects (--pgbouncer-database)":                                                                                                              "traffic.TestCheckFinds",
 	"traffic: check that it runs, the address, the user (one of admin_users) and its password (also PGPASSWORD and the password file)":                                                                    "traffic.TestCheckFinds",
 	"traffic: run pgbaton on PgBouncer's host, as a user that may read the file; or name the file as this machine sees it (--pgbouncer-ini)":                                                              "traffic.TestFileRights",

@@ -122,7 +122,7 @@ func testEncodings(t *testing.T, l lab) {
 				o := <-start(t.Context(), m.job(t, 1))
 				if target == "UTF8" {
 					wantError(t, o.err, postgres.Target, "22021") // character_not_in_repertoire
-					wantHint(t, o.err, `rows of "public"."raw" are not as this asks for: repair them on the source`)
+					wantHint(t, o.err, `repair the rows of "public"."raw" on the source, then run start again`)
 					pgtest.Exec(t, m.sourceURI, `UPDATE raw SET t = 'repaired' WHERE t <> 'ok'`)
 					m.again(t)
 					return

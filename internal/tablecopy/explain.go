@@ -117,7 +117,7 @@ func (l *loader) hintOr(known string, side postgres.Side, t postgres.Ident, err 
 	case changed(err):
 		return fmt.Sprintf("%s was changed on one side after start began: %s", t, strings.TrimPrefix(again, "then "))
 	case side == postgres.Target && ofRows(code):
-		return fmt.Sprintf("rows of %s are not as this asks for: repair them on the source, %s: it copies what they are in anew", t, again)
+		return fmt.Sprintf("repair the rows of %s on the source, %s: it copies the tables concerned again", t, again)
 	}
 	return "remove the cause, " + again
 }

@@ -69,7 +69,7 @@ func testRemedies(t *testing.T, l lab) {
 		if !errors.As(o.err, &rows) || len(rows.Tables) != 1 || rows.Tables[0].Name != "w" {
 			t.Errorf("to blame: %+v", rows)
 		}
-		wantHint(t, o.err, `rows of "public"."w" are not as this asks for: repair them on the source`)
+		wantHint(t, o.err, `repair the rows of "public"."w" on the source, then run start again`)
 		pgtest.Exec(t, m.sourceURI, `UPDATE w SET t = 'shortened' WHERE t <> 'short'`)
 		m.again(t)
 	})
