@@ -406,8 +406,11 @@ func (r *run) abort(ctx context.Context, name string, cause error, begun []phase
 }
 
 func (r *run) warnStream(err error) {
-	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the subscription could not be enabled again: " + postgres.Describe(err),
-		Remedy: "pgbaton resume, when the " + string(r.Taker.Side) + " is back"})
+	remedy := "pgbaton resume, when the " + string(r.Taker.Side) + " is back"
+	if gap := (*gapError)(nil); errors.As(err, &gap) {
+		remedy = r.lost()
+	}
+	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the subscription could not be enabled again: " + postgres.Describe(err), Remedy: remedy})
 }
 
 // guardEnds dismisses the guardian, or leaves to it what is not finished.

@@ -125,8 +125,11 @@ func (r *run) lost() string {
 	if r.generation == 0 {
 		return "pgbaton reset, then start again"
 	}
-	return "pgbaton finish: this way is closed"
+	return wayClosed
 }
+
+// wayClosed is the remedy where nothing can be handed over any more.
+const wayClosed = "pgbaton finish: this way is closed"
 
 // NoWayBack says that the side that has the baton has no stream to the other.
 const NoWayBack = "there is no way back: the handover was made without one, or its subscription was dropped"
@@ -224,7 +227,7 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) (w
 
 // sayGap refuses to hand over what may not be all.
 func (r *run) sayGap(say func(why, remedy string), gap string) {
-	say(fmt.Sprintf("changes may be missing on the %s: %s", r.Taker.Side, gap), r.lost())
+	say(gap, r.lost())
 }
 
 func (r *run) waitActive(ctx context.Context, g replication.Group) bool {

@@ -268,13 +268,19 @@ func (r *run) clearBack(ctx context.Context) error {
 	return err
 }
 
+// gapError says that a stream must not be let on: no waiting helps.
+type gapError struct{ why string }
+
+// Error implements error.
+func (g *gapError) Error() string { return g.why }
+
 // enableStream enables what a handover has disabled, unless something was left out
 // of it meanwhile.
 func (r *run) enableStream(ctx context.Context) error {
 	for _, g := range r.Groups {
 		gap, err := replication.Gap(ctx, r.holder, r.taker, r.Holder.Version(), g)
 		if err == nil && gap != "" {
-			err = errors.New(gap)
+			err = &gapError{gap}
 		}
 		if err != nil {
 			return err
@@ -347,7 +353,7 @@ func (r *run) enableBack(ctx context.Context) error {
 		return postgres.Wrap(r.Taker.Side, "looking for a gap in the way back", err)
 	}
 	if gap != "" {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back is not opened, it has a gap: " + gap, Remedy: "there is no way back any more: pgbaton finish"})
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back is not opened: " + gap, Remedy: wayClosed})
 		return nil
 	}
 	// What its triggers did on the taker comes with the rows.
@@ -363,7 +369,7 @@ func (r *run) enableBack(ctx context.Context) error {
 	}
 	seen, gap, err := trip.Arrived(ctx, r.taker, r.holder, backTimeout)
 	if err == nil && gap != "" {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back has a gap: " + gap, Remedy: "there is no way back any more: pgbaton finish"})
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back is suspect: " + gap, Remedy: wayClosed})
 	}
 	if err == nil && !seen {
 		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "the way back does not flow yet: a marker did not arrive within " + backTimeout.String(),

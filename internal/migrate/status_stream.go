@@ -141,7 +141,7 @@ func (r *reader) leave(ctx context.Context, g replication.Group) error {
 	return replication.LeaveMarker(ctx, r.publisher(), g)
 }
 
-// noteGap says that changes may be missing.
+// noteGap says what is to be feared of a stream.
 func (r *reader) noteGap(g replication.Group, gap string) {
 	if gap == "" || r.suspect[g.Name()] {
 		return
@@ -150,7 +150,7 @@ func (r *reader) noteGap(g replication.Group, gap string) {
 		r.suspect = map[string]bool{}
 	}
 	r.suspect[g.Name()] = true
-	r.lost(fmt.Sprintf("the stream of group %d is suspect, changes may be missing on the %s: %s", g.Number, r.baton.Side.Other(), gap), lostRemedy(r.baton))
+	r.lost(fmt.Sprintf("the stream of group %d is suspect, %s", g.Number, gap), lostRemedy(r.baton))
 }
 
 func (r *reader) unfinished() {

@@ -12,6 +12,7 @@ import (
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
 )
@@ -291,7 +292,7 @@ func (st *start) catchUp(ctx context.Context, g replication.Group) error {
 	for {
 		seen, gap, err := trip.Arrived(ctx, st.SourceConn, st.TargetConn, time.Second)
 		if err == nil && gap != "" {
-			return refuseGap("start", gap, journal.Baton{Side: postgres.Source})
+			return refusal.New("start", gap, lostRemedy(journal.Baton{Side: postgres.Source}))
 		}
 		if err != nil || seen {
 			return postgres.Wrap(postgres.Target, "waiting for a marker", err)

@@ -293,7 +293,7 @@ func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, g r
 	} else if gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g); err != nil {
 		return false, postgres.Wrap(publisher, "looking for a gap in the stream", err)
 	} else if gap != "" {
-		c.Observe(event.Warning{Side: string(publisher), Text: "changes may be missing on the " + string(subscriber) + ": " + gap, Remedy: lostRemedy(b)})
+		c.Observe(event.Warning{Side: string(publisher), Text: gap, Remedy: lostRemedy(b)})
 	}
 	return slot == nil || slot.Lost, postgres.Wrap(publisher, "noting where the slot stands", replication.LeaveSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), g))
 }
@@ -307,14 +307,10 @@ func (c Config) whole(ctx context.Context, s *Sessions, b journal.Baton, groups 
 			return postgres.Wrap(publisher, "looking for a gap in the stream", err)
 		}
 		if gap != "" {
-			return refuseGap(what, gap, b)
+			return refusal.New(what, gap, lostRemedy(b))
 		}
 	}
 	return nil
-}
-
-func refuseGap(what, gap string, b journal.Baton) error {
-	return refusal.New(what, fmt.Sprintf("changes may be missing on the %s: %s", b.Side.Other(), gap), lostRemedy(b))
 }
 
 // lostRemedy says what to do when the stream to the side without the baton is lost.

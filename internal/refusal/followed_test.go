@@ -232,7 +232,6 @@ var unwritten = []string{
 	"handover: run the same command again to complete this",
 	"handover: the next handover, finish or reset removes it",
 	"handover: the role must own the database or be superuser; what is to be run by hand is said when it is opened",
-	"handover: there is no way back any more: pgbaton finish",
 	"handover: wait for who holds a lock on one of the tables (a vacuum, a long transaction), and run the same command again; or go without a way back: --no-rollback",
 	"handover: wait until pgbaton status shows a small lag, or allow a longer --max-pause",
 	"handover: …; or go without a way back: --no-rollback",

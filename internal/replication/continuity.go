@@ -143,9 +143,8 @@ func waitInactive(ctx context.Context, publisher postgres.DB, v postgres.Version
 	}
 }
 
-// Gap says why a group's stream is not to be let on, or trusted: "" when nothing
-// speaks against it. What it finds out is remembered: a stream stays suspect. A
-// subscriber that is out of reach is nil.
+// Gap says what is to be feared of a group's stream, and why: "" when nothing is. What it
+// finds out is remembered: a stream stays suspect. A subscriber that is out of reach is nil.
 func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Version, g Group) (string, error) {
 	m, at, err := recall(ctx, publisher, g)
 	if err != nil || at == nil || m.Suspect != "" {
@@ -160,7 +159,7 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 		return "", err
 	}
 	if now != m.Timeline && !slot.Synced {
-		return suspect(ctx, publisher, g, fmt.Sprintf("the server was promoted, or restored, since slot %s was made (timeline %s, then %s): its slots may be others", g.Name(), now, m.Timeline))
+		return leftOut(ctx, publisher, g, fmt.Sprintf("the server was promoted, or restored, since slot %s was made (timeline %s, then %s): its slots may be others", g.Name(), now, m.Timeline))
 	}
 	if m.Published != "" {
 		var published string
@@ -169,7 +168,7 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 			return "", err
 		}
 		if published != "" && (published != m.Published || newest > m.Newest) { // that it is gone is said elsewhere
-			return suspect(ctx, publisher, g, fmt.Sprintf("somebody changed publication %s: what was written to a table while it was not in there is missing", g.Name()))
+			return leftOut(ctx, publisher, g, fmt.Sprintf("somebody changed publication %s: what was written to a table while it was not in there is missing", g.Name()))
 		}
 	}
 	if subscriber == nil {
@@ -180,14 +179,14 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 		return "", err
 	}
 	if m.Subscription != 0 && (sub == nil || sub.OID != m.Subscription) {
-		return suspect(ctx, publisher, g, fmt.Sprintf("somebody dropped subscription %s: one that is made in its place does not know how far it had applied, and would apply changes twice", g.Name()))
+		return suspect(ctx, publisher, g, fmt.Sprintf("changes would be applied twice on the %s: somebody dropped subscription %s, and one that is made in its place does not know how far that had applied", g.subscriber(), g.Name()))
 	}
 	if m.Confirmed == "" || sub != nil && sub.Enabled {
 		return "", nil // it flows, or tries to: its markers tell
 	}
 	if other, err := reader(ctx, publisher, slot, *at); err != nil || other != "" {
 		if err == nil {
-			other, err = suspect(ctx, publisher, g, fmt.Sprintf("slot %s is read by somebody else: %s", g.Name(), other))
+			other, err = leftOut(ctx, publisher, g, fmt.Sprintf("slot %s is read by somebody else: %s", g.Name(), other))
 		}
 		return other, err
 	}
@@ -208,7 +207,7 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 	if err != nil || own {
 		return "", errors.Join(err, isRead(ctx, publisher, g))
 	}
-	return suspect(ctx, publisher, g, fmt.Sprintf("slot %s was left at %s and stands at %s: somebody else read from it, moved it, or dropped it and made it again", g.Name(), left, slot.Confirmed))
+	return leftOut(ctx, publisher, g, fmt.Sprintf("slot %s was left at %s and stands at %s: somebody else read from it, moved it, or dropped it and made it again", g.Name(), left, slot.Confirmed))
 }
 
 // reader describes who reads a slot, if that began after the slot was left.
@@ -240,7 +239,24 @@ func WasRead(ctx context.Context, publisher postgres.DB, name string) (bool, err
 	return m.Subscription != 0, err
 }
 
-// suspect marks a stream as one that may have a gap.
+// leftOut marks a stream as one that may have left something out.
+func leftOut(ctx context.Context, publisher *pgx.Conn, g Group, why string) (string, error) {
+	return suspect(ctx, publisher, g, g.incomplete(why))
+}
+
+func (g Group) incomplete(why string) string {
+	return fmt.Sprintf("changes may be missing on the %s: %s", g.subscriber(), why)
+}
+
+// subscriber is the side that a group's changes flow to.
+func (g Group) subscriber() postgres.Side {
+	if g.Direction == Reverse {
+		return postgres.Source
+	}
+	return postgres.Target
+}
+
+// suspect marks a stream as one that is not to be trusted.
 func suspect(ctx context.Context, publisher *pgx.Conn, g Group, why string) (string, error) {
 	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('suspect', $3::text), at = pg_catalog.clock_timestamp()
 		WHERE kind = $1 AND key = $2`, SlotKind, g.Name(), why)
@@ -258,7 +274,7 @@ func Suspect(ctx context.Context, publisher postgres.DB, g Group) (string, error
 func recall(ctx context.Context, publisher postgres.DB, g Group) (m slotMemory, at *time.Time, err error) {
 	at, err = journal.GetAt(ctx, publisher, SlotKind, g.Name(), &m)
 	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
-		return slotMemory{Suspect: damaged.Error()}, at, nil
+		return slotMemory{Suspect: g.incomplete(damaged.Error())}, at, nil
 	}
 	return m, at, err
 }
@@ -313,7 +329,7 @@ func (t *Trip) Arrived(ctx context.Context, publisher, subscriber *pgx.Conn, wit
 			return true, "", err
 		}
 		if left > 0 {
-			gap, err = suspect(ctx, publisher, t.Group, fmt.Sprintf("a marker written at %s never arrived, although later ones did: changes from around then are missing",
+			gap, err = leftOut(ctx, publisher, t.Group, fmt.Sprintf("a marker written at %s, and what was committed around then, never arrived, although later ones did",
 				since.UTC().Format(time.RFC3339)))
 			return true, gap, err
 		}
