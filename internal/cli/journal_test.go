@@ -54,6 +54,9 @@ func TestJournalNeeded(t *testing.T) {
 		{target, `UPDATE pgbaton.journal SET value = jsonb_set(value, '{grants}', '[]') - 'sum' WHERE kind = 'fence'`, "lets nobody connect"},
 		{target, `UPDATE pgbaton.journal SET value = '"x"' WHERE kind = 'quiet-trigger'`, "damaged"},
 		{source, `INSERT INTO pgbaton.journal VALUES ('handover', 'paused', '[1]')`, "damaged"},
+		{source, `INSERT INTO pgbaton.journal VALUES ('handover', 'guardian', '[1]')`, "damaged"},
+		{source, `INSERT INTO pgbaton.journal VALUES ('handover', 'stream', '[1]')`, "damaged"},
+		{target, `INSERT INTO pgbaton.journal VALUES ('handover', 'traffic', '[1]')`, "damaged"},
 		{source, `INSERT INTO pgbaton.journal VALUES ('filenode', 'x', '[1]')`, "damaged"},
 		{target, `INSERT INTO pgbaton.journal VALUES ('check', 'x', '[1]')`, "damaged"},
 		{target, `INSERT INTO pgbaton.journal VALUES ('event-trigger', 'x', '"x"')`, "damaged"},
@@ -70,8 +73,29 @@ func TestJournalNeeded(t *testing.T) {
 			t.Errorf("%s: %q", damage.sql, reasons)
 			continue
 		}
+		if s := m.result(0, "status"); damage.conn == source || !strings.Contains(damage.sql, "'fence'") { // of a target that is shut, see above
+			_, entry, _ := strings.Cut(reasons[0][0], "entry ")
+			if notes := s["findings"].([]any); len(notes) != 1 || !strings.HasSuffix(texts(notes), ": entry "+entry) || notes[0].(map[string]any)["remedy"] != reasons[0][1] ||
+				s["phase"] != "streaming" || s["lag_seconds"] != 0.0 {
+				t.Errorf("%s: status: phase %v, lag %v, findings %v; want %q", damage.sql, s["phase"], s["lag_seconds"], notes, reasons)
+			}
+		}
 		mustExec(t, damage.conn, reasons[0][1])
 		m.run(0, "rehearse")
+	}
+	// What only status reads.
+	mustExec(t, target, `UPDATE pgbaton.journal SET value = '[1]' WHERE kind = 'copy' AND key = 'progress'`)
+	mustExec(t, source, `INSERT INTO pgbaton.journal VALUES ('handover', 'stale', '[1]')`)
+	s := m.result(0, "status")
+	if notes := s["findings"].([]any); len(notes) != 2 || s["phase"] != "streaming" {
+		t.Errorf("damaged entries that only status reads: %v", s)
+	} else {
+		for i, conn := range []*pgx.Conn{target, source} { // in the order in which they are read
+			mustExec(t, conn, notes[i].(map[string]any)["remedy"].(string))
+		}
+	}
+	if s := m.result(0, "status"); len(s["findings"].([]any)) != 0 {
+		t.Errorf("status: %v", s["findings"])
 	}
 	// What is not known of a slot can be put right by nothing in the journal.
 	mustExec(t, source, `INSERT INTO pgbaton.journal (kind, key, value) SELECT 'slot', slot_name, '[1]' FROM pg_replication_slots

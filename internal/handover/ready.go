@@ -120,9 +120,12 @@ func (r *run) orFails(ctx context.Context, g replication.Group, why, remedy stri
 	return why, remedy, err
 }
 
-// lost says what to do about a stream that is lost.
-func (r *run) lost() string {
-	if r.generation == 0 {
+func (r *run) lost() string { return lost(r.generation) }
+
+// lost says what to do about a stream that is lost, from the side that has taken a
+// generation of the baton.
+func lost(generation int64) string {
+	if generation == 0 {
 		return "pgbaton reset, then start again"
 	}
 	return wayClosed

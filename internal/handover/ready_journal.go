@@ -38,13 +38,31 @@ var reads = []func(context.Context, *pgx.Conn) error{
 	func(ctx context.Context, c *pgx.Conn) error { _, err := schema.EventTriggersBefore(ctx, c); return err },
 }
 
-// mend says how a damaged entry is put right.
+// FindDamaged lists those of them that somebody has damaged.
+func FindDamaged(ctx context.Context, conn *pgx.Conn) (found []*journal.Damaged, err error) {
+	for _, read := range reads {
+		err := read(ctx, conn)
+		if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+			found = append(found, damaged)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
 func (r *run) mend(d *journal.Damaged) string {
+	return MendDamaged(d, r.Holder.Side, r.generation)
+}
+
+// MendDamaged says how a damaged entry is put right, where a side has the baton, and has
+// taken a generation of it.
+func MendDamaged(d *journal.Damaged, holder postgres.Side, generation int64) string {
 	switch d.Kind {
 	case replication.SlotKind: // what was left out of the stream can be told by nothing else
-		return "changes may be missing: " + r.lost()
+		return lost(generation)
 	case replication.WithheldKind, schema.CheckKind:
-		return d.DeleteSQL() + "; -- after the handover add that constraint as it was on the " + string(r.Holder.Side)
+		return d.DeleteSQL() + "; -- after the handover add that constraint as it was on the " + string(holder)
 	case schema.EventKind:
 		return fmt.Sprintf("UPDATE pgbaton.journal SET value = '\"O\"' WHERE kind = %s AND key = %s; -- an event trigger that fires as usual; D for one that was disabled, R or A for ENABLE REPLICA or ALWAYS",
 			postgres.QuoteLiteral(d.Kind), postgres.QuoteLiteral(d.Key))
@@ -76,13 +94,12 @@ func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) e
 			say(LostText(side.Side), r.lost())
 			continue
 		}
-		for _, read := range reads {
-			err := read(ctx, side.conn)
-			if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
-				say(fmt.Sprintf("%s: %s", side.Side, damaged), r.mend(damaged))
-			} else if err != nil {
-				return postgres.Wrap(side.Side, "reading the journal", err)
-			}
+		found, err := FindDamaged(ctx, side.conn)
+		if err != nil {
+			return postgres.Wrap(side.Side, "reading the journal", err)
+		}
+		for _, d := range found {
+			say(fmt.Sprintf("%s: %s", side.Side, d), r.mend(d))
 		}
 	}
 	if r.Unselected != "" {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -139,6 +138,7 @@ type reader struct {
 	baton          journal.Baton
 	publishing     []replication.Group // of which the side with the baton has something
 	suspect        map[string]bool     // by the names of groups
+	damaged        map[string]bool     // entries of the journals that have been noted
 }
 
 // The stream flows from the side that has the baton to the other.
@@ -187,6 +187,9 @@ func (r *reader) read(ctx context.Context) error {
 	if err := r.readGaps(ctx); err != nil {
 		return err
 	}
+	if err := r.readDamaged(ctx); err != nil {
+		return err
+	}
 	if err := r.readNotes(ctx); err != nil {
 		return err
 	}
@@ -213,7 +216,8 @@ func (r *reader) readSide(ctx context.Context, side postgres.Side) error {
 	}
 	r.Status.Method, into.Generation = record.Method, record.Generation
 	saved, err := fence.Raised(ctx, conn)
-	if damaged := (*journal.Damaged)(nil); err != nil && !errors.As(err, &damaged) {
+	damaged := (*journal.Damaged)(nil)
+	if err != nil && !errors.As(err, &damaged) {
 		return postgres.Wrap(side, "looking for a fence", err)
 	}
 	if into.Fenced = saved != nil; !into.Fenced && !lost {
@@ -223,6 +227,9 @@ func (r *reader) readSide(ctx context.Context, side postgres.Side) error {
 			return err
 		}
 		into.Fenced, into.closed = closed != nil, closed
+		if damaged != nil && closed == nil { // of a side that is open nothing is lost with it
+			r.note(fmt.Sprintf("%s: %s", side, damaged), damaged.DeleteSQL())
+		}
 	}
 	pid, err := journal.LockHolder(ctx, conn)
 	r.Working = r.Working || pid != 0
@@ -237,23 +244,6 @@ func (r *reader) sideStatus(side postgres.Side) *SideStatus {
 	return &r.Status.Target
 }
 
-// noteClosed says how a side is opened, or made ready to be opened, whose journal does
-// not tell any more how it was open.
-func (r *reader) noteClosed() {
-	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
-		closed := r.sideStatus(side).closed
-		switch {
-		case closed == nil:
-		case side == r.baton.Side && !r.baton.Passed: // applications wait
-			r.note(closed.Error(), closed.Remedy())
-		case side == r.baton.Side:
-			r.note(closed.Error(), "pgbaton "+Handover{To: side}.command()+", run again, says with which statements it is opened")
-		default:
-			r.note(closed.Error(), "it stays closed as it should; pgbaton rehearse says with which statement it can be opened by a handover")
-		}
-	}
-}
-
 // readProgress takes the copy's figures from where the method leaves them.
 func (r *reader) readProgress(ctx context.Context) error {
 	if r.TargetConn == nil || r.target == nil {
@@ -266,6 +256,9 @@ func (r *reader) readProgress(ctx context.Context) error {
 	}
 	var p event.Progress
 	ok, err := journal.Get(ctx, r.TargetConn, kindCopy, keyProgress, &p)
+	if r.isDamaged(postgres.Target, err) {
+		p, ok, err = event.Progress{}, false, nil
+	}
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "reading the copy's progress", err)
 	}
@@ -293,11 +286,11 @@ func (r *reader) readProgress(ctx context.Context) error {
 func (r *reader) keptProgress(ctx context.Context, p *event.Progress) error {
 	var l loaded
 	complete, err := journal.Get(ctx, r.TargetConn, kindCopy, keyLoaded, &l)
-	if err != nil || complete {
+	if err = r.unlessDamaged(postgres.Target, err); err != nil || complete {
 		return postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
 	copied, err := journal.List[copiedTable](ctx, r.TargetConn, kindCopied)
-	if err != nil {
+	if err = r.unlessDamaged(postgres.Target, err); err != nil {
 		return postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
 	p.TablesCopied, p.BytesCopied = len(copied), 0
@@ -365,32 +358,6 @@ func (r *reader) slot(g replication.Group) *SlotStatus {
 	return nil
 }
 
-// readNotes says what handovers left for a person to know.
-func (r *reader) readNotes(ctx context.Context) error {
-	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
-		conn := r.conn(side)
-		note, err := handover.ReadGuardianNote(ctx, conn)
-		if err != nil {
-			return postgres.Wrap(side, "reading the journal", err)
-		}
-		if note != nil {
-			r.note(fmt.Sprintf("%s: %s", note.At.Format(time.RFC3339), note.Text), "the next handover removes this note")
-		}
-		stale, err := handover.ReadStale(ctx, conn)
-		if err != nil {
-			return postgres.Wrap(side, "reading the journal", err)
-		}
-		if stale != nil {
-			r.note(fmt.Sprintf("the %s came back after the %s had been given the baton by force: it was fenced at %s, and what it had not sent is only there",
-				side, side.Other(), stale.Format(time.RFC3339)), "there is no way back; look there for what is missing, then pgbaton finish")
-		}
-		if err := r.noteViews(ctx, side); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // readPhase says how far the migration is, and measures the lag where there is
 // a stream to measure.
 func (r *reader) readPhase(ctx context.Context) error {
@@ -426,7 +393,7 @@ func (r *reader) readPhase(ctx context.Context) error {
 	}
 	var l loaded
 	isLoaded, err := journal.Get(ctx, r.TargetConn, kindCopy, keyLoaded, &l)
-	if err != nil {
+	if err = r.unlessDamaged(postgres.Target, err); err != nil {
 		return postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
 	if !isLoaded {
@@ -434,46 +401,4 @@ func (r *reader) readPhase(ctx context.Context) error {
 		r.unfinished()
 	}
 	return r.readStream(ctx)
-}
-
-// readTraffic says what a handover that died has left in the way of traffic.
-func (r *reader) readTraffic(ctx context.Context) error {
-	conn, side := r.publisher(), r.baton.Side
-	if conn == nil || r.Working {
-		return nil
-	}
-	next := Handover{To: side.Other()}.command() // the one that side can begin
-	paused, err := handover.ReadPaused(ctx, conn)
-	if err != nil {
-		return postgres.Wrap(side, "reading the journal", err)
-	}
-	waiting, err := handover.TrafficWaits(ctx, conn)
-	if err != nil {
-		return postgres.Wrap(side, "reading the journal", err)
-	}
-	arrival, err := handover.ReadArrival(ctx, conn)
-	if err != nil {
-		return postgres.Wrap(side, "reading the journal", err)
-	}
-	switch {
-	case r.sideStatus(side).closed != nil:
-		r.Unfinished = next
-	case r.sideStatus(side).Fenced:
-		r.died(fmt.Sprintf("the %s is fenced: a handover died before the pass, and applications cannot write", side), next, ", undoes or completes it")
-	case paused != nil:
-		text := "a handover died while it held traffic back"
-		if len(paused.By) > 0 {
-			text += ": " + strings.Join(paused.By, ", ")
-		}
-		r.died(text, next, " with the same traffic options, lets it go and hands over")
-	case waiting:
-		r.died(fmt.Sprintf("the %s is open, but traffic has not been moved to it", side), Handover{To: side}.command(), ", moves it")
-	case arrival != nil:
-		text := fmt.Sprintf("traffic was let go to the %s, and has not been seen to arrive there", side)
-		if arrival.Why != "" {
-			text += ": " + arrival.Why
-		}
-		r.died(text, Handover{To: side}.command(), " with the same traffic options, looks once more, and moves what leads elsewhere")
-	}
-	return nil
 }

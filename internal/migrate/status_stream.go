@@ -77,7 +77,7 @@ func (r *reader) readStream(ctx context.Context) error {
 		if left && !r.Working {
 			r.note(fmt.Sprintf("the subscription was left disabled by an aborted handover that could not reach the %s", to), "pgbaton resume; the next handover does it by itself")
 		}
-		return postgres.Wrap(from, "reading the journal", err)
+		return postgres.Wrap(from, "reading the journal", r.unlessDamaged(from, err))
 	}
 	if !switched {
 		r.Phase = PhaseCatchingUp
@@ -201,7 +201,7 @@ func (r *reader) readLag(ctx context.Context) error {
 	from, to, publisher := r.baton.Side, r.baton.Side.Other(), r.publisher()
 	for _, g := range r.groups() {
 		rewritten, err := replication.Rewritten(ctx, publisher, r.Server(from).Version(), r.Server(to).Version(), g)
-		if err != nil {
+		if err = r.unlessDamaged(from, err); err != nil {
 			return postgres.Wrap(from, "comparing the tables' files", err)
 		}
 		for _, text := range rewritten {

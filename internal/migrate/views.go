@@ -47,7 +47,7 @@ func (r *reader) noteViews(ctx context.Context, side postgres.Side) error {
 	for _, d := range failed {
 		r.note(string(side)+": "+d.Text(), d.Remedy(r.Server(side).Version(), againFor(side, r.baton.Side)))
 	}
-	return postgres.Wrap(side, "reading the journal", err)
+	return postgres.Wrap(side, "reading the journal", r.unlessDamaged(side, err))
 }
 
 // plannedRefresh is how a plan shows a refresh.

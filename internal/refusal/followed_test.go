@@ -2,7 +2,9 @@ package refusal_test
 
 // followed are the remedies that a test provokes and follows: what they are for is gone then.
 var followed = map[string]string{
-	"cli: run the same command again to continue; pgbaton status shows what is there, pgbaton reset removes it":                                                                                                                        "cli.TestOneOperator",
+	"migrate: damaged.DeleteSQL()":                                                                              "cli.TestJournalNeeded",
+	"migrate: handover.MendDamaged(d, r.baton.Side, r.baton.Generation)":                                        "cli.TestJournalNeeded",
+	"cli: run the same command again to continue; pgbaton status shows what is there, pgbaton reset removes it": "cli.TestOneOperator",
 	"cli: the guardian, a process of its own, goes on trying; pgbaton status shows where things stand, and the same command, run again, takes over from it":                                                                            "cli.TestFaultHolderDown",
 	"cli: the holder serves again; pgbaton status shows where things stand":                                                                                                                                                            "cli.TestHooks",
 	"cli: this is a fault of pgbaton: report it, with what is printed above. A handover that it interrupted is brought to an end by its guardian. pgbaton status shows what stands; the same command, run again, continues from there": "cli.TestPanic",
@@ -202,7 +204,6 @@ var unfollowed = map[string]string{
 	"migrate: stop DDL while start runs":                                                                                  "only what goes on for ever brings it about",
 	"migrate: it stays closed as it should; pgbaton rehearse says with which statement it can be opened by a handover":    "that refusal's own remedy, which is followed",
 	"migrate: pgbaton …, run again, says with which statements it is opened":                                              "that handover's own remedy, which is followed",
-	"handover: changes may be missing: …":                                                                                 "joins two",
 	"handover: if it was renamed, add the constraint as it is on the …":                                                   "what was renamed pgbaton does not know",
 	"migrate: the role must own every table and have CREATE on the database: see pgbaton check":                           "check finds it first, and prints it",
 	"migrate: the role must own the database or be superuser":                                                             "check finds it first, and prints it",
