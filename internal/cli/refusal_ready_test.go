@@ -16,6 +16,9 @@ import (
 func (m *move) refusedUntil(reasons map[string]string, follow func(), command ...string) {
 	m.t.Helper()
 	r := m.run(3, command...)
+	if command[0] == "rehearse" && !strings.Contains(r.Stderr, "pgbaton: rehearse refused: nothing was changed") {
+		m.t.Errorf("%q: it is not said what was refused:\n%s", command, r)
+	}
 	for why, remedy := range reasons {
 		if !strings.Contains(r.Stderr, why) || !strings.Contains(r.Stderr, remedy) {
 			m.t.Errorf("%q: want %q and %q in\n%s", command, why, remedy, r)

@@ -80,6 +80,7 @@ type run struct {
 	holderSide, takerSide side      // for what runs beside the drain
 	id                    string    // of the migration
 	by                    string    // this process, as the journal names it
+	title                 string    // of refusals: the command that a person ran
 	attempt               int64
 	blind                 bool  // the holder was out of reach once: others may have acted without it
 	generation            int64 // that the holder took
@@ -112,7 +113,7 @@ type phase struct {
 const undoTimeout = 20 * time.Second
 
 func newRun(c Config, holder, taker *pgx.Conn) *run {
-	return &run{Config: c, holder: holder, taker: taker, by: rand.Text(), result: Result{
+	return &run{Config: c, holder: holder, taker: taker, by: rand.Text(), title: c.Command, result: Result{
 		Command: c.Command, Baton: c.Holder.Side, From: c.Holder.Side, To: c.Taker.Side, Began: time.Now(), Phases: []PhaseTime{}}}
 }
 

@@ -19,12 +19,12 @@ import (
 // its budget. It makes nobody wait and ends with a forecast.
 func (r *run) ready(ctx context.Context) error {
 	defer r.tell(PhaseReady)()
-	refused := &refusal.Refusal{What: r.Command}
+	refused := &refusal.Refusal{What: r.title}
 	say := func(why, remedy string) {
 		refused.Reasons = append(refused.Reasons, refusal.Reason{Why: why, Remedy: remedy})
 	}
 	forecast := event.Forecast{MaxPauseMS: event.MS(r.MaxPause)}
-	if err := NotStale(ctx, r.Command, r.holder, r.taker); err != nil {
+	if err := NotStale(ctx, r.title, r.holder, r.taker); err != nil {
 		return err
 	}
 
@@ -36,7 +36,7 @@ func (r *run) ready(ctx context.Context) error {
 	}
 	if none, err := r.noStream(ctx); err != nil || none {
 		if err == nil {
-			err = refusal.New(r.Command, NoWayBack, "pgbaton finish")
+			err = refusal.New(r.title, NoWayBack, "pgbaton finish")
 		}
 		return err
 	}

@@ -43,6 +43,7 @@ type Part struct {
 // temporary. Its error is a *refusal.Refusal when a real handover would be refused.
 func Rehearse(ctx context.Context, c Config, holder, taker *pgx.Conn) (Rehearsal, error) {
 	r := newRun(c, holder, taker)
+	r.title = "rehearse"
 	defer r.closeWatch()
 	result := Rehearsal{Command: c.Command, From: c.Holder.Side, To: c.Taker.Side, MaxPauseMS: event.MS(c.MaxPause), Parts: []Part{}}
 	record, err := journal.Read(ctx, holder)
@@ -50,12 +51,12 @@ func Rehearse(ctx context.Context, c Config, holder, taker *pgx.Conn) (Rehearsal
 		return result, postgres.Wrap(c.Holder.Side, "reading the baton", err)
 	}
 	if record == nil || !record.Took {
-		return result, refusal.New("rehearse", fmt.Sprintf("the %s does not have the baton", c.Holder.Side), "pgbaton status shows where it is")
+		return result, refusal.New(r.title, fmt.Sprintf("the %s does not have the baton", c.Holder.Side), "pgbaton status shows where it is")
 	}
 	r.id, r.generation = record.ID, record.Generation
 	saved, err := fence.Raised(ctx, holder)
 	if err == nil && saved != nil {
-		err = refusal.New("rehearse", fmt.Sprintf("the %s is fenced: a handover died", c.Holder.Side), "pgbaton "+c.Command+", run again, undoes or completes it")
+		err = refusal.New(r.title, fmt.Sprintf("the %s is fenced: a handover died", c.Holder.Side), "pgbaton "+c.Command+", run again, undoes or completes it")
 	}
 	if damaged := (*journal.Damaged)(nil); err != nil && !errors.As(err, &damaged) { // of that ready tells
 		return result, err
@@ -147,7 +148,7 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 				if err == nil && !seen {
 					var why, remedy string
 					if why, remedy, err = r.behind(ctx, g); err == nil {
-						err = refusal.New("rehearse", why, remedy)
+						err = refusal.New(r.title, why, remedy)
 					}
 				}
 				if err != nil {
