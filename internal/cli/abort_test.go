@@ -215,13 +215,47 @@ func TestTakerDies(t *testing.T) {
 	if r := p.Wait(t); r.Code != 4 {
 		t.Fatalf("%s", r)
 	}
-	if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"source"}) {
-		t.Fatalf("writable after the abort: %v", sides)
+	back := func() {
+		t.Helper()
+		if sides := m.writable(t.Context()); !slices.Equal(sides, []string{"source"}) {
+			t.Fatalf("writable after the abort: %v", sides)
+		}
+		if err := m.target.Restart(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := m.target.Restart(t.Context(), nil); err != nil {
+	back()
+
+	// Behind the end of the stream: it is let on by hand, and what was prepared for the way
+	// back is removed by the next handover.
+	pgtest.UntilTrue(t, m.sourceURI(), time.Minute, "the worker reads the slot", `SELECT active FROM pg_replication_slots`)
+	p = pgtest.Spawn(t, m.options("switchover", "--yes", "--on-pause", "echo paused; read _ <"+gate))
+	p.AwaitStderr(t, "paused")
+	pgtest.Hold(t, m.target.ConnString("postgres"), `SELECT txid_current()`) // the slot waits for it
+	open(t, gate)
+	pgtest.UntilTrue(t, m.target.ConnString("postgres"), time.Minute, "the stream has ended, and the way back's slot is being made",
+		`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_create_logical_replication_slot%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid())`)
+	if err := m.target.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	r := p.Wait(t)
+	for _, said := range []string{"phase way back", "the subscription could not be enabled again", "pgbaton resume, when the target is back",
+		"what was prepared for the way back could not be removed", "the next handover, finish or reset removes it"} {
+		if r.Code != 4 || !strings.Contains(r.Stderr, said) {
+			t.Errorf("want %q in %s", said, r)
+		}
+	}
+	back()
+	const prepared = `SELECT coalesce(sum(oid::bigint), 0)::bigint FROM pg_publication`
+	left := pgtest.QueryValue[int64](t, pgtest.Connect(t, m.targetURI()), prepared)
+	if s := m.result(0, "status"); left == 0 || s["phase"] != "held" {
+		t.Errorf("publication %d is left; status: %v", left, s)
+	}
+	m.run(0, "resume")
 	m.serves(w)
+	if now := pgtest.QueryValue[int64](t, pgtest.Connect(t, m.targetURI()), prepared); now == left {
+		t.Error("the next handover has not removed what was prepared")
+	}
 }
 
 // TestNotReady: what would break a handover is refused before anyone waits.

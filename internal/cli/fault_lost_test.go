@@ -125,6 +125,10 @@ func (b *bed) holderLost(lost string) {
 	// It comes back: until the first command has seen it, nothing can keep it out.
 	b.stopSampling()
 	b.up(lost)
+	const closed, apart = "came back although the %s was given the baton by force: it is fenced now", "point no application at it; look there for what is missing, then pgbaton finish"
+	if r := b.run(0, "status"); !strings.Contains(r.Stderr, fmt.Sprintf(closed, left)) || !strings.Contains(r.Stderr, apart) {
+		t.Errorf("%s", r)
+	}
 	s := b.status(left, "came back after the "+left+" had been given the baton by force")
 	if !fenced(s, lost) || fenced(s, left) {
 		t.Errorf("fenced: %v", s)

@@ -277,15 +277,22 @@ func describeError(err error) string {
 
 // hint is the remedy: the error's own, or what the exit code calls for.
 func hint(err error, code int) string {
+	const goesOn = "the guardian, a process of its own, goes on trying; pgbaton status shows where things stand, and the same command, run again, takes over from it"
+	var aborted *handover.Aborted
+	if errors.As(err, &aborted) && len(aborted.Lost) > 0 { // that the holder serves comes before why it was aborted
+		if lostHint := postgres.Hint(errors.Join(aborted.Lost...)); lostHint != "" {
+			return lostHint + "; " + goesOn
+		}
+		return goesOn
+	}
 	if errors.Is(err, migrate.Interrupted()) && code == outcome.Failed {
 		return "run the same command again to continue; pgbaton status shows what is there, pgbaton reset removes it"
 	}
 	if h := postgres.Hint(err); h != "" {
 		return h
 	}
-	var aborted *handover.Aborted
-	if errors.As(err, &aborted) && len(aborted.Lost) > 0 || code == outcome.Unknown {
-		return "the guardian, a process of its own, goes on trying; pgbaton status shows where things stand, and the same command, run again, takes over from it"
+	if code == outcome.Unknown {
+		return goesOn
 	}
 	var panicked *routine.Panic
 	if errors.As(err, &panicked) {

@@ -176,7 +176,11 @@ func (w *watcher) takeOver(ctx context.Context, why string) error {
 		}
 		if pause == firstPause || time.Since(said) > sayEvery {
 			said = time.Now()
-			w.say("the guardian goes on trying: " + postgres.Describe(err))
+			text := "the guardian goes on trying: " + postgres.Describe(err)
+			if hint := postgres.Hint(err); hint != "" {
+				text += "\n  hint: " + hint
+			}
+			w.say(text)
 		}
 		if err := postgres.Pause(ctx, pause); err != nil {
 			return err

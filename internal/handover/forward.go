@@ -56,7 +56,11 @@ func (r *run) open(ctx context.Context) error {
 	// What the application changes from now on, its event triggers see.
 	if !r.without.noEvents {
 		if err := schema.OpenEventTriggers(ctx, r.taker); err != nil {
-			r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "restoring event triggers", err, "mend this and run the same command again"))
+			hint := again
+			if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
+				hint = r.mend(damaged) + "; then run the same command again"
+			}
+			r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "restoring event triggers", err, hint))
 		}
 	}
 	return r.openTaker(ctx)
@@ -67,11 +71,11 @@ func (r *run) open(ctx context.Context) error {
 func (r *run) settle(ctx context.Context) error {
 	// Our session alive: nobody has had the lock since, and moved on.
 	if err := r.taker.Ping(ctx); err != nil {
-		return postgres.WrapHint(r.Taker.Side, "tidying up", err, "run the same command again to complete this")
+		return postgres.WrapHint(r.Taker.Side, "tidying up", err, again)
 	}
 	var errs []error
 	try := func(side postgres.Side, doing string, err error) {
-		errs = append(errs, postgres.WrapHint(side, doing, err, "run the same command again to complete this"))
+		errs = append(errs, postgres.WrapHint(side, doing, err, again))
 	}
 	if !r.result.Forced { // the holder is lost
 		err := r.enableBack(ctx)
@@ -101,7 +105,7 @@ func (r *run) settle(ctx context.Context) error {
 	}
 	left, err := replication.ValidateWithheld(ctx, r.taker)
 	for _, l := range left {
-		errs = append(errs, postgres.WrapHint(r.Taker.Side, "completing the foreign keys between groups", errors.New(l.Why), l.Remedy+"; then run the same command again"))
+		errs = append(errs, postgres.WrapHint(r.Taker.Side, "completing the foreign keys between groups", errors.New(l.Why), again))
 	}
 	try(r.Taker.Side, "validating the foreign keys between groups", err)
 	not, err := schema.ValidateChecks(ctx, r.taker)

@@ -108,6 +108,10 @@ type phase struct {
 	undo func(context.Context) error // nil: nothing to undo
 }
 
+// again is the remedy of whatever an earlier handover, or this one behind the pass,
+// could not bring to its end.
+const again = "remove the cause, and run the same command again: it continues from here"
+
 // undoTimeout bounds the undoing of all phases together: the holder must serve
 // again. What could not be undone by then, the guardian goes on trying.
 const undoTimeout = 20 * time.Second
@@ -275,16 +279,15 @@ func (r *run) undoLeftovers(ctx context.Context) error {
 			return err // what else it may be, flowAgain tells
 		}
 	}
-	const mend = "mend this and run the same command again"
 	var ajar error
 	if fenced {
-		if ajar = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoFence(ctx), mend); ajar != nil && !serves(r.Holder, ajar) {
+		if ajar = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoFence(ctx), again); ajar != nil && !serves(r.Holder, ajar) {
 			return ajar
 		}
 	}
 	held := r.canLetGo(paused)
 	if held == nil {
-		held = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoPause(ctx), mend)
+		held = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoPause(ctx), again)
 	}
 	if fenced {
 		if err := r.flowAgain(ctx); err != nil {
@@ -433,8 +436,7 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 	// Unless the taker is open nothing may point at it.
 	if err := r.timed(ctx, phase{name: PhaseOpen, do: r.open}); err != nil {
 		r.guardEnds(false)
-		return r.result, &AfterPass{Problems: []error{postgres.WrapHint(r.Taker.Side, "opening the side that has the baton", err,
-			"mend this and run the same command again: it continues from here")}}
+		return r.result, &AfterPass{Problems: []error{postgres.WrapHint(r.Taker.Side, "opening the side that has the baton", err, again)}}
 	}
 	if !r.fenced.IsZero() {
 		r.result.DatabasePauseMS = event.MS(time.Since(r.fenced))

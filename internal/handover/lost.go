@@ -71,10 +71,6 @@ func TakeByForce(ctx context.Context, c Config, taker *pgx.Conn) (Result, error)
 // prepareByForce ends the streams and brings the sequences up to the rows: their
 // values cannot be asked any more.
 func (r *run) prepareByForce(ctx context.Context) error {
-	if err := fence.RehearseLift(ctx, r.taker, r.Taker.Database()); err != nil {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "it can perhaps not be opened to everybody: " + postgres.Describe(err),
-			Remedy: "the role must own the database or be superuser; what is to be run by hand is said when it is opened"})
-	}
 	for _, g := range r.Groups {
 		sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
 		if err == nil && sub != nil {

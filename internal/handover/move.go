@@ -97,8 +97,7 @@ func (r *run) moveTraffic(ctx context.Context, began time.Time) (moved bool) {
 func (r *run) led(ctx context.Context) bool {
 	for _, p := range []phase{{name: PhaseSwitch, do: r.switchTraffic}, {name: PhaseResume, do: r.resume}} {
 		if err := r.timed(ctx, p); err != nil {
-			r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "moving traffic", err,
-				"mend this and run the same command again: it moves the traffic, and nothing else is repeated"))
+			r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "moving traffic", err, again))
 			return false
 		}
 	}

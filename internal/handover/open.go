@@ -31,11 +31,15 @@ func (c *Closed) Error() string {
 }
 
 // Remedy says how it is opened by hand.
-func (c *Closed) Remedy() string { return byHand(c.Statements) }
+func (c *Closed) Remedy() string { return byHand(c.Side, c.Statements) }
 
-func byHand(statements []string) string {
-	return fmt.Sprintf("there, as a superuser or the database's owner: BEGIN READ WRITE; %s; COMMIT", strings.Join(statements, "; "))
+func byHand(side postgres.Side, statements []string) string {
+	return fmt.Sprintf("in the %s's database, as a superuser, or as its owner who is a member of the roles that are set: BEGIN READ WRITE; %s; COMMIT", side, strings.Join(statements, "; "))
 }
+
+// mayGrant is the remedy where a fence could not be raised, or not be lifted as a whole:
+// each grant is given back by who gave it.
+const mayGrant = "the role must be superuser, or a member of the database's owner and of each role that has granted something on the database"
 
 // FindClosed looks whether a side is shut without a journal that tells how it was open;
 // nil when it is open, or its fence can be lifted. The other side may be nil.
@@ -104,7 +108,7 @@ func (r *run) letIn(ctx context.Context, p Party, conn, other *pgx.Conn, remembe
 	var damaged *journal.Damaged
 	switch {
 	case errors.As(err, &notOpen):
-		return postgres.WrapHint(p.Side, doing, err, byHand(notOpen.Statements))
+		return postgres.WrapHint(p.Side, doing, err, byHand(p.Side, notOpen.Statements))
 	case err != nil && !errors.As(err, &damaged):
 		return err
 	case now != nil && !now.Shut(p.Keeps):

@@ -11,12 +11,14 @@ import (
 	"pgbaton/internal/replication"
 )
 
+// orWithout is added to the remedies of what only a way back needs.
+const orWithout = "; or hand over without a way back: --no-rollback"
+
 // readyBack looks whether a way back could be made.
 func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error {
 	if r.NoRollback {
 		return nil
 	}
-	const without = "; or hand over without a way back: --no-rollback"
 	var level string
 	var slots, senders int
 	err := r.taker.QueryRow(ctx, `
@@ -30,13 +32,13 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	side := string(r.Taker.Side)
 	// All that needs a restart is said at once: one is enough.
 	if !replication.Decodes(r.Taker.Version(), level) {
-		say(fmt.Sprintf("wal_level is %s on the %s: nothing could flow back", level, side), "set it to logical and restart"+without)
+		say(fmt.Sprintf("wal_level is %s on the %s: nothing could flow back", level, side), "set it to logical and restart"+orWithout)
 	}
 	if slots < 1 {
-		say("all replication slots of the "+side+" are in use: the way back needs one", "raise max_replication_slots and restart"+without)
+		say("all replication slots of the "+side+" are in use: the way back needs one", "raise max_replication_slots and restart"+orWithout)
 	}
 	if senders < 1 {
-		say("all WAL senders of the "+side+" are in use: the way back needs one", "raise max_wal_senders and restart"+without)
+		say("all WAL senders of the "+side+" are in use: the way back needs one", "raise max_wal_senders and restart"+orWithout)
 	}
 	elsewhere, err := replication.SlotElsewhere(ctx, r.taker, r.Back.Name())
 	if err != nil {
@@ -44,7 +46,7 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	}
 	if elsewhere != "" {
 		say(fmt.Sprintf("the %s's cluster has a slot %s already, for database %s: the way back needs that name", side, r.Back.Name(), postgres.QuoteIdent(elsewhere)),
-			"hand over when the migration of that database is finished"+without)
+			"hand over when the migration of that database is finished"+orWithout)
 	}
 	tables, err := catalog.Shapes(ctx, r.taker, r.Taker.Version(), r.Selection)
 	if err != nil {
@@ -56,10 +58,10 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 		case t.Unlogged:
 		case !t.UsableIdentity():
 			say(fmt.Sprintf("table %s on the %s has no replica identity: once it is published for the way back, the application's UPDATEs and DELETEs would fail", t.Ident, side),
-				"ALTER TABLE "+t.String()+" REPLICA IDENTITY FULL, there"+without)
+				"ALTER TABLE "+t.String()+" REPLICA IDENTITY FULL, there"+orWithout)
 		}
 	}
-	if err := r.readyGenerated(ctx, say, without); err != nil {
+	if err := r.readyGenerated(ctx, say); err != nil {
 		return err
 	}
 	if senders < 1 {
@@ -69,7 +71,7 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	// back, leaves locks until then.
 	if err := replication.Probe(ctx, r.holder, r.Taker.Reach.For(r.Holder.Version())); err != nil {
 		_, hint := replication.SubscribeFailure(r.Holder.Side, r.Holder.Version(), err)
-		say(fmt.Sprintf("the %s's server cannot subscribe to the %s: %s", r.Holder.Side, side, postgres.Describe(err)), hint+without)
+		say(fmt.Sprintf("the %s's server cannot subscribe to the %s: %s", r.Holder.Side, side, postgres.Describe(err)), hint+orWithout)
 	}
 	return nil
 }
@@ -94,7 +96,7 @@ ORDER BY 1, 2`
 // readyGenerated looks for tables that a taker of 18 and newer cannot publish
 // without refusing the application's writes
 // (https://www.postgresql.org/docs/18/logical-replication-gencols.html).
-func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string), without string) error {
+func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string)) error {
 	if r.Taker.Version().Major() < 18 {
 		return nil
 	}
@@ -112,7 +114,7 @@ func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string), 
 			remedy = fmt.Sprintf("if some of its columns are unique, on both sides ALTER TABLE ONLY %s ADD PRIMARY KEY (these columns) and %s; otherwise %s", t, byDefault, r.lost())
 		}
 		say(fmt.Sprintf("table %s has a generated column in its replica identity: PostgreSQL %s refuses UPDATE and DELETE of such a table once it is published for the way back", t, r.Taker.Version()),
-			remedy+without)
+			remedy+orWithout)
 		return nil
 	})
 	return postgres.Wrap(r.Taker.Side, "reading replica identities", err)

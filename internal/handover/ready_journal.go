@@ -130,7 +130,7 @@ func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) e
 func (r *run) readyFence(ctx context.Context, say func(why, remedy string)) error {
 	err := fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps)
 	if postgres.Refused(err) {
-		say(fmt.Sprintf("the %s could not be fenced: %s", r.Holder.Side, postgres.Describe(err)), "the role must own the database or be superuser")
+		say(fmt.Sprintf("the %s could not be fenced: %s", r.Holder.Side, postgres.Describe(err)), mayGrant)
 		return nil
 	}
 	return postgres.Wrap(r.Holder.Side, "trying the fence", err)
@@ -162,7 +162,7 @@ func (r *run) readyOpen(ctx context.Context, say func(why, remedy string)) error
 	case damaged == nil && saved != nil && (letsIn(saved.Grants) || !letsIn(here.Grants)):
 		r.opening = saved
 		if err := fence.RehearseLift(ctx, r.taker, r.Taker.Database()); postgres.Refused(err) {
-			say(fmt.Sprintf("the %s could not be opened: %s", r.Taker.Side, postgres.Describe(err)), "the role must own the database or be superuser")
+			say(fmt.Sprintf("the %s could not be opened: %s", r.Taker.Side, postgres.Describe(err)), mayGrant)
 		} else if err != nil {
 			return postgres.Wrap(r.Taker.Side, "trying to lift the fence", err)
 		}

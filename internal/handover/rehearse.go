@@ -1,9 +1,11 @@
 package handover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,8 +86,9 @@ func Rehearse(ctx context.Context, c Config, holder, taker *pgx.Conn) (Rehearsal
 		result.ForecastMS += p.MS
 	}
 	if result.ForecastMS > result.MaxPauseMS {
-		return result, refusal.New("rehearse", fmt.Sprintf("the pause would take about %.0f ms, --max-pause allows %.0f ms", result.ForecastMS, result.MaxPauseMS),
-			"allow a longer --max-pause, or shorten the longest part")
+		longest := slices.MaxFunc(result.Parts, func(a, b Part) int { return cmp.Compare(a.MS, b.MS) })
+		return result, refusal.New(r.title, fmt.Sprintf("the pause would take about %.0f ms, --max-pause allows %.0f ms; the longest part is the phase %s: %.0f ms (%s)",
+			result.ForecastMS, result.MaxPauseMS, longest.Phase, longest.MS, longest.How), "allow a longer --max-pause")
 	}
 	return result, nil
 }
@@ -113,7 +116,7 @@ func (r *run) rehearsePause(ctx context.Context) (Part, error) {
 func (r *run) rehearseFence(ctx context.Context) (Part, error) {
 	return measure(PhaseFence, "its statements, rolled back; ending sessions comes on top", func() error {
 		return postgres.WrapRights(r.Holder.Side, "trying the fence", fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps),
-			"the role must own the database or be superuser")
+			mayGrant)
 	})
 }
 
@@ -188,7 +191,7 @@ func (r *run) rehearsePass(ctx context.Context) (Part, error) {
 func (r *run) rehearseOpen(ctx context.Context) (Part, error) {
 	return measure(PhaseOpen, "lifting the fence of the "+string(r.Taker.Side)+", rolled back", func() error {
 		return postgres.WrapRights(r.Taker.Side, "trying to lift the fence", fence.RehearseLift(ctx, r.taker, r.Taker.Database()),
-			"the role must own the database or be superuser")
+			mayGrant)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,9 +56,10 @@ func (r *run) prepareBack(ctx context.Context) error {
 		hint := ""
 		switch postgres.Code(err) {
 		case postgres.InsufficientPrivilege:
-			hint = "the role must own every table; or go without a way back: --no-rollback"
+			hint = "the role must own every table" + orWithout
 		case postgres.LockNotAvailable:
-			hint = "wait for who holds a lock on one of the tables (a vacuum, a long transaction), and run the same command again; or go without a way back: --no-rollback"
+			hint = "wait for who holds the lock, or end it with pg_terminate_backend, and run the same command again" + orWithout
+			err = r.orLockedBy(ctx, err)
 		}
 		return postgres.WrapHint(r.Taker.Side, "creating the publication of the way back", err, hint)
 	}
@@ -67,10 +69,20 @@ func (r *run) prepareBack(ctx context.Context) error {
 	}
 	if err := replication.CreateSubscription(ctx, r.holder, g.Name(), r.Taker.Reach.For(r.Holder.Version()), terms); err != nil {
 		_, hint := replication.SubscribeFailure(r.Holder.Side, r.Holder.Version(), err)
-		return postgres.WrapHint(r.Holder.Side, "creating the subscription of the way back", err, hint+"; or go without a way back: --no-rollback")
+		return postgres.WrapHint(r.Holder.Side, "creating the subscription of the way back", err, hint+orWithout)
 	}
 	return postgres.Wrap(r.Holder.Side, "checking the subscription of the way back",
 		replication.VerifySubscription(ctx, r.taker, r.holder, g.Name(), "r"))
+}
+
+// orLockedBy adds to an error that a lock was not to be had who has locks on tables that
+// keep them from being published.
+func (r *run) orLockedBy(ctx context.Context, err error) error {
+	holders, readErr := replication.KeptFromPublishing(ctx, r.taker)
+	if readErr != nil || len(holders) == 0 { // gone by now
+		return err
+	}
+	return fmt.Errorf("%w; locked by %s", err, strings.Join(holders, "; "))
 }
 
 // undoPrepare removes the way back. Neither side is asked through the other.

@@ -4,14 +4,16 @@ import (
 	"bytes"
 	"net"
 	"net/url"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
 // Proxy stands between a client and a server on the loopback and breaks the network between them.
 type Proxy struct {
 	listener net.Listener
-	server   string
+	server   atomic.Value // string: where new connections lead
 
 	mu    sync.Mutex
 	flows *sync.Cond // with mu: stalled has changed
@@ -39,7 +41,8 @@ func NewProxy(t testing.TB, connString string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{server: u.Host, conns: map[net.Conn]bool{}}
+	p := &Proxy{conns: map[net.Conn]bool{}}
+	p.server.Store(u.Host)
 	p.flows = sync.NewCond(&p.mu)
 	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
@@ -52,6 +55,12 @@ func NewProxy(t testing.TB, connString string) *Proxy {
 	})
 	return p
 }
+
+// Lead lets new connections lead to another server, given by its port on the loopback. A rule may say so.
+func (p *Proxy) Lead(port int) { p.server.Store(net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) }
+
+// Port is where the proxy listens.
+func (p *Proxy) Port() int { return p.listener.Addr().(*net.TCPAddr).Port }
 
 // Through returns a connection string that leads through the proxy.
 func (p *Proxy) Through(t testing.TB, connString string) string {
@@ -130,7 +139,7 @@ func (p *Proxy) connection(client net.Conn) {
 	if !p.keep(client) || !p.may() {
 		return
 	}
-	server, err := net.Dial("tcp", p.server)
+	server, err := net.Dial("tcp", p.server.Load().(string))
 	if err != nil {
 		return
 	}

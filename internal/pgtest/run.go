@@ -202,6 +202,9 @@ func (p *Process) result() Result {
 // Stdout is the standard output so far.
 func (p *Process) Stdout() string { return p.stdout.String() }
 
+// Stderr is the standard error so far.
+func (p *Process) Stderr() string { return p.stderr.String() }
+
 // AwaitStdout waits until the standard output so far contains a text; the test fails when the process
 // ends, or the timeout is over, without it.
 func (p *Process) AwaitStdout(t testing.TB, text string) { t.Helper(); p.await(t, &p.stdout, text) }

@@ -63,6 +63,14 @@ func (b Beacon) Look(ctx context.Context, conn *pgconn.PgConn) (Sight, error) {
 	return Sight{Here: string(row[0]) == "t", Where: string(row[1])}, nil
 }
 
+// lookAt opens a session to look around in.
+func (s *Server) lookAt(ctx context.Context, at *member, l learned) (*pgconn.PgConn, error) {
+	config, _ := at.session(s.Database())
+	config.ValidateConnect = nil // we look ourselves
+	maps.Copy(config.RuntimeParams, sessionSettings(l))
+	return pgconn.ConnectConfig(ctx, config)
+}
+
 // LeadsTo logs in through the host and port by which others will be led here, at every
 // address that the host's name has, and says why that does not lead to the beacon; ""
 // when it does. An address that does not answer is no reason as long as another does.
@@ -77,10 +85,10 @@ func (s *Server) LeadsTo(ctx context.Context, b Beacon) (why string, err error) 
 	var reached bool
 	for _, address := range addresses {
 		at := &member{host: m.host, address: address, config: m.config}
-		config, _ := at.session(s.Database())
-		config.ValidateConnect = nil // we look ourselves
-		maps.Copy(config.RuntimeParams, sessionSettings(s.known()))
-		conn, failed := pgconn.ConnectConfig(ctx, config)
+		conn, failed := s.lookAt(ctx, at, s.known())
+		if Code(failed) == UndefinedObject { // a setting that an older server does not have: another one
+			conn, failed = s.lookAt(ctx, at, learned{})
+		}
 		if failed != nil {
 			why = fmt.Sprintf("%s: %s", at, &attempts{failed})
 			continue

@@ -48,6 +48,25 @@ func OldTransactions(ctx context.Context, db postgres.DB, ours string) ([]OldTra
 	})
 }
 
+// KeptFromPublishing lists who has locks on tables of the database with which these cannot
+// be put into a publication.
+func KeptFromPublishing(ctx context.Context, db postgres.DB) ([]string, error) {
+	rows, err := db.Query(ctx, `
+		SELECT pg_catalog.format('pid %s, user %s, %s, table %I.%I', a.pid, a.usename, a.backend_type, n.nspname, c.relname)
+		FROM pg_catalog.pg_locks l
+		JOIN pg_catalog.pg_class c ON c.oid = l.relation
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+		WHERE l.granted AND l.pid <> pg_catalog.pg_backend_pid() AND c.relkind = 'r' AND n.nspname !~ '^pg_'
+			AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+			AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+		ORDER BY a.xact_start, 1`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
 // OtherSubscriptions lists the enabled subscriptions that write into the database,
 // but for those whose names match a regular expression.
 func OtherSubscriptions(ctx context.Context, db postgres.DB, ours string) ([]string, error) {
