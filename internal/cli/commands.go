@@ -9,51 +9,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"pgbaton/internal/event"
 	"pgbaton/internal/migrate"
 	"pgbaton/internal/outcome"
 	"pgbaton/internal/phrase"
-	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/ui"
 )
-
-// check looks at both servers for what a start would need; again, when somebody has
-// ended its sessions.
-func check(ctx context.Context, m migrate.Config, try preflight.TrySchema) (report preflight.Report, err error) {
-	for range looksTimes {
-		if report, err = checkOnce(ctx, m, try); !postgres.Ended(err) || ctx.Err() != nil {
-			break
-		}
-	}
-	return report, err
-}
-
-func checkOnce(ctx context.Context, m migrate.Config, try preflight.TrySchema) (preflight.Report, error) {
-	return preflight.Run(ctx, preflight.Input{
-		Source: m.Source, Target: m.Target, SourceFromTarget: m.SourceFromTarget, TargetFromSource: m.TargetFromSource,
-		Migration: m.Name, Selection: m.Selection, Method: string(m.Method), Jobs: m.Jobs, IndexJobs: m.IndexJobs, Groups: m.InitialGroups, Roles: m.Roles, Accept: m.Accept, PgBin: m.PgBin,
-		TrySchema: try,
-	})
-}
-
-// blockers turns a report's blockers into a refusal.
-func blockers(what string, r preflight.Report) error {
-	found := r.Blockers()
-	if len(found) == 0 {
-		return nil
-	}
-	refused := &refusal.Refusal{What: what}
-	for _, f := range found {
-		why := f.Text
-		if f.Side != "" {
-			why = string(f.Side) + ": " + why
-		}
-		refused.Reasons = append(refused.Reasons, refusal.Reason{Why: why, Remedy: f.Remedy})
-	}
-	return refused
-}
 
 func (a *app) checkCommand() *cobra.Command {
 	var f startFlags
@@ -70,7 +32,7 @@ func (a *app) checkCommand() *cobra.Command {
 			}
 			p := ui.NewPrinter(a.stdout, a.stderr, a.json)
 			watchStalls(m, p)
-			report, err := check(cmd.Context(), m, f.tries(preflight.TryNever))
+			report, err := migrate.Check(cmd.Context(), m)
 			p.Close()
 			if err != nil {
 				return err
@@ -99,7 +61,7 @@ func (a *app) checkCommand() *cobra.Command {
 			return nil
 		},
 	}
-	f.register(cmd)
+	f.register(cmd, preflight.TryNever)
 	return cmd
 }
 
@@ -112,12 +74,12 @@ func (a *app) planCommand() *cobra.Command {
 		Use:   "plan",
 		Short: "Print every statement and command that start and switchover would run",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withMigration(cmd, looks, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				steps, err := migrate.Plan(ctx, m, s)
+			return a.withMigration(cmd, migrate.Looks, f.apply, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+				steps, err := m.Plan(ctx)
 				if err != nil {
 					return err
 				}
-				handOver, err := migrate.PlanSwitchover(ctx, m, s)
+				handOver, err := m.PlanSwitchover(ctx)
 				if err != nil {
 					return err
 				}
@@ -135,7 +97,7 @@ func (a *app) planCommand() *cobra.Command {
 			})
 		},
 	}
-	f.register(cmd)
+	f.register(cmd, preflight.TryNever)
 	return cmd
 }
 
@@ -153,30 +115,8 @@ func (a *app) startCommand() *cobra.Command {
 		Use:   "start",
 		Short: "Bring the target from nothing to streaming; run again, it continues",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withMigration(cmd, asks, f.apply, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				// Connection failures say more than a list of findings would.
-				if s.SourceErr != nil {
-					return s.SourceErr
-				}
-				if s.TargetErr != nil && postgres.Code(s.TargetErr) != postgres.UndefinedDatabase {
-					return s.TargetErr
-				}
-				report, err := check(ctx, m, f.tries(preflight.TryFew))
-				if err != nil {
-					return err
-				}
-				if err := blockers("start", report); err != nil {
-					return err
-				}
-				if err := s.Lock(ctx); err != nil {
-					return err
-				}
-				for _, finding := range report.Findings {
-					if finding.Severity == preflight.Warning {
-						p.Observe(event.Warning{Side: string(finding.Side), Text: finding.Text, Remedy: finding.Remedy})
-					}
-				}
-				result, err := migrate.Start(ctx, m, s)
+			return a.withMigration(cmd, migrate.Asks, f.apply, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+				result, err := m.Start(ctx)
 				if err != nil {
 					return err
 				}
@@ -200,7 +140,7 @@ func (a *app) startCommand() *cobra.Command {
 			})
 		},
 	}
-	f.register(cmd)
+	f.register(cmd, preflight.TryFew)
 	return cmd
 }
 
@@ -216,11 +156,8 @@ func (a *app) runningCommand(name, short string, run bool) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: short,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withMigration(cmd, operates, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				if err := s.NeedMigration(ctx, name); err != nil {
-					return err
-				}
-				stream, err := migrate.SetRunning(ctx, m, s, run)
+			return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+				stream, err := m.SetRunning(ctx, run)
 				if err != nil {
 					return err
 				}
@@ -277,8 +214,8 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func (a *app) statusOnce(cmd *cobra.Command, watch bool) error {
-	return a.withMigration(cmd, looks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-		status, err := migrate.ReadStatus(ctx, m, s)
+	return a.withMigration(cmd, migrate.Looks, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+		status, err := m.Status(ctx)
 		if err != nil {
 			return err
 		}
@@ -321,13 +258,13 @@ func (a *app) finishCommand() *cobra.Command {
 		Short: "Remove everything pgbaton made, after the baton has passed for good",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.cleaning(cmd, yes, "Remove everything pgbaton made, and with it the way back?",
-				func(ctx context.Context, m migrate.Config, s *migrate.Sessions) (migrate.CleanResult, error) {
+				func(ctx context.Context, m *migrate.Migration) (migrate.CleanResult, error) {
 					if report != "" {
-						if err := a.keepReport(ctx, m, s, report); err != nil {
+						if err := a.keepReport(ctx, m, report); err != nil {
 							return migrate.CleanResult{}, err
 						}
 					}
-					return migrate.Finish(ctx, m, s, unfence)
+					return m.Finish(ctx, unfence)
 				})
 		},
 	}
@@ -348,8 +285,8 @@ the target database, which was empty before. With --drop-database it also drops
 the target database, if start made it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.cleaning(cmd, yes, "Give the migration up and remove the copied tables from the target?",
-				func(ctx context.Context, m migrate.Config, s *migrate.Sessions) (migrate.CleanResult, error) {
-					return migrate.Reset(ctx, m, s, drop)
+				func(ctx context.Context, m *migrate.Migration) (migrate.CleanResult, error) {
+					return m.Reset(ctx, drop)
 				})
 		},
 	}
@@ -359,12 +296,12 @@ the target database, if start made it.`,
 }
 
 func (a *app) cleaning(cmd *cobra.Command, yes bool, question string,
-	do func(context.Context, migrate.Config, *migrate.Sessions) (migrate.CleanResult, error)) error {
-	return a.withMigration(cmd, operates, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+	do func(context.Context, *migrate.Migration) (migrate.CleanResult, error)) error {
+	return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
 		if err := a.confirm(yes, question); err != nil {
 			return err
 		}
-		result, err := do(ctx, m, s)
+		result, err := do(ctx, m)
 		if err != nil {
 			return err
 		}

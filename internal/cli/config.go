@@ -14,6 +14,7 @@ import (
 
 	"pgbaton/internal/migrate"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/preflight"
 )
 
 // connections are the flags that every command on a migration has.
@@ -137,7 +138,7 @@ func (a *app) migration() (migrate.Config, error) {
 	if err != nil {
 		return migrate.Config{}, usagef("--target: %w", err)
 	}
-	m := migrate.Config{Name: c.migration, Source: source, Target: target, PgBin: c.pgBin}
+	m := migrate.Config{Input: preflight.Input{Name: c.migration, Source: source, Target: target, PgBin: c.pgBin}}
 	for _, o := range []struct {
 		flag, value string
 		server      *postgres.Server

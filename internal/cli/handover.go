@@ -116,23 +116,18 @@ wherever things stand.`,
 			case lost:
 				err = a.askForce(cmd, h)
 			case !yes:
-				err = a.lookAndAsk(cmd, name, h)
+				err = a.lookAndAsk(cmd, h)
 			}
 			if err != nil {
 				return err
 			}
-			return a.withMigration(cmd, asks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				guard.Task(guardTask{guardedConnections(m), f})
+			return a.withMigration(cmd, migrate.Asks, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+				guard.Task(guardTask{guardedConnections(m.Config), f})
 				if lost {
-					return a.takeByForce(ctx, m, s, p, h)
+					result, err := m.TakeByForce(ctx, h)
+					return a.handedOver(p, result, err)
 				}
-				if err := s.NeedMigration(ctx, name); err != nil {
-					return err
-				}
-				if err := s.Lock(ctx); err != nil {
-					return err
-				}
-				result, err := migrate.HandOver(ctx, m, s, h)
+				result, err := m.HandOver(ctx, h)
 				return a.handedOver(p, result, err)
 			})
 		},
@@ -147,17 +142,11 @@ wherever things stand.`,
 // it will probably cost. While a person thinks there is no session of ours, and no lock:
 // a guardian must not wait for that, another's fence would end them, and what they have
 // seen may not be so any more.
-func (a *app) lookAndAsk(cmd *cobra.Command, name string, h migrate.Handover) error {
+func (a *app) lookAndAsk(cmd *cobra.Command, h migrate.Handover) error {
 	var question string
-	err := a.withMigration(cmd, asks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, _ *ui.Printer) error {
+	err := a.withMigration(cmd, migrate.Asks, nil, func(ctx context.Context, m *migrate.Migration, _ *ui.Printer) error {
 		question = fmt.Sprintf("Hand over from %s to %s?", m.Server(h.To.Other()).Address(), m.Server(h.To).Address())
-		if err := s.NeedMigration(ctx, name); err != nil {
-			return err
-		}
-		if err := s.Lock(ctx); err != nil {
-			return err
-		}
-		return migrate.Look(ctx, m, s, h)
+		return m.Look(ctx, h)
 	})
 	if err != nil {
 		return err
@@ -183,12 +172,9 @@ Exit code 3 when a real handover would be refused.`,
 				return err
 			}
 			defer movers.Close()
-			return a.withMigration(cmd, operates, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				if err := s.NeedMigration(ctx, "rehearse"); err != nil {
-					return err
-				}
+			return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
 				h := migrate.Handover{MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers}
-				result, err := migrate.Rehearse(ctx, m, s, h)
+				result, err := m.Rehearse(ctx, h)
 				if err != nil {
 					return &withResult{err, result}
 				}
@@ -232,9 +218,9 @@ func (a *app) handedOver(p *ui.Printer, result handover.Result, err error) error
 // name of the database that will count from then on.
 func (a *app) askForce(cmd *cobra.Command, h migrate.Handover) error {
 	var address, name string
-	err := a.withMigration(cmd, asks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
+	err := a.withMigration(cmd, migrate.Asks, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
 		address, name = m.Server(h.To).Address(), m.Server(h.To).Database()
-		word, err := migrate.LastWord(ctx, m, s, h)
+		word, err := m.LastWord(ctx, h)
 		if err != nil {
 			return err
 		}
@@ -255,19 +241,6 @@ func (a *app) askForce(cmd *cobra.Command, h migrate.Handover) error {
 		return refusal.New("--holder-lost", "not confirmed: "+name+" was to be typed", "")
 	}
 	return nil
-}
-
-// takeByForce opens a side whose holder is lost, if all is still as it was when that
-// was confirmed.
-func (a *app) takeByForce(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer, h migrate.Handover) error {
-	if _, err := migrate.LastWord(ctx, m, s, h); err != nil {
-		return err
-	}
-	if err := s.Lock(ctx); err != nil {
-		return err
-	}
-	result, err := migrate.TakeByForce(ctx, m, s, h)
-	return a.handedOver(p, result, err)
 }
 
 // guardName is the command that a guardian is run with.
@@ -291,8 +264,8 @@ type guardConnections struct {
 }
 
 func guardedConnections(m migrate.Config) guardConnections {
-	return guardConnections{m.Source.Conninfo().String(), m.Target.Conninfo().String(),
-		m.SourceFromTarget.Given().String(), m.TargetFromSource.Given().String(), m.Name}
+	return guardConnections{Source: m.Source.Conninfo().String(), Target: m.Target.Conninfo().String(),
+		SourceFromTarget: m.SourceFromTarget.Given().String(), TargetFromSource: m.TargetFromSource.Given().String(), Migration: m.Name}
 }
 
 func newGuard() (*guardian.Guard, error) {

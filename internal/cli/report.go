@@ -27,8 +27,8 @@ with finish --report FILE.`,
 			if format != "markdown" && format != "json" {
 				return usagef("--format must be markdown or json, not %q", format)
 			}
-			return a.withMigration(cmd, looks, nil, func(ctx context.Context, m migrate.Config, s *migrate.Sessions, p *ui.Printer) error {
-				report, err := migrate.ReadReport(ctx, m, s)
+			return a.withMigration(cmd, migrate.Looks, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+				report, err := m.Report(ctx)
 				if err != nil {
 					return err
 				}
@@ -47,8 +47,8 @@ with finish --report FILE.`,
 
 // keepReport writes the report to a file, before finish removes what it is read
 // from. A file that is there is replaced as a whole.
-func (a *app) keepReport(ctx context.Context, m migrate.Config, s *migrate.Sessions, file string) error {
-	report, err := migrate.ReadReport(ctx, m, s)
+func (a *app) keepReport(ctx context.Context, m *migrate.Migration, file string) error {
+	report, err := m.Report(ctx)
 	if err != nil {
 		return err
 	}

@@ -28,10 +28,11 @@ type startFlags struct {
 	dumpDir    string
 	trySchema  bool
 	selection  catalog.Selection
-	given      func() bool // whether try-schema was given, either way
+	tries      func() preflight.TrySchema
 }
 
-func (f *startFlags) register(cmd *cobra.Command) {
+// register adds them; trySchema is what the command does when it was not told.
+func (f *startFlags) register(cmd *cobra.Command, trySchema preflight.TrySchema) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.method, "method", string(migrate.Stream), "how the rows get there: stream, native or dump")
 	flags.IntVar(&f.jobs, "jobs", 4, "tables, or parts of big ones, copied at a time")
@@ -44,7 +45,15 @@ func (f *startFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.roles, "roles", false, "copy roles that are missing on the target")
 	flags.StringSliceVar(&f.accept, "accept", nil, "accept a finding of check by its code (repeatable)")
 	flags.BoolVar(&f.trySchema, "try-schema", false, "restore the definitions into a throw-away database of the target first, and show what fails (start does so by itself up to 1,000 objects; =false: never)")
-	f.given = func() bool { return flags.Changed("try-schema") }
+	f.tries = func() preflight.TrySchema {
+		switch {
+		case f.trySchema:
+			return preflight.TryAlways
+		case flags.Changed("try-schema"):
+			return preflight.TryNever
+		}
+		return trySchema
+	}
 	flags.StringVar(&f.dumpDir, "dump-dir", "", "method dump: keep the archive in this directory")
 	// A pattern may hold commas.
 	flags.StringArrayVar(&f.selection.Schemas, "schema", nil, "move only schemas that match this pattern (repeatable)")
@@ -98,21 +107,10 @@ func (f *startFlags) apply(m *migrate.Config) error {
 	if m.IndexJobs == 0 {
 		m.IndexJobs = f.jobs
 	}
-	m.InitialGroups, m.MaxRate, m.MaxSlotWAL, m.SplitAbove = groups, int64(f.maxRate), int64(f.maxSlotWAL), int64(f.splitAbove)
+	m.TrySchema = f.tries()
+	m.Groups, m.MaxRate, m.MaxSlotWAL, m.SplitAbove = groups, int64(f.maxRate), int64(f.maxSlotWAL), int64(f.splitAbove)
 	m.Accept, m.DumpDir, m.Selection = f.accept, f.dumpDir, f.selection
 	return nil
-}
-
-// tries says whether the definitions are tried on the target; otherwise is what the
-// command does when it was not told.
-func (f *startFlags) tries(otherwise preflight.TrySchema) preflight.TrySchema {
-	switch {
-	case f.trySchema:
-		return preflight.TryAlways
-	case f.given():
-		return preflight.TryNever
-	}
-	return otherwise
 }
 
 // size is a number of bytes that is written with a unit, as PostgreSQL's settings

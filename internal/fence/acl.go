@@ -187,30 +187,26 @@ func NeedGrant(ctx context.Context, db postgres.DB, keep []string) ([]string, er
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// The journal's kind under which a fenced side keeps what the fence changed.
-const journalKind = "fence"
+// savedEntry is what a fenced side keeps of what the fence changed.
+var savedEntry = journal.One[Saved](journal.Fence)
 
 // Raised returns what was saved when the side was fenced, nil when it is not. What
 // cannot be what was saved is a *journal.Damaged.
 func Raised(ctx context.Context, db postgres.DB) (*Saved, error) {
-	var s Saved
-	ok, err := journal.Get(ctx, db, journalKind, keySaved, &s)
+	s, ok, err := savedEntry.Get(ctx, db)
 	if err != nil || !ok {
 		return nil, err
 	}
 	if s.Owner == "" || s.Sum != "" && s.Sum != s.sum() {
-		return nil, &journal.Damaged{Kind: journalKind, Key: keySaved, Err: errors.New("the grants in it are not those that were saved")}
+		return nil, savedEntry.Damaged(errors.New("the grants in it are not those that were saved"))
 	}
 	return &s, nil
 }
 
-// keySaved is the journal's key of what the fence changed.
-const keySaved = "saved"
-
 // SaveSQL is the statement that puts a damaged or lost entry right.
 func (s Saved) SaveSQL() (string, error) {
 	s.Sum = s.sum()
-	return journal.PutSQL(journalKind, []string{keySaved}, []any{s})
+	return savedEntry.PutSQL(s)
 }
 
 // Raise commits the fence (a of rule 2). It saves what it changes in the same
@@ -232,7 +228,7 @@ func Raise(ctx context.Context, conn *pgx.Conn, database string, keep []string, 
 		}
 		restore.Sum = restore.sum()
 		saved = &restore
-		if err := journal.Put(ctx, tx, journalKind, keySaved, restore); err != nil {
+		if err := savedEntry.Put(ctx, tx, restore); err != nil {
 			return err
 		}
 		granted, err := NeedGrant(ctx, tx, keep)

@@ -33,7 +33,7 @@ func (n *NotOpen) Error() string {
 func (n *NotOpen) Serves(keep []string) bool { return n.Writable && !n.Now.Shut(keep) }
 
 // ForgetSQL is the last of the statements that open a side by hand: its fence is no more.
-const ForgetSQL = "DELETE FROM pgbaton.journal WHERE kind = 'fence' AND key = 'saved'"
+var ForgetSQL = savedEntry.DeleteSQL()
 
 // Shut says whether a database, as Read found it, is as a fence leaves it: read-only by
 // default, and to be connected to by nobody but the roles that keep that right.
@@ -120,7 +120,7 @@ func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Save
 			notOpen = &NotOpen{Now: after, Writable: after.ReadOnly == want.ReadOnly, Missing: missing, Statements: append(sql, ForgetSQL)}
 			return nil // as open as can be
 		}
-		return journal.Delete(ctx, tx, journalKind, keySaved)
+		return savedEntry.Delete(ctx, tx)
 	})
 	if err == nil && notOpen != nil {
 		err = notOpen

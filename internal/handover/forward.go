@@ -45,10 +45,10 @@ func (r *run) open(ctx context.Context) error {
 		}
 		r.took = true
 		// One of the handover before, in which this side was the holder.
-		if err := journal.Delete(ctx, tx, journalKind, keyPaused); err != nil {
+		if err := pausedEntry.Delete(ctx, tx); err != nil {
 			return err
 		}
-		return journal.Put(ctx, tx, journalKind, keyTraffic, Held{r.attempt, r.Traffic.Names()})
+		return trafficEntry.Put(ctx, tx, Held{r.attempt, r.Traffic.Names()})
 	})
 	if err != nil {
 		return fmt.Errorf("recording that the baton was taken: %w", err)
@@ -85,7 +85,7 @@ func (r *run) settle(ctx context.Context) error {
 		try(r.Holder.Side, "opening the way back", err)
 	}
 	if r.holder != nil && !r.holder.IsClosed() {
-		try(r.Holder.Side, "writing the journal", errors.Join(journal.Delete(ctx, r.holder, journalKind, keyPaused), ForgetStream(ctx, r.holder)))
+		try(r.Holder.Side, "writing the journal", errors.Join(pausedEntry.Delete(ctx, r.holder), ForgetStream(ctx, r.holder)))
 		try(r.Holder.Side, "dropping the slot of the leak check", fence.CloseLeakCheck(ctx, r.holder, r.leakSlot()))
 	}
 	for _, g := range r.Groups {

@@ -19,8 +19,6 @@ import (
 
 // keyStale is on a side that came back after the other had been given the baton
 // by force; value: when it was fenced.
-const keyStale = "stale"
-
 // LastWord is the last that a taker has applied of a holder that is lost.
 type LastWord struct {
 	Marker    time.Time `json:"marker"`      // when the last marker that arrived was written; zero: none did
@@ -108,8 +106,7 @@ func ReadStale(ctx context.Context, conn *pgx.Conn) (*time.Time, error) {
 	if conn == nil {
 		return nil, nil
 	}
-	var at time.Time
-	ok, err := journal.Get(ctx, conn, journalKind, keyStale, &at)
+	at, ok, err := staleEntry.Get(ctx, conn)
 	if err != nil || !ok {
 		return nil, err
 	}
@@ -171,7 +168,7 @@ func FenceStale(ctx context.Context, p Party, label string, conn, other *pgx.Con
 	if err == nil {
 		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			return errors.Join(journal.ExecOne(ctx, tx, journal.StaleSQL, generation),
-				journal.Put(ctx, tx, journalKind, keyStale, time.Now().UTC()))
+				staleEntry.Put(ctx, tx, time.Now().UTC()))
 		})
 	}
 	if err != nil {

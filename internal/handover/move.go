@@ -18,10 +18,6 @@ import (
 // This file moves traffic to a taker that is open, and looks whether it arrives. What
 // has been let go is held back again only when it was seen to lead elsewhere.
 
-// keyArrival is on the taker: traffic was let go to it, and has not been seen to
-// arrive; value: Arrival.
-const keyArrival = "arrival"
-
 // Arrival is what is known of traffic that was let go.
 type Arrival struct {
 	Why      string   `json:"why,omitempty"`      // it does not arrive; "": nobody has looked
@@ -31,8 +27,7 @@ type Arrival struct {
 // ReadArrival says that traffic was let go to a side and has not been seen to arrive
 // there; nil when it was seen, or could not be looked at from the beginning.
 func ReadArrival(ctx context.Context, taker *pgx.Conn) (*Arrival, error) {
-	var a Arrival
-	ok, err := journal.Get(ctx, taker, journalKind, keyArrival, &a)
+	a, ok, err := arrivalEntry.Get(ctx, taker)
 	if err != nil || !ok {
 		return nil, err
 	}
@@ -42,7 +37,7 @@ func ReadArrival(ctx context.Context, taker *pgx.Conn) (*Arrival, error) {
 // TrafficWaits says whether traffic is still to be moved to a side that took the
 // baton: a run that completes another's handover must not move it twice.
 func TrafficWaits(ctx context.Context, taker *pgx.Conn) (bool, error) {
-	h, err := readHeld(ctx, taker, keyTraffic)
+	h, err := readHeld(ctx, taker, trafficEntry)
 	return h != nil, err
 }
 
@@ -112,7 +107,7 @@ func (r *run) switchTraffic(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
 	if !r.took { // it was held back by this very run
-		h, err := readHeld(ctx, r.taker, keyTraffic)
+		h, err := readHeld(ctx, r.taker, trafficEntry)
 		if err == nil {
 			err = r.canLetGo(h)
 		}
@@ -122,12 +117,6 @@ func (r *run) switchTraffic(ctx context.Context) error {
 	}
 	return r.Traffic.Switch(ctx, r.Route())
 }
-
-// movedSQL notes that traffic was moved, and what is still to be looked at.
-const movedSQL = `
-WITH moved AS (DELETE FROM pgbaton.journal WHERE kind = $1::text AND key = '` + keyTraffic + `')
-INSERT INTO pgbaton.journal AS j (kind, key, value) VALUES ($1::text, '` + keyArrival + `', $2::jsonb)
-ON CONFLICT (kind, key) DO UPDATE SET at = pg_catalog.clock_timestamp(), value = excluded.value`
 
 // resume asks the taker once more: a session that the guardian has ended means
 // that traffic is not ours any more. From the moment that it was let go nobody holds
@@ -141,8 +130,7 @@ func (r *run) resume(ctx context.Context) error {
 	if err := r.Traffic.Resume(ctx, r.Route()); err != nil {
 		return err
 	}
-	_, err := r.taker.Exec(ctx, movedSQL, journalKind, r.arrival(""))
-	return postgres.Wrap(r.Taker.Side, "writing the journal", err)
+	return postgres.Wrap(r.Taker.Side, "writing the journal", arrivalEntry.Replaced(ctx, r.taker, journal.Traffic, r.arrival("")))
 }
 
 // arrival is what another process must know to look.
@@ -182,9 +170,9 @@ func (r *run) arrive(ctx context.Context) (elsewhere bool, err error) {
 		arrival := r.arrival(strings.ReplaceAll(err.Error(), "\n", "; "))
 		return len(v.elsewhere) > 0, errors.Join(postgres.WrapHint(r.Taker.Side, "looking where applications are led", err,
 			"correct the entry and RELOAD, or remove what keeps PgBouncer from logging in there; then run the same command again: it looks once more, and moves what leads elsewhere"),
-			postgres.Wrap(r.Taker.Side, "writing the journal", journal.Put(ctx, r.taker, journalKind, keyArrival, arrival)))
+			postgres.Wrap(r.Taker.Side, "writing the journal", arrivalEntry.Put(ctx, r.taker, arrival)))
 	}
-	return false, postgres.Wrap(r.Taker.Side, "writing the journal", journal.Delete(ctx, r.taker, journalKind, keyArrival))
+	return false, postgres.Wrap(r.Taker.Side, "writing the journal", arrivalEntry.Delete(ctx, r.taker))
 }
 
 // view is what one sees through what stands before the taker.

@@ -21,12 +21,16 @@ import (
 )
 
 // The journal of a handover.
-const (
-	journalKind = "handover"
-	keyPaused   = "paused"  // on the holder: traffic is, or is about to be, held back; value: Held
-	keyTraffic  = "traffic" // on the taker: traffic has not been moved to it; value: Held
-	keyDrained  = "drained" // on the taker: a handover has got as far as the pass
-	keyStream   = "stream"  // on the holder: the stream may be disabled by a handover, not by a person
+var (
+	pausedEntry   = journal.One[Held](journal.Paused)
+	trafficEntry  = journal.One[Held](journal.Traffic)
+	drainedEntry  = journal.One[drained](journal.Drained)
+	streamEntry   = journal.One[int64](journal.Stream)
+	staleEntry    = journal.One[time.Time](journal.Stale)
+	viewsEntry    = journal.One[heldViews](journal.Views)
+	arrivalEntry  = journal.One[Arrival](journal.Arrived)
+	guardianEntry = journal.One[GuardianNote](journal.Guardian)
+	resultEntries = journal.Many[Result](journal.Result)
 )
 
 // Held says by what a handover holds traffic back.
@@ -44,7 +48,7 @@ func (r *run) pause(ctx context.Context) error { return r.Traffic.Pause(ctx, r.R
 
 func (r *run) notePause(ctx context.Context) error {
 	return postgres.Wrap(r.Holder.Side, "writing the journal",
-		journal.Put(ctx, r.holder, journalKind, keyPaused, Held{r.attempt, r.Traffic.Names()}))
+		pausedEntry.Put(ctx, r.holder, Held{r.attempt, r.Traffic.Names()}))
 }
 
 // undoPause lets traffic go, but only as long as the handover is ours: whoever
@@ -56,21 +60,20 @@ func (r *run) undoPause(ctx context.Context) error {
 	if err := r.Traffic.Abort(ctx, r.Route()); err != nil {
 		return err
 	}
-	return journal.Delete(ctx, r.holder, journalKind, keyPaused)
+	return pausedEntry.Delete(ctx, r.holder)
 }
 
 // ReadPaused says by what a handover holds back, or is about to hold back, the
 // traffic to this holder; nil when nothing does.
 func ReadPaused(ctx context.Context, holder *pgx.Conn) (*Held, error) {
-	return readHeld(ctx, holder, keyPaused)
+	return readHeld(ctx, holder, pausedEntry)
 }
 
-func readHeld(ctx context.Context, conn *pgx.Conn, key string) (*Held, error) {
+func readHeld(ctx context.Context, conn *pgx.Conn, entry journal.Entry[Held]) (*Held, error) {
 	if conn == nil {
 		return nil, nil
 	}
-	var h Held
-	ok, err := journal.Get(ctx, conn, journalKind, key, &h)
+	h, ok, err := entry.Get(ctx, conn)
 	if err != nil || !ok {
 		return nil, err
 	}

@@ -348,7 +348,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	}
 	err = forget(ctx, r.holder)
 	if err == nil {
-		err = journal.Put(ctx, r.holder, journalKind, keyStream, r.attempt)
+		err = streamEntry.Put(ctx, r.holder, r.attempt)
 	}
 	if err != nil {
 		return postgres.Wrap(r.Holder.Side, "writing the journal", err)

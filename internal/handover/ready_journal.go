@@ -25,7 +25,7 @@ var reads = []func(context.Context, *pgx.Conn) error{
 	func(ctx context.Context, c *pgx.Conn) error { _, err := ReadArrival(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := StreamLeft(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := ReadGuardianNote(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := readViews(ctx, c); return err },
+	func(ctx context.Context, c *pgx.Conn) error { _, _, err := viewsEntry.Get(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := journal.AttemptBy(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := Results(ctx, c); return err },
 	func(ctx context.Context, c *pgx.Conn) error { _, err := schema.Quieted(ctx, c); return err },
@@ -58,21 +58,15 @@ func (r *run) mend(d *journal.Damaged) string {
 // MendDamaged says how a damaged entry is put right, where a side has the baton, and has
 // taken a generation of it.
 func MendDamaged(d *journal.Damaged, holder postgres.Side, generation int64) string {
-	switch d.Kind {
-	case replication.SlotKind: // what was left out of the stream can be told by nothing else
+	switch {
+	case d.Of(journal.Slot): // what was left out of the stream can be told by nothing else
 		return lost(generation)
-	case replication.WithheldKind, schema.CheckKind:
+	case d.Of(journal.ForeignKey), d.Of(journal.Check):
 		return d.DeleteSQL() + "; -- after the handover add that constraint as it was on the " + string(holder)
-	case schema.EventKind:
-		return fmt.Sprintf("UPDATE pgbaton.journal SET value = '\"O\"' WHERE kind = %s AND key = %s; -- an event trigger that fires as usual; D for one that was disabled, R or A for ENABLE REPLICA or ALWAYS",
-			postgres.QuoteLiteral(d.Kind), postgres.QuoteLiteral(d.Key))
+	case d.Of(journal.EventTrigger):
+		return d.SetSQL(`"O"`) + "; -- an event trigger that fires as usual; D for one that was disabled, R or A for ENABLE REPLICA or ALWAYS"
 	}
 	return d.DeleteSQL()
-}
-
-func readViews(ctx context.Context, conn *pgx.Conn) (v heldViews, err error) {
-	_, err = journal.Get(ctx, conn, journalKind, keyViews, &v)
-	return v, err
 }
 
 // readyJournals refuses when a journal has been emptied, or holds what pgbaton has not

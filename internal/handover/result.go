@@ -86,10 +86,6 @@ func (u *Unknown) Error() string {
 // Unwrap implements errors.Unwrap.
 func (u *Unknown) Unwrap() error { return u.Err }
 
-// The journal's kind under which the side that has the baton keeps the results of
-// handovers, by the time they began.
-const accountKind = "handover-result"
-
 // remember keeps the result for `pgbaton report`. A handover does not fail for
 // want of it.
 func (r *run) remember(ctx context.Context, conn *pgx.Conn) {
@@ -98,20 +94,15 @@ func (r *run) remember(ctx context.Context, conn *pgx.Conn) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), streamTimeout)
 	defer cancel()
-	_ = journal.Put(ctx, conn, accountKind, r.result.Began.UTC().Format(time.RFC3339Nano), r.result)
+	_ = resultEntries.Put(ctx, conn, r.result.Began.UTC().Format(time.RFC3339Nano), r.result)
 }
 
 // Worked says whether anybody has begun, ended or taken over a handover within a time.
 func Worked(ctx context.Context, db postgres.DB, within time.Duration) (worked bool, err error) {
-	if there, err := journal.Exists(ctx, db); err != nil || !there {
-		return false, err
-	}
-	err = db.QueryRow(ctx, `SELECT coalesce(pg_catalog.clock_timestamp() - pg_catalog.max(at) <= $1::interval, false)
-		FROM pgbaton.journal WHERE kind IN ($2, $3)`, within, journalKind, accountKind).Scan(&worked)
-	return worked, err
+	return journal.Written(ctx, db, within, journal.Attempt, journal.Result) // of the kind of Attempt is all that a handover notes
 }
 
 // Results reads the handovers that a side remembers, by the time they began.
 func Results(ctx context.Context, db postgres.DB) (map[string]Result, error) {
-	return journal.List[Result](ctx, db, accountKind)
+	return resultEntries.List(ctx, db)
 }

@@ -14,9 +14,6 @@ import (
 	"pgbaton/internal/routine"
 )
 
-// keyGuardian is the guardian's note, on the side that has the baton.
-const keyGuardian = "guardian"
-
 // GuardianNote is what a guardian did, for status to show until the next handover.
 type GuardianNote struct {
 	At   time.Time `json:"at"`
@@ -28,8 +25,7 @@ func ReadGuardianNote(ctx context.Context, conn *pgx.Conn) (*GuardianNote, error
 	if conn == nil {
 		return nil, nil
 	}
-	var n GuardianNote
-	ok, err := journal.Get(ctx, conn, journalKind, keyGuardian, &n)
+	n, ok, err := guardianEntry.Get(ctx, conn)
 	if err != nil || !ok {
 		return nil, err
 	}
@@ -38,7 +34,7 @@ func ReadGuardianNote(ctx context.Context, conn *pgx.Conn) (*GuardianNote, error
 
 // forget removes what an earlier handover noted for people.
 func forget(ctx context.Context, conn *pgx.Conn) error {
-	return errors.Join(journal.Delete(ctx, conn, journalKind, keyGuardian), journal.Delete(ctx, conn, journalKind, keyArrival))
+	return journal.Clear(ctx, conn, journal.Guardian, journal.Arrived)
 }
 
 // Superseded says that a guardian has nothing to do: the migration has moved on
@@ -247,5 +243,5 @@ func (r *run) undoDead(ctx context.Context) error {
 
 func (r *run) note(ctx context.Context, conn *pgx.Conn, text string) {
 	// The work is done; a note that cannot be written is no reason to do it again.
-	_ = journal.Put(ctx, conn, journalKind, keyGuardian, GuardianNote{time.Now().UTC(), text})
+	_ = guardianEntry.Put(ctx, conn, GuardianNote{time.Now().UTC(), text})
 }

@@ -7,7 +7,6 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
-	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
 )
@@ -15,10 +14,6 @@ import (
 // This file has the materialized views, whose rows are not replicated: behind the
 // pass those that the holder had populated are refreshed on the taker. What cannot
 // be refreshed is said by status until it can; the handover is complete without.
-
-// keyViews is on the taker: what the holder has of materialized views; value:
-// heldViews.
-const keyViews = "views"
 
 // heldViews are the holder's materialized views.
 type heldViews struct {
@@ -43,15 +38,14 @@ func (r *run) noteViews(ctx context.Context) error {
 		return postgres.Wrap(r.Holder.Side, "listing materialized views", err)
 	}
 	return postgres.Wrap(r.Taker.Side, "writing the journal",
-		journal.Put(ctx, r.taker, journalKind, keyViews, heldViews{r.generation, views}))
+		viewsEntry.Put(ctx, r.taker, heldViews{r.generation, views}))
 }
 
 // noteViewsByForce does so for a holder that is lost: what it had populated is known
 // from an earlier try of this handover, or else from what the taker has populated
 // and what is due there.
 func (r *run) noteViewsByForce(ctx context.Context) error {
-	var noted heldViews
-	ok, err := journal.Get(ctx, r.taker, journalKind, keyViews, &noted)
+	noted, ok, err := viewsEntry.Get(ctx, r.taker)
 	if err != nil {
 		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
 	}
@@ -69,7 +63,7 @@ func (r *run) noteViewsByForce(ctx context.Context) error {
 		}
 	}
 	if err == nil {
-		err = journal.Put(ctx, r.taker, journalKind, keyViews, heldViews{r.generation, views})
+		err = viewsEntry.Put(ctx, r.taker, heldViews{r.generation, views})
 	}
 	return postgres.Wrap(r.Taker.Side, "writing the journal", err)
 }
@@ -77,8 +71,7 @@ func (r *run) noteViewsByForce(ctx context.Context) error {
 // populate refreshes the taker's views. What the holder has populated is asked once,
 // and from then on stands in the taker's journal until it is done.
 func (r *run) populate(ctx context.Context) error {
-	var noted heldViews
-	ok, err := journal.Get(ctx, r.taker, journalKind, keyViews, &noted)
+	noted, ok, err := viewsEntry.Get(ctx, r.taker)
 	if err != nil {
 		return err
 	}
@@ -92,7 +85,7 @@ func (r *run) populate(ctx context.Context) error {
 			if err := schema.Enlist(ctx, tx, noted.Views); err != nil {
 				return err
 			}
-			return journal.Delete(ctx, tx, journalKind, keyViews)
+			return viewsEntry.Delete(ctx, tx)
 		})
 		if err != nil {
 			return err

@@ -11,7 +11,6 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
-	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
@@ -206,13 +205,19 @@ func (r *run) writeDrained(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	return journal.Put(ctx, tx, journalKind, keyDrained, map[string]any{"generation": r.generation + 1, "attempt": r.attempt})
+	return drainedEntry.Put(ctx, tx, drained{Generation: r.generation + 1, Attempt: r.attempt})
+}
+
+// drained is the handover that has got as far as the pass.
+type drained struct {
+	Generation int64 `json:"generation"` // that the taker takes
+	Attempt    int64 `json:"attempt"`
 }
 
 // Drained says whether a handover to this taker has ever got as far as the pass.
 func Drained(ctx context.Context, taker *pgx.Conn) (bool, error) {
-	var at map[string]any
-	return journal.Get(ctx, taker, journalKind, keyDrained, &at)
+	_, ok, err := drainedEntry.Get(ctx, taker)
+	return ok, err
 }
 
 // streamTimeout bounds what an abort does on the taker, which may be down: the
@@ -320,8 +325,8 @@ func StreamLeft(ctx context.Context, holder *pgx.Conn) (bool, error) {
 	if holder == nil {
 		return false, nil
 	}
-	var attempt int64
-	return journal.Get(ctx, holder, journalKind, keyStream, &attempt)
+	_, left, err := streamEntry.Get(ctx, holder)
+	return left, err
 }
 
 // ClearLeft takes back from the taker what an aborted handover has left there because
@@ -337,7 +342,7 @@ func ClearLeft(ctx context.Context, c Config, holder, taker *pgx.Conn) error {
 
 // ForgetStream is for whoever enables or disables the stream.
 func ForgetStream(ctx context.Context, holder *pgx.Conn) error {
-	return journal.Delete(ctx, holder, journalKind, keyStream)
+	return streamEntry.Delete(ctx, holder)
 }
 
 // backTimeout is how long the way back may take to begin: servers up to 15 start a

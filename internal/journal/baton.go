@@ -57,12 +57,15 @@ func RaiseAttempt(ctx context.Context, db postgres.DB, by string) (attempt int64
 	return attempt, err
 }
 
+// attempt is who raised the attempt to what.
+type attempt struct {
+	Attempt int64  `json:"attempt"`
+	By      string `json:"by"`
+}
+
 // AttemptBy returns who raised the attempt last.
 func AttemptBy(ctx context.Context, db postgres.DB) (by string, err error) {
-	var v struct {
-		By string `json:"by"`
-	}
-	_, err = Get(ctx, db, "handover", "attempt", &v)
+	v, _, err := One[attempt](Attempt).Get(ctx, db)
 	return v.By, err
 }
 

@@ -46,7 +46,9 @@ func TestRecord(t *testing.T) {
 	id := journal.NewID()
 	ends := journal.Ends{Label: journal.Label("my move", id), Source: journal.Database{System: "1", OID: 1, Name: "a", Address: "h:1/a"}}
 	err := journal.Create(t.Context(), conn, journal.Record{Name: "my move", ID: id, Side: postgres.Source, Method: "stream", Ends: &ends},
-		func(tx pgx.Tx) error { return journal.Put(t.Context(), tx, "kind", "key", 1) })
+		func(tx pgx.Tx) error {
+			return journal.One[int](journal.Name{Kind: "kind", Key: "key"}).Put(t.Context(), tx, 1)
+		})
 	if err != nil {
 		t.Fatal(err)
 	}

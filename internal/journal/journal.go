@@ -10,8 +10,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -87,12 +85,8 @@ func SchemaExists(ctx context.Context, db postgres.DB) (there bool, err error) {
 	return there, err
 }
 
-// SelectionKind is the kind of the entry that comes with the record and goes with the
-// schema: what the migration includes, on both sides.
-const SelectionKind = "selection"
-
 // Lost says whether what the journal remembered is gone, by somebody's hand: the schema
-// is there, and has no record, or no entry of SelectionKind. r is what Read returned.
+// is there, and has no record, or no Selection. r is what Read returned.
 func Lost(ctx context.Context, db postgres.DB, r *Record) (lost bool, err error) {
 	if r == nil {
 		return SchemaExists(ctx, db)
@@ -100,13 +94,8 @@ func Lost(ctx context.Context, db postgres.DB, r *Record) (lost bool, err error)
 	if there, err := Exists(ctx, db); err != nil || !there {
 		return err == nil, err
 	}
-	err = db.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM pgbaton.journal WHERE kind = $1)`, SelectionKind).Scan(&lost)
-	return lost, err
-}
-
-// DeleteSQL is the statement that forgets an entry, for people.
-func (d *Damaged) DeleteSQL() string {
-	return fmt.Sprintf("DELETE FROM pgbaton.journal WHERE kind = %s AND key = %s", postgres.QuoteLiteral(d.Kind), postgres.QuoteLiteral(d.Key))
+	there, err := Many[any](Selection).Any(ctx, db)
+	return !there, err
 }
 
 // beginner is a session, or a transaction in which another is a savepoint.
@@ -139,124 +128,5 @@ func Create(ctx context.Context, conn beginner, r Record, more func(pgx.Tx) erro
 // Drop removes the schema with all it holds.
 func Drop(ctx context.Context, db postgres.DB) error {
 	_, err := db.Exec(ctx, `DROP SCHEMA IF EXISTS pgbaton CASCADE`)
-	return err
-}
-
-// Damaged is an entry of the journal that is not what pgbaton has written.
-type Damaged struct {
-	Kind, Key string
-	Err       error
-}
-
-// Error implements error.
-func (d *Damaged) Error() string {
-	return fmt.Sprintf("entry %s %q of pgbaton.journal is damaged: %s", d.Kind, d.Key, d.Err)
-}
-
-// Unwrap implements errors.Unwrap.
-func (d *Damaged) Unwrap() error { return d.Err }
-
-// decode reads what Put has written.
-func decode(kind, key, text string, v any) error {
-	if err := json.Unmarshal([]byte(text), v); err != nil {
-		return &Damaged{kind, key, err}
-	}
-	return nil
-}
-
-// Put stores a value under kind and key, replacing what was there.
-func Put(ctx context.Context, db postgres.DB, kind, key string, value any) error {
-	b, err := json.Marshal(value)
-	if err != nil {
-		return err
-	}
-	_, err = db.Exec(ctx, `
-		INSERT INTO pgbaton.journal (kind, key, value) VALUES ($1, $2, $3::text::jsonb)
-		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = clock_timestamp()`,
-		kind, key, string(b))
-	return err
-}
-
-// PutSQL is the statement of Put for several keys at once, for sessions that take
-// SQL as text.
-func PutSQL(kind string, keys []string, values []any) (string, error) {
-	var b strings.Builder
-	b.WriteString("INSERT INTO pgbaton.journal (kind, key, value) VALUES ")
-	for i, key := range keys {
-		body, err := json.Marshal(values[i])
-		if err != nil {
-			return "", err
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "(%s, %s, %s)", postgres.QuoteLiteral(kind), postgres.QuoteLiteral(key), postgres.QuoteLiteral(string(body)))
-	}
-	b.WriteString(" ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = pg_catalog.clock_timestamp()")
-	return b.String(), nil
-}
-
-// PutNew stores a value unless there is one: what must be put back as it was
-// is remembered once, not overwritten by what a second run finds.
-func PutNew(ctx context.Context, db postgres.DB, kind, key string, value any) error {
-	b, err := json.Marshal(value)
-	if err != nil {
-		return err
-	}
-	_, err = db.Exec(ctx, `
-		INSERT INTO pgbaton.journal (kind, key, value) VALUES ($1, $2, $3::text::jsonb)
-		ON CONFLICT (kind, key) DO NOTHING`, kind, key, string(b))
-	return err
-}
-
-// Get reads a value into v and says whether it was there.
-func Get(ctx context.Context, db postgres.DB, kind, key string, v any) (bool, error) {
-	at, err := GetAt(ctx, db, kind, key, v)
-	return at != nil, err
-}
-
-// GetAt is Get with the time at which the value was put; nil when there is none.
-func GetAt(ctx context.Context, db postgres.DB, kind, key string, v any) (*time.Time, error) {
-	if there, err := Exists(ctx, db); err != nil || !there {
-		return nil, err
-	}
-	var text string
-	var at time.Time
-	err := db.QueryRow(ctx, `SELECT value::text, at FROM pgbaton.journal WHERE kind = $1 AND key = $2`, kind, key).Scan(&text, &at)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
-	at = at.UTC()
-	return &at, decode(kind, key, text, v)
-}
-
-// List reads all values of a kind, by key.
-func List[T any](ctx context.Context, db postgres.DB, kind string) (map[string]T, error) {
-	values := map[string]T{}
-	if there, err := Exists(ctx, db); err != nil || !there {
-		return values, err
-	}
-	rows, err := db.Query(ctx, `SELECT key, value::text FROM pgbaton.journal WHERE kind = $1`, kind)
-	if err != nil {
-		return nil, err
-	}
-	var key, text string
-	_, err = pgx.ForEachRow(rows, []any{&key, &text}, func() error {
-		var v T
-		if err := decode(kind, key, text, &v); err != nil {
-			return err
-		}
-		values[key] = v
-		return nil
-	})
-	return values, err
-}
-
-// Delete forgets all values of a kind; a key of "" means every key.
-func Delete(ctx context.Context, db postgres.DB, kind, key string) error {
-	_, err := db.Exec(ctx, `DELETE FROM pgbaton.journal WHERE kind = $1 AND (key = $2 OR $2 = '')`, kind, key)
 	return err
 }

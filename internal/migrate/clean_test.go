@@ -1,6 +1,7 @@
 package migrate_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,7 +16,9 @@ import (
 	"pgbaton/internal/migrate"
 	"pgbaton/internal/pgtest"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
+	"pgbaton/internal/replication"
 )
 
 // ground is two databases of one cluster, between which a migration was begun.
@@ -46,7 +49,7 @@ func (g *ground) give(side postgres.Side, uri string) {
 
 func newGround(t *testing.T, c *cluster.Cluster, name string) *ground {
 	t.Helper()
-	g := &ground{t: t, config: migrate.Config{Name: "m", Method: migrate.Stream, Observe: func(event.Event) {}}, uris: map[postgres.Side]string{}}
+	g := &ground{t: t, config: migrate.Config{Input: preflight.Input{Name: "m", Method: migrate.Stream}, Observe: func(event.Event) {}}, uris: map[postgres.Side]string{}}
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		db := name + "_" + string(side)
 		pgtest.Exec(t, c.ConnString("postgres"), `CREATE DATABASE `+db)
@@ -74,7 +77,13 @@ func (g *ground) record(side postgres.Side, id string) {
 	}
 	conn := pgtest.Connect(g.t, g.uris[side])
 	defer conn.Close(ctx)
-	err := journal.Create(ctx, conn, r, func(tx pgx.Tx) error { return journal.Put(ctx, tx, journal.SelectionKind, "", catalog.Selection{}) })
+	err := journal.Create(ctx, conn, r, func(tx pgx.Tx) error {
+		return journal.One[catalog.Selection](journal.Selection).Put(ctx, tx, catalog.Selection{})
+	})
+	if err == nil {
+		group := replication.Group{Label: r.Label(), Direction: replication.Forward, Number: 1}
+		_, err = conn.Exec(ctx, replication.MarkerTableSQL(group.MarkerTable()))
+	}
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -90,30 +99,21 @@ func (g *ground) subscribes(name string) {
 		`CREATE SUBSCRIPTION `+name+` CONNECTION 'dbname=nothing' PUBLICATION `+name+` WITH (connect = false, slot_name = '`+name+`')`)
 }
 
-// sessions are those of a command.
-func (g *ground) sessions() *migrate.Sessions {
-	g.t.Helper()
-	s := migrate.Open(g.t.Context(), g.config)
-	g.t.Cleanup(s.Close)
-	if err := errors.Join(g.config.Identify(g.t.Context(), s), s.Lock(g.t.Context())); err != nil {
-		g.t.Fatal(err)
-	}
-	return s
-}
-
 // status and reset are the commands.
-func (g *ground) status() (*migrate.Status, error) {
-	g.t.Helper()
-	s := g.sessions()
-	defer s.Close()
-	return migrate.ReadStatus(g.t.Context(), g.config, s)
+func (g *ground) status() (s *migrate.Status, err error) {
+	err = migrate.Enter(g.t.Context(), g.config, migrate.Looks, func(ctx context.Context, m *migrate.Migration) (err error) {
+		s, err = m.Status(ctx)
+		return err
+	})
+	return s, err
 }
 
-func (g *ground) reset() (migrate.CleanResult, error) {
-	g.t.Helper()
-	s := g.sessions()
-	defer s.Close()
-	return migrate.Reset(g.t.Context(), g.config, s, false)
+func (g *ground) reset() (r migrate.CleanResult, err error) {
+	err = migrate.Enter(g.t.Context(), g.config, migrate.Operates, func(ctx context.Context, m *migrate.Migration) (err error) {
+		r, err = m.Reset(ctx, false)
+		return err
+	})
+	return r, err
 }
 
 // cleaned requires that reset leaves nothing to say, and nothing of ours on the sides.

@@ -24,15 +24,15 @@ const (
 // divide puts tables into groups of about the same number of writes, and of bytes
 // where nothing is written. Tables that foreign keys connect stay together.
 func (st *start) divide(ctx context.Context, tables []catalog.Table) ([][]catalog.Table, error) {
-	if st.InitialGroups == 1 || len(tables) < 2 {
+	if st.Groups == 1 || len(tables) < 2 {
 		return [][]catalog.Table{tables}, nil
 	}
-	if st.InitialGroups == 0 {
+	if st.Groups == 0 {
 		n, err := st.groupsForWrites(ctx)
 		if err != nil || n == 1 {
 			return [][]catalog.Table{tables}, err
 		}
-		st.InitialGroups = n
+		st.Groups = n
 	}
 	writes, err := catalog.Writes(ctx, st.SourceConn)
 	if err != nil {
@@ -53,7 +53,7 @@ func (st *start) divide(ctx context.Context, tables []catalog.Table) ([][]catalo
 	for _, k := range partitioned {
 		ties = append(ties, k.Tables)
 	}
-	return pack(tables, ties, writes, st.InitialGroups), nil
+	return pack(tables, ties, writes, st.Groups), nil
 }
 
 // watchWrites is how long writes are counted for --groups auto.

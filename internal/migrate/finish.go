@@ -50,7 +50,8 @@ func newCleaner(c Config, s *Sessions, phase string) *cleaner {
 
 // Finish removes everything pgbaton made, after the baton has passed for good.
 // The side without the baton stays fenced unless unfence is set.
-func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResult, error) {
+func (m *Migration) Finish(ctx context.Context, unfence bool) (CleanResult, error) {
+	c, s := m.Config, m.Sessions
 	k := newCleaner(c, s, PhaseFinished)
 	source, target, err := s.records(ctx, c)
 	if err != nil {
@@ -63,11 +64,11 @@ func Finish(ctx context.Context, c Config, s *Sessions, unfence bool) (CleanResu
 	holder := map[postgres.Side]*journal.Record{postgres.Source: source, postgres.Target: target}[b.Side]
 	switch {
 	case !known:
-		if s.Need() == nil && k.unrecorded(ctx) {
+		if s.need() == nil && k.unrecorded(ctx) {
 			return k.result, refusal.New("finish", "neither side has a record of the migration any more, although there is something of it: where the baton was is not known",
 				"pgbaton reset removes what there is, and leaves all rows and tables where they are")
 		}
-		if s.Need() == nil { // nothing is there: done before
+		if s.need() == nil { // nothing is there: done before
 			return k.result, nil
 		}
 		return k.result, refusal.New("finish", "the side that can be reached has no record of the migration", "make the other side reachable")

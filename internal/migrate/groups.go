@@ -8,12 +8,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/catalog"
-	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
-	"pgbaton/internal/tablecopy"
 )
 
 // This file has the groups of method stream (rule 13): a group's rows belong to
@@ -39,15 +37,6 @@ type copiedTable struct {
 	Rows  int64  `json:"rows"`
 	Bytes int64  `json:"bytes"`
 }
-
-// Journal kinds of groups.
-const (
-	kindGroup    = "group"                    // source: a group's slot; value: its consistent point
-	kindCopied   = string(tablecopy.Copied)   // target: by table, copiedTable
-	kindBuilt    = string(tablecopy.Finished) // target: by table, indexes, keys and statistics are there too
-	keyDefined   = "defined"                  // kind "copy", target: tables and all else before the rows are restored
-	keyRestBegan = "rest began"               // kind "copy", target: the restore of what comes after the rows has begun
-)
 
 // forward is the forward group of a number.
 func (c Config) forward(number int) replication.Group {
@@ -84,8 +73,7 @@ func (st *start) arranged(ctx context.Context) (bool, error) {
 }
 
 func (st *start) isDefined(ctx context.Context) (bool, error) {
-	var at string
-	ok, err := journal.Get(ctx, st.TargetConn, kindCopy, keyDefined, &at)
+	_, ok, err := definedEntry.Get(ctx, st.TargetConn)
 	return ok, postgres.Wrap(postgres.Target, "reading the journal", err)
 }
 
@@ -194,13 +182,12 @@ func (st *start) publish(ctx context.Context, g *group, members []catalog.Table)
 // copied under it count no more.
 func (st *start) dropSlot(ctx context.Context, name string) error {
 	err := postgres.Durably(ctx, st.TargetConn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `DELETE FROM pgbaton.journal WHERE kind = $1 AND value ->> 'group' = $2`, kindCopied, name)
-		return err
+		return copiedEntries.DeleteWith(ctx, tx, "group", name)
 	})
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
-	if err := journal.Delete(ctx, st.SourceConn, kindGroup, name); err != nil {
+	if err := groupPoints.Delete(ctx, st.SourceConn, name); err != nil {
 		return postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
 	_, err = replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name))
@@ -303,7 +290,7 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, tables []ca
 	if g.slot, err = replication.CreateSlot(ctx, st.Source, st.SourceConn, name, true, st.Observe); err != nil {
 		return false, nil, err
 	}
-	err = errors.Join(journal.Put(ctx, st.SourceConn, kindGroup, name, g.slot.ConsistentPoint.String()),
+	err = errors.Join(groupPoints.Put(ctx, st.SourceConn, name, g.slot.ConsistentPoint.String()),
 		replication.LeaveNewSlot(ctx, st.SourceConn, g.Group, g.slot.ConsistentPoint))
 	if err != nil {
 		return false, nil, postgres.Wrap(postgres.Source, "writing the journal", err)

@@ -9,7 +9,6 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
-	"pgbaton/internal/journal"
 	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
@@ -114,11 +113,11 @@ func (st *start) keepable(ctx context.Context, tables []catalog.Table) (map[stri
 	if defined, err := st.isDefined(ctx); err != nil || !defined {
 		return nil, err
 	}
-	copied, err := journal.List[copiedTable](ctx, st.TargetConn, kindCopied)
+	copied, err := copiedEntries.List(ctx, st.TargetConn)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
-	points, err := journal.List[string](ctx, st.SourceConn, kindGroup)
+	points, err := groupPoints.List(ctx, st.SourceConn)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "reading the journal", err)
 	}

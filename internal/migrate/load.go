@@ -32,8 +32,7 @@ func (st *start) isLoaded(ctx context.Context) (bool, error) {
 	if st.targetRecord == nil {
 		return false, nil
 	}
-	var l loaded
-	ok, err := journal.Get(ctx, st.TargetConn, kindCopy, keyLoaded, &l)
+	l, ok, err := loadedEntry.Get(ctx, st.TargetConn)
 	if err != nil || !ok {
 		return false, postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
@@ -126,10 +125,10 @@ func (st *start) clearTarget(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription", err)
 	}
-	for _, kind := range slices.Concat([]string{kindCopy, kindCopied, kindBuilt, "check"}, schema.QuietKinds) {
-		if err := journal.Delete(ctx, conn, kind, ""); err != nil {
-			return postgres.Wrap(postgres.Target, "writing the journal", err)
-		}
+	err = journal.Clear(ctx, conn, journal.Defined, journal.RestBegan, journal.Progress, journal.Loaded, journal.Analyzed,
+		journal.Copied, journal.Built, journal.Check, journal.QuietTrigger, journal.EventTrigger)
+	if err != nil {
+		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
 	if err := replication.Withhold(ctx, conn, nil); err != nil {
 		return postgres.Wrap(postgres.Target, "writing the journal", err)
@@ -145,8 +144,7 @@ func (st *start) clearTarget(ctx context.Context) error {
 // in: it was empty when the migration began. left is what could not be taken out;
 // known says whether it could know what there is to take.
 func emptyTarget(ctx context.Context, conn *pgx.Conn) (left []refusal.Reason, known bool, err error) {
-	var baseline schema.Baseline
-	known, err = journal.Get(ctx, conn, kindTarget, keyBaseline, &baseline)
+	baseline, known, err := baselineEntry.Get(ctx, conn)
 	if err == nil && known {
 		left, err = schema.Empty(ctx, conn, baseline)
 	}
@@ -231,12 +229,12 @@ func (st *start) runPreData(ctx context.Context) error {
 		return err
 	}
 	return st.holdChecks(ctx, func(tx pgx.Tx) error {
-		return journal.Put(ctx, tx, kindCopy, keyDefined, time.Now().UTC().Format(time.RFC3339))
+		return definedEntry.Put(ctx, tx, time.Now().UTC().Format(time.RFC3339))
 	})
 }
 
 func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progress) error {
-	return journal.Put(ctx, conn, kindCopy, keyProgress, p)
+	return progressEntry.Put(ctx, conn, p)
 }
 
 // markLoaded is the commit after which the load counts. It is synchronous, and
@@ -253,13 +251,11 @@ func (st *start) markLoaded(ctx context.Context, l loaded) error {
 		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
 	err = postgres.Durably(ctx, st.TargetConn, func(tx pgx.Tx) error {
-		for _, kind := range []string{kindCopied, kindBuilt} { // what counts is the whole now
-			if err := journal.Delete(ctx, tx, kind, ""); err != nil {
-				return err
-			}
+		if err := journal.Clear(ctx, tx, journal.Copied, journal.Built); err != nil { // what counts is the whole now
+			return err
 		}
 		l.Tables, l.Bytes = st.result.TablesCopied, st.result.BytesCopied
-		return journal.Put(ctx, tx, kindCopy, keyLoaded, l)
+		return loadedEntry.Put(ctx, tx, l)
 	})
 	return postgres.Wrap(postgres.Target, "recording that the load is complete", err)
 }

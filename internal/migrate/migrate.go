@@ -16,39 +16,30 @@ import (
 	"pgbaton/internal/journal"
 	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 )
 
 // Method is how the rows get to the target.
-type Method string
+type Method = preflight.Method
 
 // The three methods.
 const (
-	Stream Method = "stream" // parallel COPY under the slot's snapshot
-	Native Method = "native" // a subscription with copy_data = true
-	Dump   Method = "dump"   // a pg_dump directory under the slot's snapshot
+	Stream = preflight.Stream
+	Native = preflight.Native
+	Dump   = preflight.Dump
 )
 
 // Config is everything a command was told.
 type Config struct {
-	Name             string            // of the migration
-	Selection        catalog.Selection // which tables it includes
-	Source, Target   *postgres.Server
-	SourceFromTarget postgres.Reach // how the target's server reaches the source
-	TargetFromSource postgres.Reach // how the source's server reaches the target
-	Method           Method
-	Jobs, IndexJobs  int
-	InitialGroups    int      // streams to begin with; 0: as many as the writes ask for
-	MaxRate          int64    // bytes of the copies a second; 0 for no limit
-	MaxSlotWAL       int64    // bytes that the source may keep for our slots during the copy; 0 for no limit of ours
-	SplitAbove       int64    // bytes of a table that is copied in parts; 0 for what is best
-	Hold             bool     // leave the subscription disabled
-	Roles            bool     // copy roles that are missing on the target
-	Accept           []string // findings that are accepted
-	PgBin            string   // directory of pg_dump and pg_restore, "" to look for one
-	DumpDir          string   // method dump: where the archive goes, "" for a temporary directory
-	Observe          event.Observer
+	preflight.Input
+	MaxRate    int64  // bytes of the copies a second; 0 for no limit
+	MaxSlotWAL int64  // bytes that the source may keep for our slots during the copy; 0 for no limit of ours
+	SplitAbove int64  // bytes of a table that is copied in parts; 0 for what is best
+	Hold       bool   // leave the subscription disabled
+	DumpDir    string // method dump: where the archive goes, "" for a temporary directory
+	Observe    event.Observer
 
 	id, label string              // of the migration, see Identify
 	streaming []replication.Group // the forward groups that there are, see Remember
@@ -150,8 +141,7 @@ func (c *Config) Remember(ctx context.Context, s *Sessions) error {
 		if err != nil || record == nil || record.Name != c.Name {
 			continue // whoever needs it reads it again, and says so
 		}
-		var sel catalog.Selection
-		ok, err := journal.Get(ctx, s.conn(side), journal.SelectionKind, "", &sel)
+		sel, ok, err := selectionEntry.Get(ctx, s.conn(side))
 		switch damaged := (*journal.Damaged)(nil); {
 		case errors.As(err, &damaged): // the other side has it, too
 			c.unselected = fmt.Sprintf("the %s's %s", side, damaged)
@@ -232,9 +222,9 @@ func (s *Sessions) Close() {
 	}
 }
 
-// Direct returns an error when a side's address is that of a connection pooler: that
+// direct returns an error when a side's address is that of a connection pooler: that
 // is no side that is out of reach, which some commands can do without.
-func (s *Sessions) Direct() error {
+func (s *Sessions) direct() error {
 	for _, err := range []error{s.SourceErr, s.TargetErr} {
 		var pooler *postgres.PoolerError
 		if errors.As(err, &pooler) {
@@ -244,19 +234,28 @@ func (s *Sessions) Direct() error {
 	return nil
 }
 
-// Need returns an error unless both sides are connected.
-func (s *Sessions) Need() error {
+// need returns an error unless both sides are connected.
+func (s *Sessions) need() error {
 	if s.SourceErr != nil {
 		return s.SourceErr
 	}
 	return s.TargetErr
 }
 
-// NeedMigration returns an error unless both sides are connected. A target database
-// that does not exist belongs to no migration, unless the source has the record of one.
-func (s *Sessions) NeedMigration(ctx context.Context, command string) error {
+// reachable returns an error unless both sides are connected, or there is no target
+// database yet.
+func (s *Sessions) reachable() error {
 	if s.SourceErr != nil || postgres.Code(s.TargetErr) != postgres.UndefinedDatabase {
-		return s.Need()
+		return s.need()
+	}
+	return nil
+}
+
+// needMigration returns an error unless both sides are connected. A target database
+// that does not exist belongs to no migration, unless the source has the record of one.
+func (s *Sessions) needMigration(ctx context.Context, command string) error {
+	if s.TargetErr == nil || s.reachable() != nil {
+		return s.need()
 	}
 	record, err := journal.Read(ctx, s.SourceConn)
 	switch {
@@ -276,12 +275,12 @@ func (s *Sessions) conn(side postgres.Side) *pgx.Conn {
 	return s.TargetConn
 }
 
-// Lock makes these sessions the one operator of the migration, on every side
+// lock makes these sessions the one operator of the migration, on every side
 // that is connected.
-func (s *Sessions) Lock(ctx context.Context) error {
+func (s *Sessions) lock(ctx context.Context) error {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if conn := s.conn(side); conn != nil {
-			who, err := lock(ctx, side, conn)
+			who, err := lockSide(ctx, side, conn)
 			if who != "" {
 				s.waitedFor = who
 			}
@@ -311,8 +310,8 @@ func (s *Sessions) sameDatabase(ctx context.Context) bool {
 // has just ended, or was killed, is there for a moment more.
 const lockPatience = 3 * time.Second
 
-// lock takes a side's lock, and returns who had it meanwhile, "" for nobody.
-func lock(ctx context.Context, side postgres.Side, conn *pgx.Conn) (who string, err error) {
+// lockSide takes a side's lock, and returns who had it meanwhile, "" for nobody.
+func lockSide(ctx context.Context, side postgres.Side, conn *pgx.Conn) (who string, err error) {
 	began := time.Now()
 	for {
 		ok, other, err := journal.Lock(ctx, conn)

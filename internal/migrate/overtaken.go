@@ -36,14 +36,14 @@ func (s *Sessions) Disturbed(err error) bool {
 // overtakenTimeout bounds the asking why a session was ended.
 const overtakenTimeout = 10 * time.Second
 
-// Overtaken turns the failure of a command whose sessions were ended into a refusal,
+// overtaken turns the failure of a command whose sessions were ended into a refusal,
 // if another pgbaton did: the databases, asked anew, say whether one has the lock, or
 // has handed over since the command began, lasted ago. A server that does not answer,
 // or was restarted meanwhile, makes it what it was. The sessions are closed.
-func Overtaken(ctx context.Context, c Config, s *Sessions, lasted time.Duration, err error) error {
+func overtaken(ctx context.Context, m *Migration, lasted time.Duration, err error) error {
 	ctx, cancel := context.WithTimeout(ctx, overtakenTimeout)
 	defer cancel()
-	now := Open(ctx, c)
+	now := Open(ctx, m.Config)
 	defer now.Close()
 	began := time.Now()
 	var who, met string
@@ -55,7 +55,7 @@ func Overtaken(ctx context.Context, c Config, s *Sessions, lasted time.Duration,
 			}
 			continue
 		}
-		restarted, byWhom, worked, askErr := witness(ctx, conn, lasted+time.Since(began), s.conn(side))
+		restarted, byWhom, worked, askErr := witness(ctx, conn, lasted+time.Since(began), m.conn(side))
 		switch {
 		case askErr != nil || restarted:
 			return err
@@ -65,8 +65,8 @@ func Overtaken(ctx context.Context, c Config, s *Sessions, lasted time.Duration,
 			met = "another pgbaton has been at work meanwhile"
 		}
 	}
-	if who == "" && s.waitedFor != "" {
-		met = fmt.Sprintf("another pgbaton was at work (%s)", s.waitedFor)
+	if who == "" && m.waitedFor != "" {
+		met = fmt.Sprintf("another pgbaton was at work (%s)", m.waitedFor)
 	}
 	switch {
 	case who != "":

@@ -45,7 +45,7 @@ func (st *start) runSourceRecord(ctx context.Context) error {
 func (st *start) makeRecord(ctx context.Context, side postgres.Side, r journal.Record) error {
 	conn := st.conn(side)
 	// With what it includes: no command must ever take the record for one that includes all.
-	err := schema.CreateJournal(ctx, conn, r, func(tx pgx.Tx) error { return journal.Put(ctx, tx, journal.SelectionKind, "", st.Selection) })
+	err := schema.CreateJournal(ctx, conn, r, func(tx pgx.Tx) error { return selectionEntry.Put(ctx, tx, st.Selection) })
 	if err != nil {
 		return postgres.WrapRights(side, "creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
 			postgres.QuoteIdent(st.Server(side).Database()), postgres.QuoteIdent(st.Server(side).User())))
@@ -75,7 +75,7 @@ func (st *start) runRoles(ctx context.Context) error {
 	}
 	st.warnSettings(refused)
 	return postgres.Wrap(postgres.Source, "remembering the copied roles",
-		journal.Put(ctx, st.SourceConn, kindRole, keyCreated, created))
+		rolesMade.Put(ctx, st.SourceConn, created))
 }
 
 func (st *start) planDatabase(ctx context.Context) ([]Action, error) {
@@ -121,8 +121,7 @@ func (st *start) doneDatabase(ctx context.Context) (bool, error) {
 
 // madeDatabase says whether start makes, or made, the target database.
 func (st *start) madeDatabase(ctx context.Context) (bool, error) {
-	var name string
-	made, err := journal.Get(ctx, st.SourceConn, kindTarget, keyCreated, &name)
+	_, made, err := databaseMade.Get(ctx, st.SourceConn)
 	return made, postgres.Wrap(postgres.Source, "reading the journal", err)
 }
 
@@ -150,7 +149,7 @@ func (st *start) runDatabase(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := lock(ctx, postgres.Target, conn); err != nil {
+	if _, err := lockSide(ctx, postgres.Target, conn); err != nil {
 		conn.Close(ctx)
 		return err
 	}
@@ -165,7 +164,7 @@ func (st *start) createDatabase(ctx context.Context, d schema.Database, name str
 	}
 	// The intention first: a database that nobody remembers making could not be
 	// told from one that was there.
-	if err := journal.Put(ctx, st.SourceConn, kindTarget, keyCreated, name); err != nil {
+	if err := databaseMade.Put(ctx, st.SourceConn, name); err != nil {
 		return postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
 	note, err := schema.CreateDatabase(ctx, st.maintenance, d, name, st.Target.Version())
@@ -174,7 +173,7 @@ func (st *start) createDatabase(ctx context.Context, d schema.Database, name str
 		return nil // made, but not entered, before
 	case postgres.Code(err) != "" && !meant:
 		// Refused: what is there, or comes to be there, is not ours to dress, nor to drop.
-		err = errors.Join(err, journal.Delete(ctx, st.SourceConn, kindTarget, keyCreated))
+		err = errors.Join(err, databaseMade.Delete(ctx, st.SourceConn))
 	}
 	if err != nil {
 		hint := ""
@@ -204,7 +203,7 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "reading what the target database holds", err)
 	}
-	if err := journal.Put(ctx, st.SourceConn, kindTarget, keyEntered, true); err != nil {
+	if err := targetEntered.Put(ctx, st.SourceConn, true); err != nil {
 		return postgres.Wrap(postgres.Source, "writing the journal", err)
 	}
 	ends, err := st.ends(ctx)
@@ -220,7 +219,7 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 	if err := journal.PutEnds(ctx, st.SourceConn, ends); err != nil {
 		return postgres.Wrap(postgres.Source, "recording the target", err)
 	}
-	if err := journal.PutNew(ctx, conn, kindTarget, keyBaseline, baseline); err != nil {
+	if err := baselineEntry.PutNew(ctx, conn, baseline); err != nil {
 		return postgres.Wrap(postgres.Target, "writing the journal", err)
 	}
 	return nil

@@ -1,4 +1,4 @@
-package migrate_test
+package migrate
 
 import (
 	"errors"
@@ -10,9 +10,9 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/journal"
-	"pgbaton/internal/migrate"
 	"pgbaton/internal/pgtest"
 	"pgbaton/internal/postgres"
+	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
 )
 
@@ -31,23 +31,23 @@ func TestRemember(t *testing.T) {
 		conn := pgtest.Connect(t, cluster.ConnString(string(side)))
 		conns = append(conns, conn)
 		err := journal.Create(t.Context(), conn, journal.Record{Name: "m", ID: "1", Side: side, Method: "stream"},
-			func(tx pgx.Tx) error { return journal.Put(t.Context(), tx, journal.SelectionKind, "", selection) })
+			func(tx pgx.Tx) error { return selectionEntry.Put(t.Context(), tx, selection) })
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := &migrate.Sessions{SourceConn: conns[0], TargetConn: conns[1]}
+	s := &Sessions{SourceConn: conns[0], TargetConn: conns[1]}
 	for _, loss := range []string{``, `UPDATE pgbaton.journal SET value = '[1]'`, `DELETE FROM pgbaton.journal`} {
 		for _, conn := range conns {
 			if _, err := conn.Exec(t.Context(), loss); err != nil {
 				t.Fatal(err)
 			}
-			c := migrate.Config{Name: "m", Method: migrate.Stream}
+			c := Config{Input: preflight.Input{Name: "m", Method: Stream}}
 			if err := c.Remember(t.Context(), s); err != nil {
 				t.Fatalf("%s: %v", loss, err)
 			}
 			if loss != "" && conn == conns[1] { // on both
-				_, err := migrate.Start(t.Context(), c, s)
+				_, err := startLocked(t.Context(), c, s)
 				if refused := (*refusal.Refusal)(nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "which tables the migration includes is not known") {
 					t.Errorf("start, on both sides %s: %v", loss, err)
 				}
@@ -58,7 +58,7 @@ func TestRemember(t *testing.T) {
 			}
 		}
 		for _, conn := range conns {
-			if err := journal.Put(t.Context(), conn, journal.SelectionKind, "", selection); err != nil {
+			if err := selectionEntry.Put(t.Context(), conn, selection); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -33,8 +33,9 @@ type Report struct {
 	Unfence   []string          `json:"unfence,omitempty"`
 }
 
-// ReadReport asks both sides. One of them is enough.
-func ReadReport(ctx context.Context, c Config, s *Sessions) (*Report, error) {
+// Report asks both sides. One of them is enough.
+func (m *Migration) Report(ctx context.Context) (*Report, error) {
+	c, s := m.Config, m.Sessions
 	if s.SourceConn == nil && s.TargetConn == nil {
 		return nil, errors.Join(s.SourceErr, s.TargetErr)
 	}
@@ -93,8 +94,7 @@ func (r *Report) readCopy(ctx context.Context, s *Sessions, source, target *jour
 	if s.TargetConn == nil || target == nil {
 		return nil
 	}
-	var l loaded
-	at, err := journal.GetAt(ctx, s.TargetConn, kindCopy, keyLoaded, &l)
+	l, at, err := loadedEntry.At(ctx, s.TargetConn)
 	if err == nil && at != nil {
 		r.Tables, r.Bytes, r.Loaded = l.Tables, l.Bytes, at
 	}

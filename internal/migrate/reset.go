@@ -17,7 +17,8 @@ import (
 // This file has reset, and what only it removes: what start made of the target.
 
 // Reset abandons a migration whose target never held the baton.
-func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (CleanResult, error) {
+func (m *Migration) Reset(ctx context.Context, dropDatabase bool) (CleanResult, error) {
+	c, s := m.Config, m.Sessions
 	k := newCleaner(c, s, PhaseNew)
 	source, target, err := s.bothRecords(ctx, c)
 	if err != nil {
@@ -91,20 +92,18 @@ func Reset(ctx context.Context, c Config, s *Sessions, dropDatabase bool) (Clean
 }
 
 // madeRoles returns the roles that start --roles made on the target.
-func (k *cleaner) madeRoles(ctx context.Context) (names []string) {
-	k.noted(ctx, kindRole, keyCreated, &names)
-	return names
-}
+func (k *cleaner) madeRoles(ctx context.Context) []string { return noted(ctx, k, rolesMade) }
 
-// noted reads what start noted on the source.
-func (k *cleaner) noted(ctx context.Context, kind, key string, into any) {
+// noted is what start noted on the source.
+func noted[T any](ctx context.Context, k *cleaner, entry journal.Entry[T]) (v T) {
 	if k.SourceConn == nil {
-		return
+		return v
 	}
-	k.try(postgres.Source, "reading the journal", func() (bool, error) {
-		_, err := journal.Get(ctx, k.SourceConn, kind, key, into)
+	k.try(postgres.Source, "reading the journal", func() (_ bool, err error) {
+		v, _, err = entry.Get(ctx, k.SourceConn)
 		return false, err
 	})
+	return v
 }
 
 // dropRoles drops them, unless something on the target depends on them by now, or the
@@ -133,10 +132,7 @@ func (k *cleaner) dropRoles(ctx context.Context, names []string) {
 }
 
 // madeTarget returns the name of the target database if start made it.
-func (k *cleaner) madeTarget(ctx context.Context) (name string) {
-	k.noted(ctx, kindTarget, keyCreated, &name)
-	return name
-}
+func (k *cleaner) madeTarget(ctx context.Context) string { return noted(ctx, k, databaseMade) }
 
 // neverEntered says whether start never got into the target database: then there are
 // no rows in it, and nobody can have given it the baton.
@@ -145,8 +141,7 @@ func (k *cleaner) neverEntered(ctx context.Context) (never bool) {
 		return false
 	}
 	k.try(postgres.Source, "looking whether the target database was ever entered", func() (bool, error) {
-		var entered bool
-		_, err := journal.Get(ctx, k.SourceConn, kindTarget, keyEntered, &entered)
+		entered, _, err := targetEntered.Get(ctx, k.SourceConn)
 		if err == nil && !entered { // a start of an earlier version did not note it
 			var numbers []int
 			numbers, err = replication.GroupNumbers(ctx, k.SourceConn, nil, k.stream(postgres.Source))

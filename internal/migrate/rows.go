@@ -11,7 +11,6 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
-	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
@@ -123,8 +122,8 @@ func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
 		return t, err
 	}
 	conn := st.TargetConn
-	if t.copied, err = journal.List[copiedTable](ctx, conn, kindCopied); err == nil {
-		t.built, err = journal.List[bool](ctx, conn, kindBuilt)
+	if t.copied, err = copiedEntries.List(ctx, conn); err == nil {
+		t.built, err = builtEntries.List(ctx, conn)
 	}
 	if err != nil {
 		return t, postgres.Wrap(postgres.Target, "reading the journal", err)
@@ -198,10 +197,8 @@ func (st *start) copyAgain(ctx context.Context, failure error) error {
 	}
 	err := pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error {
 		for _, t := range rows.Tables {
-			for _, kind := range []string{kindCopied, kindBuilt} {
-				if err := journal.Delete(ctx, tx, kind, t.String()); err != nil {
-					return err
-				}
+			if err := errors.Join(copiedEntries.Delete(ctx, tx, t.String()), builtEntries.Delete(ctx, tx, t.String())); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -214,15 +211,19 @@ func (st *start) copyAgain(ctx context.Context, failure error) error {
 
 // record notes what tables have reached, with the slot that their rows go with.
 func (st *start) record(stage tablecopy.Stage, tables []tablecopy.Loaded) string {
-	keys, values := make([]string, len(tables)), make([]any, len(tables))
-	for i, t := range tables {
-		keys[i], values[i] = t.Table.String(), true
+	copied, built := map[string]copiedTable{}, map[string]bool{}
+	for _, t := range tables {
 		if stage == tablecopy.Copied {
 			g := st.groupOf[t.Table]
-			values[i] = copiedTable{Group: g.Name(), Point: g.slot.ConsistentPoint.String(), Rows: t.Rows, Bytes: t.Bytes}
+			copied[t.Table.String()] = copiedTable{Group: g.Name(), Point: g.slot.ConsistentPoint.String(), Rows: t.Rows, Bytes: t.Bytes}
+		} else {
+			built[t.Table.String()] = true
 		}
 	}
-	sql, err := journal.PutSQL(string(stage), keys, values)
+	sql, err := builtEntries.PutSQL(built)
+	if stage == tablecopy.Copied {
+		sql, err = copiedEntries.PutSQL(copied)
+	}
 	if err != nil {
 		panic(err) // plain structs
 	}
@@ -318,13 +319,12 @@ func (st *start) runRest(ctx context.Context) error {
 		made[schema.Object{Class: schema.ClassConstraint, OID: f.OID}] = true
 	}
 	entries = schema.Without(slices.DeleteFunc(entries, func(e schema.Entry) bool { return made[e.Object] || e.Statistics() != "" }), gone)
-	var began string
-	interrupted, err := journal.Get(ctx, st.TargetConn, kindCopy, keyRestBegan, &began)
+	_, interrupted, err := restBegan.Get(ctx, st.TargetConn)
 	if err == nil && interrupted {
 		entries, err = schema.Missing(ctx, st.SourceConn, st.TargetConn, entries)
 	}
 	if err == nil {
-		err = journal.Put(ctx, st.TargetConn, kindCopy, keyRestBegan, "")
+		err = restBegan.Put(ctx, st.TargetConn, "")
 	}
 	if err != nil {
 		return postgres.Wrap(postgres.Target, "looking at what is restored already", err)

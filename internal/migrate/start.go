@@ -63,17 +63,21 @@ type start struct {
 	result    StartResult
 }
 
-// Journal kinds and keys.
-const (
-	kindCopy    = "copy"
-	keyProgress = "progress" // event.Progress, for status
-	keyLoaded   = "loaded"   // target: rows, keys and statistics are complete; value: loaded
-	keyFinished = "analyzed" // target: what follows the copy is done too
-	kindTarget  = "target-database"
-	keyCreated  = "created"  // source: start makes, or made, the target database
-	keyEntered  = "entered"  // source: the target has, or is about to have, its record
-	keyBaseline = "baseline" // target: what was there before
-	kindRole    = "role"     // source: the roles that start created on the target, under keyCreated
+// The journal of a start.
+var (
+	selectionEntry = journal.One[catalog.Selection](journal.Selection)
+	rolesMade      = journal.One[[]string](journal.RolesMade)
+	databaseMade   = journal.One[string](journal.DatabaseMade)
+	targetEntered  = journal.One[bool](journal.DatabaseEntered)
+	baselineEntry  = journal.One[schema.Baseline](journal.Baseline)
+	groupPoints    = journal.Many[string](journal.GroupPoint)
+	copiedEntries  = journal.Many[copiedTable](journal.Copied)
+	builtEntries   = journal.Many[bool](journal.Built)
+	definedEntry   = journal.One[string](journal.Defined)
+	restBegan      = journal.One[string](journal.RestBegan)
+	progressEntry  = journal.One[event.Progress](journal.Progress)
+	loadedEntry    = journal.One[loaded](journal.Loaded)
+	analyzedEntry  = journal.One[string](journal.Analyzed)
 )
 
 // loaded says which slots the target's rows go with.
@@ -85,9 +89,25 @@ type loaded struct {
 }
 
 // Start brings the target from nothing, or from wherever an earlier start
-// stopped, to streaming. The sessions must be locked; the target's may be
+// stopped, to streaming. What check finds in its way refuses it.
+func (m *Migration) Start(ctx context.Context) (StartResult, error) {
+	if err := m.reachable(); err != nil { // it says more than a list of findings would
+		return StartResult{}, err
+	}
+	warn, err := m.checked(ctx)
+	if err != nil {
+		return StartResult{}, err
+	}
+	if err := m.lock(ctx); err != nil {
+		return StartResult{}, err
+	}
+	warn()
+	return startLocked(ctx, m.Config, m.Sessions)
+}
+
+// startLocked is for sessions that are the migration's one operator; the target's may be
 // missing when its database does not exist yet.
-func Start(ctx context.Context, c Config, s *Sessions) (StartResult, error) {
+func startLocked(ctx context.Context, c Config, s *Sessions) (StartResult, error) {
 	st, err := newStart(ctx, c, s)
 	if err != nil {
 		return StartResult{}, err
@@ -163,7 +183,7 @@ func (st *start) reconnect(ctx context.Context) error {
 		return func() (*pgx.Conn, error) {
 			conn, err := st.Server(side).Connect(ctx)
 			if err == nil {
-				if _, err = lock(ctx, side, conn); err != nil {
+				if _, err = lockSide(ctx, side, conn); err != nil {
 					conn.Close(ctx)
 				}
 			}
@@ -180,7 +200,8 @@ func (st *start) reconnect(ctx context.Context) error {
 }
 
 // Plan lists what Start would do. It changes nothing and needs no lock.
-func Plan(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, error) {
+func (m *Migration) Plan(ctx context.Context) ([]PlannedStep, error) {
+	c, s := m.Config, m.Sessions
 	st, err := newStart(ctx, c, s)
 	if err != nil {
 		return nil, err
@@ -197,11 +218,8 @@ func Plan(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, error) {
 }
 
 func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
-	if s.SourceErr != nil {
-		return nil, s.SourceErr
-	}
-	if s.TargetErr != nil && postgres.Code(s.TargetErr) != postgres.UndefinedDatabase {
-		return nil, s.TargetErr
+	if err := s.reachable(); err != nil {
+		return nil, err
 	}
 	if c.unselected != "" { // not everything
 		return nil, refusal.New("start", handover.UnselectedText(c.unselected), "pgbaton reset, then start again")

@@ -101,9 +101,10 @@ type Note struct {
 // heartbeatWait bounds how long status waits for its own marker.
 const heartbeatWait = 2 * time.Second
 
-// ReadStatus asks both servers. A side that cannot be reached is part of the
+// Status asks both servers. A side that cannot be reached is part of the
 // answer, not an error.
-func ReadStatus(ctx context.Context, c Config, s *Sessions) (*Status, error) {
+func (m *Migration) Status(ctx context.Context) (*Status, error) {
+	c, s := m.Config, m.Sessions
 	st := &Status{Migration: c.Name, Phase: PhaseNew, Baton: postgres.Source,
 		Groups: []GroupStatus{}, Slots: []SlotStatus{}, Findings: []Note{},
 		Source: sideStatus(c.Source, s.SourceConn, s.SourceErr), Target: sideStatus(c.Target, s.TargetConn, s.TargetErr)}
@@ -254,8 +255,7 @@ func (r *reader) readProgress(ctx context.Context) error {
 		r.take(p)
 		return err
 	}
-	var p event.Progress
-	ok, err := journal.Get(ctx, r.TargetConn, kindCopy, keyProgress, &p)
+	p, ok, err := progressEntry.Get(ctx, r.TargetConn)
 	if r.isDamaged(postgres.Target, err) {
 		p, ok, err = event.Progress{}, false, nil
 	}
@@ -284,12 +284,11 @@ func (r *reader) readProgress(ctx context.Context) error {
 // keptProgress makes of what a start last noted of its progress, if it ended before
 // the load was complete, what it has left: the tables that the next one keeps.
 func (r *reader) keptProgress(ctx context.Context, p *event.Progress) error {
-	var l loaded
-	complete, err := journal.Get(ctx, r.TargetConn, kindCopy, keyLoaded, &l)
+	_, complete, err := loadedEntry.Get(ctx, r.TargetConn)
 	if err = r.unlessDamaged(postgres.Target, err); err != nil || complete {
 		return postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
-	copied, err := journal.List[copiedTable](ctx, r.TargetConn, kindCopied)
+	copied, err := copiedEntries.List(ctx, r.TargetConn)
 	if err = r.unlessDamaged(postgres.Target, err); err != nil {
 		return postgres.Wrap(postgres.Target, "reading the journal", err)
 	}
@@ -391,8 +390,7 @@ func (r *reader) readPhase(ctx context.Context) error {
 		r.unfinished()
 		return nil
 	}
-	var l loaded
-	isLoaded, err := journal.Get(ctx, r.TargetConn, kindCopy, keyLoaded, &l)
+	_, isLoaded, err := loadedEntry.Get(ctx, r.TargetConn)
 	if err = r.unlessDamaged(postgres.Target, err); err != nil {
 		return postgres.Wrap(postgres.Target, "reading the journal", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
-	"pgbaton/internal/replication"
 )
 
 // This file has the part of status that tells what the journals say, and what is wrong
@@ -47,7 +46,7 @@ func (r *reader) readDamaged(ctx context.Context) error {
 			return postgres.Wrap(side, "reading the journal", err)
 		}
 		for _, d := range found {
-			if d.Kind != replication.SlotKind || !r.suspect[d.Key] { // then it has been said
+			if !d.Of(journal.Slot) || !r.suspect[d.Key] { // then it has been said
 				r.isDamaged(side, d)
 			}
 		}

@@ -47,8 +47,7 @@ func (st *start) doneAnalyze(ctx context.Context) (bool, error) {
 	if st.targetRecord == nil {
 		return false, nil
 	}
-	var at string
-	ok, err := journal.Get(ctx, st.TargetConn, kindCopy, keyFinished, &at)
+	_, ok, err := analyzedEntry.Get(ctx, st.TargetConn)
 	return ok, postgres.Wrap(postgres.Target, "reading the journal", err)
 }
 
@@ -72,7 +71,7 @@ func (st *start) runAnalyze(ctx context.Context) error {
 	}
 	st.refreshed = true
 	return postgres.Wrap(postgres.Target, "writing the journal",
-		journal.Put(ctx, st.TargetConn, kindCopy, keyFinished, time.Now().UTC().Format(time.RFC3339)))
+		analyzedEntry.Put(ctx, st.TargetConn, time.Now().UTC().Format(time.RFC3339)))
 }
 
 // terms are those of so many forward streams.

@@ -35,8 +35,12 @@ func (h Handover) command() string {
 }
 
 // HandOver hands the baton to a side, or completes an earlier handover to it that
-// died. The sessions must be connected and locked.
-func HandOver(ctx context.Context, c Config, s *Sessions, h Handover) (handover.Result, error) {
+// died.
+func (m *Migration) HandOver(ctx context.Context, h Handover) (handover.Result, error) {
+	c, s := m.Config, m.Sessions
+	if err := m.operate(ctx, h.command()); err != nil {
+		return handover.Result{}, err
+	}
 	source, target, err := s.records(ctx, c)
 	if err != nil {
 		return handover.Result{}, err
@@ -51,9 +55,12 @@ func HandOver(ctx context.Context, c Config, s *Sessions, h Handover) (handover.
 }
 
 // Look refuses a handover that could not begin, with all reasons, or shows its
-// forecast. What an earlier handover has left is left to HandOver. The sessions must
-// be connected and locked.
-func Look(ctx context.Context, c Config, s *Sessions, h Handover) error {
+// forecast. What an earlier handover has left is left to HandOver.
+func (m *Migration) Look(ctx context.Context, h Handover) error {
+	c, s := m.Config, m.Sessions
+	if err := m.operate(ctx, h.command()); err != nil {
+		return err
+	}
 	source, target, err := s.records(ctx, c)
 	if err != nil {
 		return err
@@ -79,8 +86,7 @@ func copyComplete(ctx context.Context, s *Sessions, to postgres.Side, source *jo
 	if to == postgres.Source || source.Generation > 0 || source.HandedOver {
 		return nil
 	}
-	var l loaded
-	complete, err := journal.Get(ctx, s.TargetConn, kindCopy, keyLoaded, &l)
+	l, complete, err := loadedEntry.Get(ctx, s.TargetConn)
 	for _, name := range l.Slots {
 		if err != nil || !complete {
 			break
@@ -126,7 +132,8 @@ func (s *Sessions) unfinished(ctx context.Context, side postgres.Side) bool {
 }
 
 // LastWord is the last that the side to be opened knows of a holder that is lost.
-func LastWord(ctx context.Context, c Config, s *Sessions, h Handover) (handover.LastWord, error) {
+func (m *Migration) LastWord(ctx context.Context, h Handover) (handover.LastWord, error) {
+	c, s := m.Config, m.Sessions
 	if err := s.lostHolder(h); err != nil {
 		return handover.LastWord{}, err
 	}
@@ -145,8 +152,7 @@ func LastWord(ctx context.Context, c Config, s *Sessions, h Handover) (handover.
 	}
 	if h.To == postgres.Target && record.Generation == 0 {
 		// A copy that never was complete must not become the only one.
-		var l loaded
-		if ok, err := journal.Get(ctx, s.TargetConn, kindCopy, keyLoaded, &l); err != nil || !ok {
+		if _, ok, err := loadedEntry.Get(ctx, s.TargetConn); err != nil || !ok {
 			if err == nil {
 				err = refusal.New(h.command(), "the copy was never complete: the target is not a database to go on with", "restore a backup of the source")
 			}
@@ -156,17 +162,24 @@ func LastWord(ctx context.Context, c Config, s *Sessions, h Handover) (handover.
 	return handover.ReadLastWord(ctx, c.handover(h), s.conn(h.To))
 }
 
-// TakeByForce opens a side whose holder is lost.
-func TakeByForce(ctx context.Context, c Config, s *Sessions, h Handover) (handover.Result, error) {
+// TakeByForce opens a side whose holder is lost, if all is still as LastWord said.
+func (m *Migration) TakeByForce(ctx context.Context, h Handover) (handover.Result, error) {
+	c, s := m.Config, m.Sessions
+	if _, err := m.LastWord(ctx, h); err != nil {
+		return handover.Result{}, err
+	}
+	if err := m.lock(ctx); err != nil {
+		return handover.Result{}, err
+	}
 	if err := s.lostHolder(h); err != nil {
 		return handover.Result{}, err
 	}
 	return handover.TakeByForce(ctx, c.handover(h), s.conn(h.To))
 }
 
-// FenceStale keeps out a side that came back although the other was given the
+// fenceStale keeps out a side that came back although the other was given the
 // baton by force: the first command that sees it does.
-func FenceStale(ctx context.Context, c Config, s *Sessions) error {
+func fenceStale(ctx context.Context, c Config, s *Sessions) error {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		party := c.handover(Handover{To: side}).Taker
 		if _, err := handover.FenceStale(ctx, party, c.label, s.conn(side), s.conn(side.Other()), c.Observe); err != nil {
@@ -177,7 +190,11 @@ func FenceStale(ctx context.Context, c Config, s *Sessions) error {
 }
 
 // Rehearse measures the handover that the side with the baton would begin.
-func Rehearse(ctx context.Context, c Config, s *Sessions, h Handover) (handover.Rehearsal, error) {
+func (m *Migration) Rehearse(ctx context.Context, h Handover) (handover.Rehearsal, error) {
+	c, s := m.Config, m.Sessions
+	if err := m.operate(ctx, "rehearse"); err != nil {
+		return handover.Rehearsal{}, err
+	}
 	source, target, err := s.records(ctx, c)
 	if err != nil {
 		return handover.Rehearsal{}, err
@@ -215,10 +232,14 @@ type Running struct {
 
 // SetRunning is `pgbaton pause` and `pgbaton resume`: it disables or enables the
 // subscription of the side without the baton (rule 14).
-func SetRunning(ctx context.Context, c Config, s *Sessions, run bool) (stream Running, err error) {
+func (m *Migration) SetRunning(ctx context.Context, run bool) (stream Running, err error) {
+	c, s := m.Config, m.Sessions
 	command := "pause"
 	if run {
 		command = "resume"
+	}
+	if err := m.operate(ctx, command); err != nil {
+		return stream, err
 	}
 	source, target, err := s.records(ctx, c)
 	if err != nil {
@@ -323,7 +344,8 @@ func lostRemedy(b journal.Baton) string {
 
 // PlanSwitchover lists what a handover to the target would run, phase by phase.
 // Values that only the handover knows stand in angle brackets.
-func PlanSwitchover(ctx context.Context, c Config, s *Sessions) ([]PlannedStep, error) {
+func (m *Migration) PlanSwitchover(ctx context.Context) ([]PlannedStep, error) {
+	c, s := m.Config, m.Sessions
 	saved, err := fence.Read(ctx, s.SourceConn)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "reading the database's grants", err)

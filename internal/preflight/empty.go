@@ -66,7 +66,7 @@ func checkRecord(s *survey, e *end) {
 	}
 	f := Finding{Code: "migration-active", Severity: Blocker, Side: e.Side}
 	switch {
-	case r.Name != s.Migration:
+	case r.Name != s.Name:
 		f.Text = fmt.Sprintf("the database belongs to migration %q, which is not finished", r.Name)
 		f.Remedy = fmt.Sprintf("continue that one with --migration %s, or end it with pgbaton finish or pgbaton reset", phrase.Shell(r.Name))
 	case r.Side != e.Side:
@@ -81,10 +81,10 @@ func checkRecord(s *survey, e *end) {
 // checkSameRun says whether both records, if there are two, are of one run.
 func checkSameRun(s *survey) {
 	source, target := s.source.record, s.target.record
-	if source == nil || target == nil || source.Name != s.Migration || target.Name != s.Migration || source.ID == target.ID {
+	if source == nil || target == nil || source.Name != s.Name || target.Name != s.Name || source.ID == target.ID {
 		return
 	}
 	s.add(Finding{Code: "migration-active", Severity: Blocker, Side: postgres.Target,
-		Text:   fmt.Sprintf("source and target belong to different runs of migration %q", s.Migration),
+		Text:   fmt.Sprintf("source and target belong to different runs of migration %q", s.Name),
 		Remedy: "check --source and --target; pgbaton reset removes what is left of an earlier run"})
 }

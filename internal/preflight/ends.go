@@ -37,7 +37,7 @@ func checkEnds(ctx context.Context, s *survey) error {
 				continue
 			}
 			e.add(Finding{Code: "migration-active", Severity: Blocker, Side: e.Side,
-				Text:   fmt.Sprintf("migration %q has another %s: %s", s.Migration, e.Side, want.Address),
+				Text:   fmt.Sprintf("migration %q has another %s: %s", s.Name, e.Side, want.Address),
 				Remedy: fmt.Sprintf("give --%[1]s that database; or end that migration first: pgbaton reset (or finish) with that --%[1]s", e.Side)})
 			break
 		}

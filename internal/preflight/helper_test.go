@@ -60,7 +60,7 @@ func input(t *testing.T, source, target *cluster.Cluster, o options) preflight.I
 		return s.ReachBy(c)
 	}
 	user := or(o.user, "postgres")
-	in := preflight.Input{Migration: "m", Method: or(o.method, "stream"), Jobs: max(1, o.jobs), IndexJobs: o.indexJobs, Groups: o.groups, Roles: o.roles, Accept: o.accept, PgBin: o.pgBin}
+	in := preflight.Input{Name: "m", Method: preflight.Method(or(o.method, "stream")), Jobs: max(1, o.jobs), IndexJobs: o.indexJobs, Groups: o.groups, Roles: o.roles, Accept: o.accept, PgBin: o.pgBin}
 	if in.PgBin == "" {
 		in.PgBin = target.BinDir()
 	}

@@ -180,14 +180,14 @@ func (s *survey) tips(l load, all knobs) (tips []tip) {
 func (s *survey) buildMemory(all knobs) (bytes int64, each string) {
 	own := all["maintenance_work_mem"].bytes
 	builders := max(1, s.Jobs)
-	if s.Method == "stream" && s.IndexJobs > 0 {
+	if s.Method == Stream && s.IndexJobs > 0 {
 		builders = s.IndexJobs
 	}
 	each = "The session that builds indexes may take"
 	if builders > 1 {
 		each = fmt.Sprintf("Each of %d sessions that build indexes may take", builders)
 	}
-	if s.Method != "stream" {
+	if s.Method != Stream {
 		return own, each
 	}
 	return max(own, min(gB, all["shared_buffers"].bytes/int64(builders))), each
@@ -201,7 +201,7 @@ func (s *survey) judgeBuffers(e *end, buffers knob) {
 		return
 	}
 	gain := "foreign keys are checked, and changes applied, from the disk or the system's cache instead"
-	if s.Method == "stream" {
+	if s.Method == Stream {
 		gain = "pgbaton takes its measure from it for the memory of index builds, and " + gain
 	}
 	e.add(Finding{Code: "load-settings-restart", Severity: Info, Side: e.Side,
@@ -215,7 +215,7 @@ func (s *survey) judgeBuffers(e *end, buffers knob) {
 // or it would not stand here to be loaded.
 func (s *survey) judgeMinimal(ctx context.Context, e *end, l load, all knobs) error {
 	on := func(name string) bool { k, ok := all[name]; return ok && k.setting != "off" }
-	if s.Method == "native" || l.bytes() < worthRestart || all["wal_level"].setting == "minimal" || on("archive_mode") || on("summarize_wal") {
+	if s.Method == Native || l.bytes() < worthRestart || all["wal_level"].setting == "minimal" || on("archive_mode") || on("summarize_wal") {
 		return nil
 	}
 	var slots, senders int

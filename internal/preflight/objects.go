@@ -91,7 +91,7 @@ func (e *end) lesserIdentities() (tables []string) {
 // checkNotValid: the servers' own copy checks rows against constraints that the
 // source never checked them against.
 func (s *survey) checkNotValid(ctx context.Context, e *end) error {
-	if s.Method != "native" {
+	if s.Method != Native {
 		return nil
 	}
 	constraints, err := texts(ctx, e.conn, fmt.Sprintf(`

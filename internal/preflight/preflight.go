@@ -54,21 +54,31 @@ func (r Report) Blockers() []Finding {
 	return found
 }
 
-// Input is what a check needs to know.
+// Method is how the rows get to the target.
+type Method string
+
+// The three methods.
+const (
+	Stream Method = "stream" // parallel COPY under the slot's snapshot
+	Native Method = "native" // a subscription with copy_data = true
+	Dump   Method = "dump"   // a pg_dump directory under the slot's snapshot
+)
+
+// Input is what a check needs to know of a migration.
 type Input struct {
+	Name             string // of the migration
 	Source, Target   *postgres.Server
-	SourceFromTarget postgres.Reach // how the target's server reaches the source, password included
-	TargetFromSource postgres.Reach // how the source's server reaches the target, password included
-	Migration        string
-	Selection        catalog.Selection // what the migration includes
-	Method           string            // stream, native or dump
-	Jobs             int               // sessions that copy at a time
-	IndexJobs        int               // sessions that build indexes at a time; 0: as many as Jobs
-	Groups           int               // streams to the target; 0 counts as 1
-	Roles            bool              // roles will be copied
-	Accept           []string          // codes of findings that the operator accepts
-	TrySchema        TrySchema         // whether the definitions are restored into a throw-away database of the target
-	PgBin            string            // directory of pg_dump and pg_restore, "" to look for one
+	SourceFromTarget postgres.Reach    // how the target's server reaches the source, password included
+	TargetFromSource postgres.Reach    // how the source's server reaches the target, password included
+	Selection        catalog.Selection // which tables it includes
+	Method           Method
+	Jobs             int       // sessions that copy at a time
+	IndexJobs        int       // sessions that build indexes at a time; 0: as many as Jobs
+	Groups           int       // streams to begin with; 0: as many as the writes ask for
+	Roles            bool      // roles will be copied
+	Accept           []string  // codes of findings that the operator accepts
+	TrySchema        TrySchema // whether the definitions are restored into a throw-away database of the target
+	PgBin            string    // directory of pg_dump and pg_restore, "" to look for one
 }
 
 // Run looks at both servers. A side out of reach is a finding, and the other

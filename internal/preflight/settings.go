@@ -56,7 +56,7 @@ func alterSystem(pairs ...string) string {
 // syncWorkers is how many tables method native copies at a time; each takes a
 // slot, a WAL sender, a worker and an origin. The other methods need none.
 func (s *survey) syncWorkers() int {
-	if s.Method != "native" || s.target == nil || s.target.setting == nil {
+	if s.Method != Native || s.target == nil || s.target.setting == nil {
 		return 0
 	}
 	return s.target.number("max_sync_workers_per_subscription")
@@ -95,7 +95,7 @@ func (s *survey) perStream(others ...string) string {
 	if s.groups() > 1 {
 		reason = fmt.Sprintf("one for each of %d streams (--groups)", s.groups())
 	}
-	if s.Method == "native" {
+	if s.Method == Native {
 		others = append(others, "one for each table that method native copies at a time")
 	}
 	for i, o := range others {
@@ -203,12 +203,12 @@ func (s *survey) judgeSubscriber(ctx context.Context, e *end, severity Severity,
 
 func checkSubscriberOnTarget(ctx context.Context, s *survey, e *end) error {
 	sync := s.syncWorkers()
-	if s.Method == "native" && sync == 0 {
+	if s.Method == Native && sync == 0 {
 		e.add(Finding{Code: "sync-workers", Severity: Blocker, Side: e.Side,
 			Text:   "max_sync_workers_per_subscription is 0: method native copies nothing",
 			Remedy: fmt.Sprintf("ALTER SYSTEM SET max_sync_workers_per_subscription = %d;\nSELECT pg_catalog.pg_reload_conf();", max(1, s.Jobs))})
 	}
-	if s.Method == "native" && 0 < sync && sync < s.Jobs {
+	if s.Method == Native && 0 < sync && sync < s.Jobs {
 		e.add(Finding{Code: "sync-workers", Severity: Info, Side: e.Side,
 			Text:   fmt.Sprintf("method native copies %s at a time, not %d: max_sync_workers_per_subscription decides", plural(sync, "table"), s.Jobs),
 			Remedy: fmt.Sprintf("ALTER SYSTEM SET max_sync_workers_per_subscription = %d;\nSELECT pg_catalog.pg_reload_conf();", s.Jobs)})
@@ -245,7 +245,7 @@ FROM (
 // options make them fewer.
 func (s *survey) needConnections(e *end) (n int, what, options string) {
 	what, options = plural(s.Jobs, "job"), "--jobs"
-	if s.Method != "stream" {
+	if s.Method != Stream {
 		return s.Jobs + spareConnections, what, options
 	}
 	if e.Side == postgres.Source {

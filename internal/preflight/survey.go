@@ -345,11 +345,11 @@ func (s *survey) label() string {
 			return e.record.Label()
 		}
 	}
-	return journal.Label(s.Migration, strings.Repeat("_", 32))
+	return journal.Label(s.Name, strings.Repeat("_", 32))
 }
 
 // fresh says whether the migration is still to be started on a side.
-func (s *survey) fresh(e *end) bool { return e.record == nil || e.record.Name != s.Migration }
+func (s *survey) fresh(e *end) bool { return e.record == nil || e.record.Name != s.Name }
 
 // userSchema excludes, for a namespace with the alias n, what is never moved.
 const userSchema = `n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgbaton')`

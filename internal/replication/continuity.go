@@ -20,9 +20,8 @@ import (
 // position. A slot that was moved meanwhile, or dropped and made again, stands
 // further on, and the marker never arrives.
 
-// SlotKind is the journal's kind, on the publisher, by the name of a group; value:
-// slotMemory.
-const SlotKind = "slot"
+// slotEntries are what a publisher knows of its slots.
+var slotEntries = journal.Many[slotMemory](journal.Slot)
 
 // slotMemory is what is known of a slot.
 type slotMemory struct {
@@ -62,10 +61,9 @@ func LeaveNewSlot(ctx context.Context, db postgres.DB, g Group, point postgres.L
 // may move it any moment: a marker alone, behind what is not read yet. There is one
 // until it has arrived.
 func LeaveMarker(ctx context.Context, publisher postgres.DB, g Group) error {
-	_, err := publisher.Exec(ctx, fmt.Sprintf(`
-		WITH noted AS (UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('marker', $2::text)
-			WHERE kind = '`+SlotKind+`' AND key = $1 AND NOT value ? 'marker' RETURNING key)
-		INSERT INTO %s SELECT $2, '`+Heartbeat+`', pg_catalog.clock_timestamp() FROM noted`, g.MarkerTable()), g.Name(), rand.Text())
+	noted := slotEntries.UpdateSQL(`value || pg_catalog.jsonb_build_object('marker', $2::text)`, `NOT value ? 'marker'`)
+	_, err := publisher.Exec(ctx, fmt.Sprintf(`WITH noted AS (%s RETURNING key)
+		INSERT INTO %s SELECT $2, '%s', pg_catalog.clock_timestamp() FROM noted`, noted, g.MarkerTable(), Heartbeat), g.Name(), rand.Text())
 	return err
 }
 
@@ -74,17 +72,17 @@ func LeaveMarker(ctx context.Context, publisher postgres.DB, g Group) error {
 // (https://www.postgresql.org/docs/current/continuous-archiving.html). Of a slot that
 // was left before, the first position counts, and what it was made on, or found out,
 // stays.
-const leaveSQL = "WITH " + leaveInto + ` || j.value
-WHERE NOT j.value ? 'confirmed'`
+var leaveSQL = "WITH " + leftMarker + slotEntries.UpsertSQL(leftAt, `excluded.value || j.value
+WHERE NOT j.value ? 'confirmed'`)
 
 // leaveNewSQL is for a new slot: markers written before it was made never arrive.
-const leaveNewSQL = "WITH old AS (DELETE FROM %[1]s), " + leaveInto
+var leaveNewSQL = "WITH old AS (DELETE FROM %[1]s), " + leftMarker + slotEntries.UpsertSQL(leftAt, "excluded.value")
 
-const leaveInto = `marker AS (INSERT INTO %[1]s VALUES ($2, '` + Heartbeat + `', pg_catalog.clock_timestamp()))
-INSERT INTO pgbaton.journal AS j (kind, key, value) VALUES ('` + SlotKind + `', $1::text,
-	pg_catalog.jsonb_build_object('timeline', ` + timelineSQL + `, 'confirmed', $3::text, 'marker', $2::text,
-	'published', ` + publishedSQL + `, 'newest', ` + newestSQL + `))
-ON CONFLICT (kind, key) DO UPDATE SET at = pg_catalog.clock_timestamp(), value = excluded.value`
+const (
+	leftMarker = `marker AS (INSERT INTO %[1]s VALUES ($2, '` + Heartbeat + `', pg_catalog.clock_timestamp())) `
+	leftAt     = `pg_catalog.jsonb_build_object('timeline', ` + timelineSQL + `, 'confirmed', $3::text, 'marker', $2::text,
+	'published', ` + publishedSQL + `, 'newest', ` + newestSQL + `)`
+)
 
 // publishedSQL tells publication $1 from any other, and whether it publishes all kinds
 // of changes.
@@ -106,12 +104,12 @@ func leave(ctx context.Context, db postgres.DB, sql string, g Group, at postgres
 
 // ForgetSlot forgets what was known of a slot that is dropped.
 func ForgetSlot(ctx context.Context, publisher postgres.DB, g Group) error {
-	return journal.Delete(ctx, publisher, SlotKind, g.Name())
+	return slotEntries.Delete(ctx, publisher, g.Name())
 }
 
 // ReadSlotMemories reads what is remembered of every slot.
 func ReadSlotMemories(ctx context.Context, publisher postgres.DB) error {
-	_, err := journal.List[slotMemory](ctx, publisher, SlotKind)
+	_, err := slotEntries.List(ctx, publisher)
 	return err
 }
 
@@ -227,15 +225,13 @@ func reader(ctx context.Context, publisher *pgx.Conn, slot *SlotState, left time
 
 // RememberPublished notes that pgbaton itself has changed a group's publication.
 func RememberPublished(ctx context.Context, publisher postgres.DB, g Group) error {
-	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('published', `+publishedSQL+`, 'newest', `+newestSQL+`)
-		WHERE kind = '`+SlotKind+`' AND key = $1::text`, g.Name())
+	_, err := publisher.Exec(ctx, slotEntries.UpdateSQL(`value || pg_catalog.jsonb_build_object('published', `+publishedSQL+`, 'newest', `+newestSQL+`)`, "true"), g.Name())
 	return err
 }
 
 // WasRead says whether a subscription was ever let read from the slot of a name.
 func WasRead(ctx context.Context, publisher postgres.DB, name string) (bool, error) {
-	var m slotMemory
-	_, err := journal.Get(ctx, publisher, SlotKind, name, &m)
+	m, _, err := slotEntries.Get(ctx, publisher, name)
 	return m.Subscription != 0, err
 }
 
@@ -258,8 +254,7 @@ func (g Group) subscriber() postgres.Side {
 
 // suspect marks a stream as one that is not to be trusted.
 func suspect(ctx context.Context, publisher *pgx.Conn, g Group, why string) (string, error) {
-	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('suspect', $3::text), at = pg_catalog.clock_timestamp()
-		WHERE kind = $1 AND key = $2`, SlotKind, g.Name(), why)
+	_, err := publisher.Exec(ctx, slotEntries.UpdateSQL(`value || pg_catalog.jsonb_build_object('suspect', $2::text)`, "true"), g.Name(), why)
 	return why, err
 }
 
@@ -272,7 +267,7 @@ func Suspect(ctx context.Context, publisher postgres.DB, g Group) (string, error
 // recall reads what is known of a group's slot, and since when; nil when nothing is. What
 // is damaged there can vouch for nothing: the stream is suspect.
 func recall(ctx context.Context, publisher postgres.DB, g Group) (m slotMemory, at *time.Time, err error) {
-	at, err = journal.GetAt(ctx, publisher, SlotKind, g.Name(), &m)
+	m, at, err = slotEntries.At(ctx, publisher, g.Name())
 	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
 		return slotMemory{Suspect: g.incomplete(damaged.Error())}, at, nil
 	}
@@ -353,8 +348,7 @@ func LetOn(ctx context.Context, publisher, subscriber *pgx.Conn, g Group) error 
 		if err := isRead(ctx, tx, g); err != nil || sub == nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('subscription', $3::bigint)
-			WHERE kind = $1 AND key = $2 AND NOT value ? 'subscription'`, SlotKind, g.Name(), int64(sub.OID))
+		_, err := tx.Exec(ctx, slotEntries.UpdateSQL(`value || pg_catalog.jsonb_build_object('subscription', $2::bigint)`, `NOT value ? 'subscription'`), g.Name(), int64(sub.OID))
 		return err
 	})
 	if err != nil {
@@ -366,8 +360,7 @@ func LetOn(ctx context.Context, publisher, subscriber *pgx.Conn, g Group) error 
 // isRead forgets where a slot stood that our worker has read from since, or is about
 // to.
 func isRead(ctx context.Context, publisher postgres.DB, g Group) error {
-	_, err := publisher.Exec(ctx, `UPDATE pgbaton.journal SET value = value - 'confirmed' - 'marker' WHERE kind = $1 AND key = $2 AND value ?| ARRAY['confirmed', 'marker']`,
-		SlotKind, g.Name())
+	_, err := publisher.Exec(ctx, slotEntries.UpdateSQL(`value - 'confirmed' - 'marker'`, `value ?| ARRAY['confirmed', 'marker']`), g.Name())
 	return err
 }
 

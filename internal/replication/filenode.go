@@ -16,8 +16,8 @@ func StreamsTruncate(publisher, subscriber postgres.Version) bool {
 	return publisher.Major() >= 11 && subscriber.Major() >= 11
 }
 
-// The journal's kind under which a publisher keeps its tables' file nodes.
-const filenodeKind = "filenode"
+// filenodeEntries are the file nodes of a publisher's tables, by name.
+var filenodeEntries = journal.Many[map[string]uint32](journal.Filenodes)
 
 // RememberFilenodes notes, on the publisher of a stream without TRUNCATE, the
 // files of a group's tables (rule 16): a truncated table has another one.
@@ -29,12 +29,12 @@ func RememberFilenodes(ctx context.Context, publisher postgres.DB, pv, sv postgr
 	if err != nil {
 		return err
 	}
-	return journal.Put(ctx, publisher, filenodeKind, g.Name(), now)
+	return filenodeEntries.Put(ctx, publisher, g.Name(), now)
 }
 
 // ReadFilenodes reads what is remembered of every group.
 func ReadFilenodes(ctx context.Context, publisher postgres.DB) error {
-	_, err := journal.List[map[string]uint32](ctx, publisher, filenodeKind)
+	_, err := filenodeEntries.List(ctx, publisher)
 	return err
 }
 
@@ -45,8 +45,8 @@ func Rewritten(ctx context.Context, publisher postgres.DB, pv, sv postgres.Versi
 	if StreamsTruncate(pv, sv) {
 		return nil, nil
 	}
-	var was map[string]uint32
-	if known, err := journal.Get(ctx, publisher, filenodeKind, g.Name(), &was); err != nil || !known {
+	was, known, err := filenodeEntries.Get(ctx, publisher, g.Name())
+	if err != nil || !known {
 		return nil, err
 	}
 	now, err := filenodes(ctx, publisher, g)

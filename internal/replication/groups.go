@@ -154,16 +154,16 @@ type WithheldKey struct {
 	Whole    string         `json:"whole,omitempty"`    // of a partitioned table: takes over those of its leaves, when they are validated
 }
 
-// WithheldKind is the journal's kind under which a subscriber keeps them.
-const WithheldKind = "foreign-key"
+// withheldEntries are those that a subscriber keeps.
+var withheldEntries = journal.Many[WithheldKey](journal.ForeignKey)
 
 // Withhold remembers foreign keys in place of those remembered so far.
 func Withhold(ctx context.Context, tx postgres.DB, keys []WithheldKey) error {
-	if err := journal.Delete(ctx, tx, WithheldKind, ""); err != nil {
+	if err := journal.Clear(ctx, tx, journal.ForeignKey); err != nil {
 		return err
 	}
 	for _, k := range keys {
-		if err := journal.Put(ctx, tx, WithheldKind, k.Table.String()+"."+postgres.QuoteIdent(k.Name), k); err != nil {
+		if err := withheldEntries.Put(ctx, tx, k.Table.String()+"."+postgres.QuoteIdent(k.Name), k); err != nil {
 			return err
 		}
 	}
@@ -172,7 +172,7 @@ func Withhold(ctx context.Context, tx postgres.DB, keys []WithheldKey) error {
 
 // Withheld lists the foreign keys that a side is still to get.
 func Withheld(ctx context.Context, db postgres.DB) ([]WithheldKey, error) {
-	byName, err := journal.List[WithheldKey](ctx, db, WithheldKind)
+	byName, err := withheldEntries.List(ctx, db)
 	var keys []WithheldKey
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		keys = append(keys, byName[name])
@@ -251,7 +251,7 @@ func ValidateWithheld(ctx context.Context, conn *pgx.Conn) (left []refusal.Reaso
 		case err != nil:
 			return left, fmt.Errorf("validating %s: %w", k, err)
 		}
-		if err := journal.Delete(ctx, conn, WithheldKind, k.Table.String()+"."+postgres.QuoteIdent(k.Name)); err != nil {
+		if err := withheldEntries.Delete(ctx, conn, k.Table.String()+"."+postgres.QuoteIdent(k.Name)); err != nil {
 			return left, err
 		}
 	}

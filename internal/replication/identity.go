@@ -49,33 +49,55 @@ func (c IdentityChange) ApplySQL() string { return identitySQL(c.Table, c.New, c
 // RestoreSQL puts the old identity back, once nothing publishes the table.
 func (c IdentityChange) RestoreSQL() string { return identitySQL(c.Table, c.Old, c.OldIndex) }
 
-// identityKind is the journal's kind under which a side keeps its changes.
-const identityKind = "replica-identity"
+// identityEntries are the changes that a side keeps.
+var identityEntries = journal.Many[IdentityChange](journal.Identity)
 
 // Remember notes a change on the source before it is made.
 func (c IdentityChange) Remember(ctx context.Context, source postgres.DB) error {
-	return journal.PutNew(ctx, source, identityKind, c.Table.String(), c)
+	return identityEntries.PutNew(ctx, source, c.Table.String(), c)
 }
 
 // RememberAhead notes a change on the target, whose table comes with the schema, as
 // changed.
 func (c IdentityChange) RememberAhead(ctx context.Context, target postgres.DB) error {
 	c.OID = 0
-	return journal.PutNew(ctx, target, identityKind, c.Table.String(), c)
+	return identityEntries.PutNew(ctx, target, c.Table.String(), c)
 }
 
 // LocateIdentities adds to what a target remembers which tables they are, by now that
 // they are there: their names may change.
 func LocateIdentities(ctx context.Context, target postgres.DB) error {
-	_, err := target.Exec(ctx, `
-		UPDATE pgbaton.journal SET value = value || pg_catalog.jsonb_build_object('oid', pg_catalog.to_regclass(key)::oid::bigint)
-		WHERE CASE WHEN kind = $1 THEN pg_catalog.to_regclass(key) IS NOT NULL END -- other kinds' keys need not be names`, identityKind)
+	changes, err := Identities(ctx, target)
+	if err != nil || len(changes) == 0 {
+		return err
+	}
+	rows, err := target.Query(ctx, `SELECT key, pg_catalog.to_regclass(key)::oid FROM pg_catalog.unnest($1::text[]) key WHERE pg_catalog.to_regclass(key) IS NOT NULL`,
+		slices.Collect(maps.Keys(changes)))
+	if err != nil {
+		return err
+	}
+	located := map[string]IdentityChange{}
+	var key string
+	var oid uint32
+	_, err = pgx.ForEachRow(rows, []any{&key, &oid}, func() error {
+		c := changes[key]
+		c.OID = oid
+		located[key] = c
+		return nil
+	})
+	if err != nil || len(located) == 0 {
+		return err
+	}
+	sql, err := identityEntries.PutSQL(located)
+	if err == nil {
+		_, err = target.Exec(ctx, sql)
+	}
 	return err
 }
 
 // Identities lists what a side remembers.
 func Identities(ctx context.Context, db postgres.DB) (map[string]IdentityChange, error) {
-	return journal.List[IdentityChange](ctx, db, identityKind)
+	return identityEntries.List(ctx, db)
 }
 
 // nowSQL is what has become of a table: its name, its identity, and whether its index
@@ -97,7 +119,7 @@ func RestoreIdentities(ctx context.Context, db postgres.DB) (restored int, left 
 		c := changes[key]
 		note, did, err := c.restore(ctx, db)
 		if err == nil {
-			err = journal.Delete(ctx, db, identityKind, key)
+			err = identityEntries.Delete(ctx, db, key)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("replica identity of %s: %w", c.Table, err))

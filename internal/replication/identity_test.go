@@ -19,7 +19,7 @@ func TestLocateIdentities(t *testing.T) {
 	pgtest.Exec(t, server.ConnString("postgres"), journal.SchemaSQL(), `CREATE TABLE public."a table" (i int)`)
 	conn := pgtest.Connect(t, server.ConnString("postgres"))
 	for _, key := range []string{"", "rest began", `"`, "a.b.c.d"} {
-		if err := journal.Put(t.Context(), conn, "copy", key, "x"); err != nil {
+		if err := journal.Many[string](journal.Progress).Put(t.Context(), conn, key, "x"); err != nil { // another kind
 			t.Fatal(err)
 		}
 	}

@@ -35,8 +35,8 @@ func (h HeldCheck) String() string {
 	return fmt.Sprintf("CHECK constraint %s of %s %s", postgres.QuoteIdent(h.Name), strings.ToLower(kind), of)
 }
 
-// CheckKind is the journal's kind under which the receiving side keeps them.
-const CheckKind = "check"
+// checkEntries are those that the receiving side keeps.
+var checkEntries = journal.Many[HeldCheck](journal.Check)
 
 func heldCheck(order int, c catalog.Check) HeldCheck {
 	h := HeldCheck{Order: order, Of: "TABLE " + c.Of.String(), Name: c.Name}
@@ -73,7 +73,7 @@ func HoldChecks(ctx context.Context, tx pgx.Tx, v postgres.Version) error {
 		for _, c := range checks {
 			order++
 			h := heldCheck(order, c)
-			if err := journal.Put(ctx, tx, CheckKind, fmt.Sprintf("%s.%s", h.Of, postgres.QuoteIdent(h.Name)), h); err != nil {
+			if err := checkEntries.Put(ctx, tx, fmt.Sprintf("%s.%s", h.Of, postgres.QuoteIdent(h.Name)), h); err != nil {
 				return err
 			}
 			if _, err := tx.Exec(ctx, h.dropSQL()); err != nil {
@@ -100,7 +100,7 @@ func PlanChecks(ctx context.Context, source catalog.Querier, v postgres.Version)
 // HeldChecks lists them in the order in which they are added: what a child has of
 // its own before what it inherits.
 func HeldChecks(ctx context.Context, db postgres.DB) ([]HeldCheck, error) {
-	byName, err := journal.List[HeldCheck](ctx, db, CheckKind)
+	byName, err := checkEntries.List(ctx, db)
 	var all []HeldCheck
 	for _, h := range byName {
 		all = append(all, h)
@@ -208,5 +208,5 @@ func ValidateChecks(ctx context.Context, conn *pgx.Conn) (not []Unvalidated, err
 			}
 		}
 	}
-	return not, journal.Delete(ctx, conn, CheckKind, "")
+	return not, journal.Clear(ctx, conn, journal.Check)
 }

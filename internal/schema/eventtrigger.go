@@ -49,8 +49,8 @@ func (t EventTrigger) setSQL(enabled string) string {
 	return fmt.Sprintf("ALTER EVENT TRIGGER %s %s", postgres.QuoteIdent(t.Name), how)
 }
 
-// EventKind is the journal's kind under which a side keeps how its event triggers were, by name.
-const EventKind = "event-trigger"
+// eventEntries are how a side's event triggers were.
+var eventEntries = journal.Many[string](journal.EventTrigger)
 
 // EventTriggersBefore is how a side's event triggers were, by name, as far as they
 // were changed: what its archive says of these is not so.
@@ -59,10 +59,10 @@ func EventTriggersBefore(ctx context.Context, conn *pgx.Conn) (map[string]string
 }
 
 func eventTriggersBefore(ctx context.Context, db postgres.DB) (map[string]string, error) {
-	before, err := journal.List[string](ctx, db, EventKind)
+	before, err := eventEntries.List(ctx, db)
 	for name, how := range before {
 		if !slices.Contains([]string{"O", "D", "R", "A"}, how) {
-			return nil, &journal.Damaged{Kind: EventKind, Key: name, Err: errors.New("it is no way in which an event trigger fires")}
+			return nil, eventEntries.Damaged(name, errors.New("it is no way in which an event trigger fires"))
 		}
 	}
 	return before, err
@@ -83,7 +83,7 @@ func disableEventTriggers(ctx context.Context, conn *pgx.Conn, before map[string
 			if was == "D" {
 				continue
 			}
-			if err := journal.PutNew(ctx, tx, EventKind, t.Name, was); err != nil {
+			if err := eventEntries.PutNew(ctx, tx, t.Name, was); err != nil {
 				return err
 			}
 			if _, err := tx.Exec(ctx, t.setSQL("D")); err != nil {
@@ -97,8 +97,7 @@ func disableEventTriggers(ctx context.Context, conn *pgx.Conn, before map[string
 // EventTriggersHeld says whether OpenEventTriggers has something to do: applications
 // wait for it.
 func EventTriggersHeld(ctx context.Context, conn *pgx.Conn) (any bool, err error) {
-	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pgbaton.journal WHERE kind = $1)`, EventKind).Scan(&any)
-	return any, err
+	return eventEntries.Any(ctx, conn)
 }
 
 // OpenEventTriggers is for a side that has taken the baton: its event triggers fire
@@ -116,7 +115,7 @@ func OpenEventTriggers(ctx context.Context, conn *pgx.Conn) error {
 		if err != nil {
 			return err
 		}
-		if err := journal.Delete(ctx, tx, EventKind, ""); err != nil {
+		if err := journal.Clear(ctx, tx, journal.EventTrigger); err != nil {
 			return err
 		}
 		return remember(ctx, tx, changed)
@@ -217,7 +216,7 @@ func set(ctx context.Context, tx pgx.Tx, want map[string]string, there []EventTr
 
 func remember(ctx context.Context, tx pgx.Tx, states map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(states)) {
-		if err := journal.PutNew(ctx, tx, EventKind, name, states[name]); err != nil {
+		if err := eventEntries.PutNew(ctx, tx, name, states[name]); err != nil {
 			return err
 		}
 	}

@@ -21,11 +21,8 @@ import (
 // of a copy that it has stopped. What was mended on the target stays: the journal
 // remembers there how the source had each function when the target got it.
 
-// The journal's entry of that: the target's.
-const (
-	functionsKind = "functions"
-	functionsKey  = "source" // by signature, a hash of the definition
-)
+// functionsEntry has a hash of each definition, by signature.
+var functionsEntry = journal.One[map[string]string](journal.Functions)
 
 // FunctionChange is a function that the source has in another definition than when the
 // target got it, or that the target never got.
@@ -133,8 +130,8 @@ func ReadFunctions(ctx context.Context, source, target postgres.DB, from, to pos
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "listing functions", err)
 	}
-	remembered := map[string]string{}
-	if _, err := journal.Get(ctx, target, functionsKind, functionsKey, &remembered); err != nil {
+	remembered, _, err := functionsEntry.Get(ctx, target)
+	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "listing functions", err)
 	}
 	there := map[string]functionState{}
@@ -202,7 +199,7 @@ func (f *Functions) Apply(ctx context.Context, conn *pgx.Conn) (failed map[strin
 			return nil, err
 		}
 	}
-	return failed, journal.Put(ctx, conn, functionsKind, functionsKey, f.known)
+	return failed, functionsEntry.Put(ctx, conn, f.known)
 }
 
 // apply makes a function, or gives it the source's definition. One that is new, or newly

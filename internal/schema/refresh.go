@@ -25,8 +25,8 @@ type Due struct {
 	Missing bool           `json:"missing,omitempty"` // at the last try there was no such view
 }
 
-// The journal's kind under which a side keeps them.
-const dueKind = "materialized-view"
+// dueEntries are those of a side.
+var dueEntries = journal.Many[Due](journal.ViewDue)
 
 // RefreshSQL refreshes a materialized view; concurrently is possible only when
 // it holds data already and has a unique index.
@@ -56,7 +56,7 @@ func Enlist(ctx context.Context, tx postgres.DB, holder []catalog.MatView) error
 		if !v.Populated && !populated[v.Ident] {
 			continue
 		}
-		if err := journal.Put(ctx, tx, dueKind, v.Ident.String(), Due{View: v.Ident, Empty: !v.Populated}); err != nil {
+		if err := dueEntries.Put(ctx, tx, v.Ident.String(), Due{View: v.Ident, Empty: !v.Populated}); err != nil {
 			return err
 		}
 	}
@@ -64,13 +64,15 @@ func Enlist(ctx context.Context, tx postgres.DB, holder []catalog.MatView) error
 }
 
 // Unlist forgets what is due on a side: the baton has gone to the other.
-func Unlist(ctx context.Context, db postgres.DB) error { return journal.Delete(ctx, db, dueKind, "") }
+func Unlist(ctx context.Context, db postgres.DB) error {
+	return journal.Clear(ctx, db, journal.ViewDue)
+}
 
 // Refresh does what is due on a side: each view after those it reads, as a session
 // of its owner would do it, concurrently where the view allows it. It returns those
 // that cannot be refreshed now; they stay due.
 func Refresh(ctx context.Context, server *postgres.Server, conn *pgx.Conn) (failed []Due, err error) {
-	due, err := journal.List[Due](ctx, conn, dueKind)
+	due, err := dueEntries.List(ctx, conn)
 	if err != nil || len(due) == 0 {
 		return nil, err
 	}
@@ -113,7 +115,7 @@ func (r *refresher) left(ctx context.Context, views []catalog.MatView) (failed [
 	for _, v := range views {
 		there[v.Ident.String()] = true
 	}
-	left, err := journal.List[Due](ctx, r.conn, dueKind)
+	left, err := dueEntries.List(ctx, r.conn)
 	if err != nil {
 		return nil, err
 	}
@@ -121,13 +123,13 @@ func (r *refresher) left(ctx context.Context, views []catalog.MatView) (failed [
 		switch {
 		case there[key]:
 		case d.Empty || d.Error != "" && !d.Missing:
-			if err := journal.Delete(ctx, r.conn, dueKind, key); err != nil {
+			if err := dueEntries.Delete(ctx, r.conn, key); err != nil {
 				return nil, err
 			}
 			continue
 		default:
 			d.Missing, d.Error = true, "there is no such view here"
-			if err := journal.Put(ctx, r.conn, dueKind, key, d); err != nil {
+			if err := dueEntries.Put(ctx, r.conn, key, d); err != nil {
 				return nil, err
 			}
 		}
@@ -160,10 +162,10 @@ func (r *refresher) refresh(ctx context.Context, v catalog.MatView, d *Due) erro
 	}
 	if tried == nil {
 		d.Error, d.Code = "", ""
-		return journal.Delete(ctx, r.conn, dueKind, v.Ident.String())
+		return dueEntries.Delete(ctx, r.conn, v.Ident.String())
 	}
 	d.Error, d.Code, d.Stale, d.Missing = postgres.Describe(tried), postgres.Code(tried), v.Populated, false
-	return journal.Put(ctx, r.conn, dueKind, v.Ident.String(), *d)
+	return dueEntries.Put(ctx, r.conn, v.Ident.String(), *d)
 }
 
 // ownerSettingsSQL lists the settings with which a session of role $1 begins in

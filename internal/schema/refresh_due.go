@@ -9,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/catalog"
-	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 )
 
@@ -20,7 +19,7 @@ func sortDue(all []Due) {
 // Failed lists the views of a side that could not be refreshed. One that was not
 // populated and is by now was refreshed by somebody else.
 func Failed(ctx context.Context, conn *pgx.Conn) (failed []Due, err error) {
-	due, err := journal.List[Due](ctx, conn, dueKind)
+	due, err := dueEntries.List(ctx, conn)
 	if err != nil || len(due) == 0 {
 		return nil, err
 	}

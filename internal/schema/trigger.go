@@ -62,12 +62,8 @@ func ApplyTriggers(ctx context.Context, q catalog.Querier) ([]Trigger, error) {
 	})
 }
 
-// The journal's kind under which a receiving side keeps its quieted triggers.
-const quietKind = "quiet-trigger"
-
-// QuietKinds are the journal's kinds of what is remembered of a side's triggers and
-// event triggers.
-var QuietKinds = []string{quietKind, EventKind}
+// quietEntries are the quieted triggers of a receiving side.
+var quietEntries = journal.Many[Trigger](journal.QuietTrigger)
 
 // QuietTriggers keeps the triggers of a receiving side from firing in apply
 // workers, and its event triggers from firing at all, and remembers how they were;
@@ -83,7 +79,7 @@ func QuietTriggers(ctx context.Context, conn *pgx.Conn, events map[string]string
 	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, t := range triggers {
-			if err := journal.PutNew(ctx, tx, quietKind, t.Table.String()+"."+t.Name, t); err != nil {
+			if err := quietEntries.PutNew(ctx, tx, t.Table.String()+"."+t.Name, t); err != nil {
 				return err
 			}
 			if _, err := tx.Exec(ctx, t.QuietSQL()); err != nil {
@@ -96,7 +92,7 @@ func QuietTriggers(ctx context.Context, conn *pgx.Conn, events map[string]string
 
 // Quieted lists the triggers that a side remembers.
 func Quieted(ctx context.Context, db postgres.DB) (map[string]Trigger, error) {
-	return journal.List[Trigger](ctx, db, quietKind)
+	return quietEntries.List(ctx, db)
 }
 
 // RestoreTriggers puts the quieted triggers back, once the side receives no more, each
@@ -114,7 +110,7 @@ func RestoreTriggers(ctx context.Context, conn *pgx.Conn) (restored int, left []
 			err = nil
 		}
 		if err == nil {
-			err = journal.Delete(ctx, conn, quietKind, key)
+			err = quietEntries.Delete(ctx, conn, key)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("trigger %s of %s: %w", postgres.QuoteIdent(t.Name), t.Table, err))
