@@ -61,7 +61,7 @@ func TestHooks(t *testing.T) {
 		t.Parallel()
 		m, w := streaming(t, 12, 15)
 		log := t.TempDir() + "/log"
-		r := m.run(4, "switchover", "--yes", "--on-pause", "echo cannot; exit 3", "--on-abort", `echo "$PGBATON_PHASE $PGBATON_TO_SIDE $PGBATON_TO_PORT" >`+log)
+		r := m.run(4, "switchover", "--yes", "--on-pause", "echo cannot; exit 3", "--on-abort", `echo "$PGBATON_PHASE $PGBATON_TO_SIDE $PGBATON_TO_PORT$PGBATON_SOURCE$PGBATON_TARGET" >`+log)
 		if !strings.Contains(r.Stderr, "cannot") || !strings.Contains(r.Stderr, "phase pause") {
 			t.Errorf("the message does not say which hook failed and why:\n%s", r.Stderr)
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"pgbaton/internal/migrate"
+	"pgbaton/internal/option"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 )
@@ -32,6 +33,7 @@ func (c *connections) register(f *pflag.FlagSet) {
 	f.StringVar(&c.target, "target", "", "connection string of the database to move to (or PGBATON_TARGET)")
 	f.StringVar(&c.sourceFromTarget, "source-from-target", "", "how the target's server reaches the source, where that differs")
 	f.StringVar(&c.targetFromSource, "target-from-source", "", "how the source's server reaches the target, where that differs")
+	option.MarkSecret(f, "source", "target", "source-from-target", "target-from-source")
 	f.StringVar(&c.migration, "migration", "default", "name of the migration")
 	f.StringVar(&c.config, "config", "", "YAML file that may hold every option by its flag's name")
 	f.StringVar(&c.pgBin, "pg-bin", "", "directory of pg_dump and pg_restore")
@@ -94,7 +96,7 @@ func fromEnvironment(flags *pflag.FlagSet) (err error) {
 		if f.Changed || err != nil || slices.Contains(notFromEnvironment, f.Name) {
 			return
 		}
-		name := "PGBATON_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := option.Variable(f.Name)
 		if v, ok := os.LookupEnv(name); ok && v != "" {
 			if flags.Set(f.Name, v) != nil {
 				err = usagef("environment variable %s has an invalid value", name)
@@ -104,16 +106,29 @@ func fromEnvironment(flags *pflag.FlagSet) (err error) {
 	return err
 }
 
+// flagSets are the flags that all commands have, and those of each.
+func flagSets(root *cobra.Command) []*pflag.FlagSet {
+	sets := []*pflag.FlagSet{root.PersistentFlags()}
+	for _, c := range root.Commands() {
+		sets = append(sets, c.Flags())
+	}
+	return sets
+}
+
 func knownFlags(root *cobra.Command) map[string]bool {
 	known := map[string]bool{}
-	add := func(f *pflag.Flag) { known[f.Name] = true }
-	root.PersistentFlags().VisitAll(add)
-	for _, c := range root.Commands() {
-		c.Flags().VisitAll(add)
+	for _, set := range flagSets(root) {
+		set.VisitAll(func(f *pflag.Flag) { known[f.Name] = true })
 	}
 	delete(known, "config")
 	delete(known, "help")
 	return known
+}
+
+// secretVariables are the variables of the environment that a command of the operator's
+// does not see: they may hold a password, by the flags they stand for or by libpq.
+func secretVariables(root *cobra.Command) []string {
+	return append(option.SecretVariables(flagSets(root)...), postgres.SecretVariables()...)
 }
 
 // migration makes the migration's configuration from the flags.
@@ -125,7 +140,7 @@ func (a *app) migration() (migrate.Config, error) {
 			missing = "--target"
 		}
 		return migrate.Config{}, usagef("%s is missing: a connection string, as a flag, as %s in the environment, or in --config",
-			missing, "PGBATON_"+strings.ToUpper(missing[2:]))
+			missing, option.Variable(missing[2:]))
 	}
 	if err := validName(c.migration); err != nil {
 		return migrate.Config{}, err

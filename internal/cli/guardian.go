@@ -30,7 +30,7 @@ func (a *app) guardCommand() *cobra.Command {
 				if err := json.Unmarshal(task, &t); err != nil {
 					return nil, err
 				}
-				return a.takeOver(t)
+				return a.takeOver(cmd, t)
 			}
 			return guardian.Watch(context.WithoutCancel(cmd.Context()), a.stdin, a.stdout, prepare, a.guardianSays)
 		},
@@ -42,7 +42,7 @@ func (a *app) guardianSays(text string) {
 }
 
 // takeOver makes the function that takes over, from what the command was told.
-func (a *app) takeOver(t guardTask) (guardian.TakeOver, error) {
+func (a *app) takeOver(cmd *cobra.Command, t guardTask) (guardian.TakeOver, error) {
 	c := t.Connections
 	a.connections = connections{source: c.Source, target: c.Target, sourceFromTarget: c.SourceFromTarget,
 		targetFromSource: c.TargetFromSource, migration: c.Migration}
@@ -55,13 +55,13 @@ func (a *app) takeOver(t guardTask) (guardian.TakeOver, error) {
 			a.guardianSays(w.Side + ": " + w.Text)
 		}
 	}
-	movers, err := t.Handover.movers(a, nil)
+	mover, err := a.mover(cmd, &t.Handover.Traffic, nil)
 	if err != nil {
 		return nil, err
 	}
-	h := migrate.Handover{To: t.Handover.To, MaxPause: t.Handover.MaxPause, NoRollback: t.Handover.NoRollback, Traffic: movers}
+	h := migrate.Handover{To: t.Handover.To, MaxPause: t.Handover.MaxPause, NoRollback: t.Handover.NoRollback, Traffic: mover}
 	return func(ctx context.Context, w *handover.Ward, kill func(), why string) error {
-		defer movers.Close()
+		defer mover.Close()
 		return migrate.TakeOver(ctx, m, h, w, kill, why)
 	}, nil
 }

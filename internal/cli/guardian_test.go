@@ -39,7 +39,7 @@ func TestGuardianUndoes(t *testing.T) {
 				m, w := streaming(t, 12, 15)
 				log, gate := t.TempDir()+"/log", pgtest.NewFifo(t)
 				p := pgtest.Spawn(t, m.options("switchover", "--yes", "--json", "--max-pause", "3s",
-					"--on-pause", gate.Command("paused"), "--on-abort", "echo $PGBATON_PHASE >>"+log))
+					"--on-pause", gate.Command("paused"), "--on-abort", "echo $PGBATON_PHASE $PGBATON_SOURCE >>"+log)) // of the connection string it is told nothing
 				p.AwaitStderr(t, "paused")
 				// The way back's slot waits for who has written: the pass must not come before the signal.
 				written := pgtest.Hold(t, m.target.ConnString("postgres"), `SELECT txid_current()`)

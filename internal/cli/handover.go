@@ -21,42 +21,14 @@ import (
 	"pgbaton/internal/ui"
 )
 
-// trafficFlags say what stands between the application and its database.
-type trafficFlags struct {
-	PgBouncers []string `json:"pgbouncers"`
-	Database   string   `json:"database"`
-	Inis       []string `json:"inis"`
-	OnPause    string   `json:"on_pause"`
-	OnSwitch   string   `json:"on_switch"`
-	OnResume   string   `json:"on_resume"`
-	OnAbort    string   `json:"on_abort"`
-}
-
-func (f *trafficFlags) register(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringArrayVar(&f.PgBouncers, "pgbouncer", nil, "connection string of a PgBouncer's admin console (repeatable)")
-	flags.StringVar(&f.Database, "pgbouncer-database", "", "name under which clients connect to PgBouncer, where it is not that of the database")
-	flags.StringArrayVar(&f.Inis, "pgbouncer-ini", nil, "PgBouncer's configuration file, where PgBouncer itself does not know its path (repeatable)")
-	flags.StringVar(&f.OnPause, "on-pause", "", "command that holds the application back")
-	flags.StringVar(&f.OnSwitch, "on-switch", "", "command that points the application at PGBATON_TO_HOST, _PORT, _DATABASE")
-	flags.StringVar(&f.OnResume, "on-resume", "", "command that lets the application go again")
-	flags.StringVar(&f.OnAbort, "on-abort", "", "command that lets the application go where it came from, after an abort")
-}
-
-// movers makes the movers. announce hears of the hooks' process groups.
-func (f *trafficFlags) movers(a *app, announce func(group int)) (traffic.Several, error) {
-	hooks := traffic.Hooks{OnPause: f.OnPause, OnSwitch: f.OnSwitch, OnResume: f.OnResume, OnAbort: f.OnAbort, Output: a.stderr, Announce: announce}
-	if len(f.PgBouncers) == 0 {
-		if f.Database != "" || len(f.Inis) > 0 {
-			return nil, usagef("--pgbouncer-database and --pgbouncer-ini go with --pgbouncer")
-		}
-		return traffic.Several{hooks}, nil
-	}
-	bouncers, err := traffic.NewPgBouncers(f.PgBouncers, f.Database, f.Inis)
+// mover makes what moves traffic. announce hears of the process groups of the commands
+// that it runs.
+func (a *app) mover(cmd *cobra.Command, o *traffic.Options, announce func(group int)) (traffic.Mover, error) {
+	m, err := o.Mover(traffic.Surroundings{Output: a.stderr, Announce: announce, Secrets: secretVariables(cmd.Root())})
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
-	return traffic.Several{bouncers, hooks}, nil
+	return m, nil
 }
 
 func (a *app) switchoverCommand() *cobra.Command {
@@ -69,16 +41,16 @@ func (a *app) rollbackCommand() *cobra.Command {
 
 // handoverFlags are what switchover and rollback are told.
 type handoverFlags struct {
-	To         postgres.Side `json:"to"`
-	MaxPause   time.Duration `json:"max_pause"`
-	NoRollback bool          `json:"no_rollback"`
-	trafficFlags
+	To         postgres.Side   `json:"to"`
+	MaxPause   time.Duration   `json:"max_pause"`
+	NoRollback bool            `json:"no_rollback"`
+	Traffic    traffic.Options `json:"traffic"`
 }
 
 func (f *handoverFlags) register(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&f.MaxPause, "max-pause", 10*time.Second, "budget for the pause; a handover that would exceed it aborts by itself")
 	cmd.Flags().BoolVar(&f.NoRollback, "no-rollback", false, "make no way back, for a server that cannot connect to the other")
-	f.trafficFlags.register(cmd)
+	f.Traffic.Register(cmd.Flags())
 }
 
 func (f *handoverFlags) valid() error {
@@ -106,12 +78,12 @@ wherever things stand.`,
 			if err != nil {
 				return err
 			}
-			movers, err := f.movers(a, guard.Hook)
+			mover, err := a.mover(cmd, &f.Traffic, guard.Child)
 			if err != nil {
 				return err
 			}
-			defer movers.Close()
-			h := migrate.Handover{To: f.To, MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers, Guard: guard}
+			defer mover.Close()
+			h := migrate.Handover{To: f.To, MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: mover, Guard: guard}
 			switch {
 			case lost:
 				err = a.askForce(cmd, h)
@@ -167,13 +139,13 @@ Exit code 3 when a real handover would be refused.`,
 			if err := f.valid(); err != nil {
 				return err
 			}
-			movers, err := f.movers(a, nil)
+			mover, err := a.mover(cmd, &f.Traffic, nil)
 			if err != nil {
 				return err
 			}
-			defer movers.Close()
+			defer mover.Close()
 			return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
-				h := migrate.Handover{MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: movers}
+				h := migrate.Handover{MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: mover}
 				result, err := m.Rehearse(ctx, h)
 				if err != nil {
 					return &withResult{err, result}

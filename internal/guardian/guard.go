@@ -130,9 +130,9 @@ func (g *Guard) Aborting() { g.tell(message{Aborting: true}) }
 // Passed implements handover.Guard.
 func (g *Guard) Passed() { g.tell(message{Passed: true}) }
 
-// Hook tells of a process group that the guardian must end, should it take over;
+// Child tells of a process group that the guardian must end, should it take over;
 // a negative one has ended.
-func (g *Guard) Hook(group int) { g.tell(message{Hook: group}) }
+func (g *Guard) Child(group int) { g.tell(message{Child: group}) }
 
 // endTimeout bounds the wait for a guardian that has been dismissed.
 const endTimeout = 5 * time.Second

@@ -19,7 +19,7 @@ type message struct {
 	Pausing  int64          `json:"pausing_ms,omitempty"` // the budget, which runs from now
 	Aborting bool           `json:"aborting,omitempty"`
 	Passed   bool           `json:"passed,omitempty"`
-	Hook     int            `json:"hook,omitempty"` // a process group that began, or its negative when it ended
+	Child    int            `json:"child,omitempty"` // a process group that began, or its negative when it ended
 	Alive    bool           `json:"alive,omitempty"`
 	Finished bool           `json:"finished,omitempty"`
 }

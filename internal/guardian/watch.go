@@ -62,7 +62,7 @@ type watcher struct {
 	pid      int
 	gone     bool // the process has ended
 	ward     handover.Ward
-	hooks    []int // process groups that run
+	children []int // process groups that run
 	deadline time.Time
 	later    bool // the budget is no reason any more: it aborts, or the baton has passed
 	seen     time.Time
@@ -110,10 +110,10 @@ func (w *watcher) hear(m message) {
 		w.deadline = w.seen.Add(time.Duration(m.Pausing) * time.Millisecond)
 	case m.Aborting, m.Passed:
 		w.later = true
-	case m.Hook > 0:
-		w.hooks = append(w.hooks, m.Hook)
-	case m.Hook < 0:
-		w.hooks = slices.DeleteFunc(w.hooks, func(group int) bool { return group == -m.Hook })
+	case m.Child > 0:
+		w.children = append(w.children, m.Child)
+	case m.Child < 0:
+		w.children = slices.DeleteFunc(w.children, func(group int) bool { return group == -m.Child })
 	}
 }
 
@@ -136,10 +136,10 @@ func (w *watcher) kill() {
 		_ = syscall.Kill(w.pid, syscall.SIGKILL)
 		w.gone = true
 	}
-	for _, group := range w.hooks {
+	for _, group := range w.children {
 		_ = syscall.Kill(-group, syscall.SIGKILL)
 	}
-	w.hooks = nil
+	w.children = nil
 }
 
 // Between two tries of taking over, which grow further apart.

@@ -34,7 +34,7 @@ func (r *run) readyAddresses(ctx context.Context, through bool) (reasons []refus
 			Remedy: fmt.Sprintf("give --%s a host name or address that leads to this one server", r.Taker.Side)})
 	}
 	if !through {
-		return reasons, nil // PgBouncer is not as it should be; that is told
+		return reasons, nil // what stands between is not as it should be; that is told
 	}
 	seen, err := r.look(ctx, r.Holder, r.holder)
 	if err != nil {
@@ -46,10 +46,10 @@ func (r *run) readyAddresses(ctx context.Context, through bool) (reasons []refus
 		switch {
 		case s.Err != nil:
 			r.Observe(event.Warning{Text: fmt.Sprintf("%s: where it leads cannot be looked at, neither now nor after the handover: %v", s.Name, s.Err),
-				Remedy: "let pgbaton's role log in there (auth_file, auth_query), or look yourself"})
+				Remedy: s.AdmitRemedy})
 		case !s.Here:
 			reasons = append(reasons, refusal.Reason{Why: fmt.Sprintf("%s leads to %s, not to the %s, %s", s.Name, s.Where, r.Holder.Side, r.Holder.Address()),
-				Remedy: "name the database under which the application connects (--pgbouncer-database), or correct its entry and RELOAD"})
+				Remedy: s.PointRemedy})
 		}
 	}
 	return reasons, nil
@@ -61,6 +61,6 @@ func (r *run) look(ctx context.Context, p Party, conn *pgx.Conn) ([]traffic.Sigh
 	if err != nil {
 		return nil, postgres.Wrap(p.Side, "marking the server", err)
 	}
-	seen := traffic.Look(ctx, r.Traffic, r.Route(), p.Server, beacon)
+	seen := r.Traffic.Look(ctx, r.Route(), p.Server, beacon)
 	return seen, postgres.Wrap(p.Side, "taking the mark from the server", beacon.PutOut(ctx, conn))
 }

@@ -448,7 +448,7 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 		r.problems = append(r.problems, err)
 	}
 	r.remember(ctx, r.taker)
-	r.guardEnds(!r.taker.IsClosed()) // a hook that failed is for a person, a session that was lost for the guardian
+	r.guardEnds(!r.taker.IsClosed()) // traffic that could not be moved is for a person, a session that was lost for the guardian
 	if len(r.problems) > 0 {
 		return r.result, &AfterPass{Problems: r.problems}
 	}

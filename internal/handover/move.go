@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,7 +57,7 @@ func (r *run) moveTraffic(ctx context.Context, began time.Time) (moved bool) {
 		return false
 	}
 	if !waiting { // nothing should be held back; an order of a process that is dead may have come late
-		if err := traffic.Again(ctx, r.Traffic, r.Route()); err != nil {
+		if err := r.Traffic.Again(ctx, r.Route()); err != nil {
 			r.problems = append(r.problems, err)
 		}
 		if arrival == nil {
@@ -162,14 +163,14 @@ func (r *run) arrive(ctx context.Context) (elsewhere bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for _, text := range v.unseen {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: text, Remedy: "look yourself: PgBouncer's SHOW SERVERS says where its connections lead"})
+	for _, s := range v.unseen {
+		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("%s serves clients, but where it leads could not be looked at: %v", s.Name, s.Err), Remedy: s.PeekRemedy})
 	}
 	if wrong := append(v.elsewhere, v.nowhere...); len(wrong) > 0 {
 		err := errors.Join(wrong...)
 		arrival := r.arrival(strings.ReplaceAll(err.Error(), "\n", "; "))
 		return len(v.elsewhere) > 0, errors.Join(postgres.WrapHint(r.Taker.Side, "looking where applications are led", err,
-			"correct the entry and RELOAD, or remove what keeps PgBouncer from logging in there; then run the same command again: it looks once more, and moves what leads elsewhere"),
+			strings.Join(v.remedies, "; ")+"; then run the same command again: it looks once more, and moves what leads elsewhere"),
 			postgres.Wrap(r.Taker.Side, "writing the journal", arrivalEntry.Put(ctx, r.taker, arrival)))
 	}
 	return false, postgres.Wrap(r.Taker.Side, "writing the journal", arrivalEntry.Delete(ctx, r.taker))
@@ -177,9 +178,10 @@ func (r *run) arrive(ctx context.Context) (elsewhere bool, err error) {
 
 // view is what one sees through what stands before the taker.
 type view struct {
-	elsewhere []error  // seen: not the taker
-	nowhere   []error  // led to the holder before, and has no connection to any server now
-	unseen    []string // could be looked through before, and serves clients
+	elsewhere []error            // seen: not the taker
+	nowhere   []error            // led to the holder before, and has no connection to any server now
+	remedies  []string           // of these, each once
+	unseen    []traffic.Sighting // could be looked through before, and serves clients
 }
 
 func (v view) arrived() bool { return len(v.elsewhere)+len(v.nowhere)+len(v.unseen) == 0 }
@@ -190,13 +192,18 @@ func (r *run) view(ctx context.Context) (v view, err error) {
 	seen, err := r.look(ctx, r.Taker, r.taker)
 	for _, s := range seen {
 		switch {
-		case s.Err == nil && !s.Here:
+		case s.Err == nil && s.Here, s.Err != nil && !r.lookable[s.Name]:
+			continue
+		case s.Err == nil:
 			v.elsewhere = append(v.elsewhere, fmt.Errorf("%s leads to %s, and not to %s", s.Name, s.Where, r.Route().To))
-		case s.Err == nil || !r.lookable[s.Name]:
 		case s.Serves:
-			v.unseen = append(v.unseen, fmt.Sprintf("%s serves clients, but where it leads could not be looked at: %v", s.Name, s.Err))
+			v.unseen = append(v.unseen, s)
+			continue
 		default:
 			v.nowhere = append(v.nowhere, fmt.Errorf("%s led to the %s before, and leads nowhere now: %w", s.Name, r.Holder.Side, s.Err))
+		}
+		if !slices.Contains(v.remedies, s.CorrectRemedy) {
+			v.remedies = append(v.remedies, s.CorrectRemedy)
 		}
 	}
 	return v, err

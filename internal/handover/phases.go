@@ -18,6 +18,7 @@ import (
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/routine"
+	"pgbaton/internal/traffic"
 )
 
 // The journal of a handover.
@@ -89,8 +90,7 @@ func (r *run) canLetGo(h *Held) error {
 	have := r.Traffic.Names()
 	for _, name := range h.By {
 		if !slices.Contains(have, name) {
-			return refusal.New(r.Command, "an earlier handover holds traffic back: "+name,
-				"give this command the same --pgbouncer options, so that it can let the traffic go")
+			return refusal.New(r.Command, "an earlier handover holds traffic back: "+name, traffic.SameRemedy(name))
 		}
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -100,17 +99,14 @@ func measure(phase, how string, f func() error) (Part, error) {
 	return Part{Phase: phase, MS: event.MS(time.Since(began)), How: how}, err
 }
 
-// rehearsePause asks what holds traffic back once more, as fast as the order to
-// pause will be answered when no transaction is in the way.
+// rehearsePause has what stands between say what it will take to hold traffic back.
 func (r *run) rehearsePause(ctx context.Context) (Part, error) {
-	names := r.Traffic.Names()
-	if len(names) == 0 {
-		return Part{Phase: PhasePause, How: "no PgBouncer; a hook is not run, its time comes on top"}, nil
-	}
-	return measure(PhasePause, "a round trip to "+strings.Join(names, ", ")+"; open transactions come on top", func() error {
-		_, err := r.Traffic.Check(ctx, r.Route(), r.MaxPause)
-		return err
-	})
+	return r.rehearseTraffic(ctx, PhasePause)
+}
+
+func (r *run) rehearseTraffic(ctx context.Context, phase string) (Part, error) {
+	cost, err := r.Traffic.Rehearse(ctx, r.Route(), r.MaxPause)
+	return Part{Phase: phase, MS: event.MS(cost.Took), How: cost.How}, err
 }
 
 func (r *run) rehearseFence(ctx context.Context) (Part, error) {
@@ -196,9 +192,7 @@ func (r *run) rehearseOpen(ctx context.Context) (Part, error) {
 }
 
 func (r *run) rehearseMove(ctx context.Context) (Part, error) {
-	p, err := r.rehearsePause(ctx)
-	p.Phase = PhaseSwitch + ", " + PhaseResume
-	return p, err
+	return r.rehearseTraffic(ctx, PhaseSwitch+", "+PhaseResume)
 }
 
 // warmUp does once, before anyone waits, what the pause will do, as far as it can

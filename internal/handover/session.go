@@ -9,7 +9,6 @@ import (
 
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
-	"pgbaton/internal/traffic"
 )
 
 // This file has the sessions that hold the lock: how a process makes sure that a
@@ -139,8 +138,8 @@ func pid(conn *pgx.Conn) uint32 {
 	return conn.PgConn().PID()
 }
 
-// lateOrder is how long an order of a process that has died may be under way to
-// PgBouncer.
+// lateOrder is how long an order to hold traffic back may be under way, of a process
+// that has died.
 const lateOrder = 500 * time.Millisecond
 
 // letGoLate lets traffic go that is held back for nobody: by an order to hold it
@@ -177,7 +176,7 @@ func (r *run) letGoWhenIdle(ctx context.Context) (idle bool, err error) {
 	if held, err := heldOnPurpose(ctx, r.holder, r.taker); err != nil || held {
 		return false, err
 	}
-	return true, traffic.Again(ctx, r.Traffic, r.Route())
+	return true, r.Traffic.Again(ctx, r.Route())
 }
 
 // heldOnPurpose says whether a handover of either direction holds traffic back, or

@@ -401,17 +401,18 @@ func (m *Migration) PlanSwitchover(ctx context.Context) ([]PlannedStep, error) {
 	}
 	wayBack = append(wayBack, on(postgres.Target, strings.Replace(replication.CreateSlotHereSQL(c.Target.Version()), "$1", "<"+back.Name()+">", 1))...)
 	settle = append(settle, on(postgres.Target, refreshes...)...)
+	moves := traffic.Planned()
 	return []PlannedStep{
 		{Step: handover.PhasePrepare, Actions: prepare},
-		{Step: handover.PhasePause, Actions: []Action{operator("PAUSE <database> on PgBouncer, or <--on-pause>")}},
+		{Step: handover.PhasePause, Actions: []Action{operator(moves.Pause)}},
 		{Step: handover.PhaseFence, Actions: on(postgres.Source, fenceSQL...)},
 		{Step: handover.PhaseDrain, Actions: drain},
 		{Step: handover.PhaseSequences, Actions: on(postgres.Target, setvals...)},
 		{Step: handover.PhaseWayBack, Actions: wayBack},
 		{Step: handover.PhasePass, Actions: on(postgres.Source, journal.PassSQL)},
 		{Step: handover.PhaseOpen, Actions: on(postgres.Target, journal.TakeSQL, "-- the grants that the target's fence saved, and RESET default_transaction_read_only")},
-		{Step: handover.PhaseSwitch, Actions: []Action{operator("host, port and dbname in PgBouncer's configuration and RELOAD, or <--on-switch>")}},
-		{Step: handover.PhaseResume, Actions: []Action{operator("RESUME <database> on PgBouncer, or <--on-resume>")}},
+		{Step: handover.PhaseSwitch, Actions: []Action{operator(moves.Switch)}},
+		{Step: handover.PhaseResume, Actions: []Action{operator(moves.Resume)}},
 		{Step: handover.PhaseSettle, Actions: settle},
 	}, nil
 }

@@ -251,6 +251,17 @@ func (c Conninfo) String() string {
 // secretKeys are the keywords whose values never reach a person.
 var secretKeys = []string{"password", "sslpassword"}
 
+// SecretVariables are the variables of the environment from which libpq takes a secret.
+func SecretVariables() (names []string) {
+	for name, key := range libpqEnv {
+		if slices.Contains(secretKeys, key) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // Redacted returns a copy whose secrets are hidden, for people.
 func (c Conninfo) Redacted() Conninfo {
 	n := maps.Clone(c)

@@ -8,11 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/spf13/pflag"
+
+	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 )
 
@@ -24,11 +28,33 @@ import (
 type Hooks struct {
 	OnPause, OnSwitch, OnResume, OnAbort string
 
-	Output io.Writer // what the commands print
-	// Announce, if not nil, is told the process group of a command before the
-	// command begins, and its negative when it has ended: whoever takes over from
-	// us can end it.
-	Announce func(group int)
+	Surroundings
+}
+
+var _ Mover = Hooks{}
+
+// hookOptions ask for hooks.
+type hookOptions struct {
+	OnPause  string `json:"on_pause"`
+	OnSwitch string `json:"on_switch"`
+	OnResume string `json:"on_resume"`
+	OnAbort  string `json:"on_abort"`
+}
+
+func (o *hookOptions) about() about {
+	return about{title: "hook", flags: "--on-…", plan: Plan{Pause: "<--on-pause>", Switch: "<--on-switch>", Resume: "<--on-resume>"}}
+}
+
+func (o *hookOptions) register(f *pflag.FlagSet) {
+	f.StringVar(&o.OnPause, "on-pause", "", "command that holds the application back")
+	f.StringVar(&o.OnSwitch, "on-switch", "", "command that points the application at PGBATON_TO_HOST, _PORT, _DATABASE")
+	f.StringVar(&o.OnResume, "on-resume", "", "command that lets the application go again")
+	f.StringVar(&o.OnAbort, "on-abort", "", "command that lets the application go where it came from, after an abort")
+}
+
+// mover makes hooks also of no commands at all.
+func (o *hookOptions) mover(s Surroundings) (Mover, error) {
+	return Hooks{OnPause: o.OnPause, OnSwitch: o.OnSwitch, OnResume: o.OnResume, OnAbort: o.OnAbort, Surroundings: s}, nil
 }
 
 // Names implements Mover. What the commands hold back is known to them alone.
@@ -60,6 +86,17 @@ func (h Hooks) Check(ctx context.Context, _ Route, _ time.Duration) (reasons []r
 	}
 	return reasons, ctx.Err()
 }
+
+// Rehearse implements Mover: a command is not run for nothing.
+func (h Hooks) Rehearse(context.Context, Route, time.Duration) (Rehearsal, error) {
+	return Rehearsal{How: "a hook is not run, its time comes on top"}, nil
+}
+
+// Again implements Mover: a command is not run for nothing.
+func (h Hooks) Again(context.Context, Route) error { return nil }
+
+// Look implements Mover: where the commands lead applications is known to them alone.
+func (h Hooks) Look(context.Context, Route, *postgres.Server, postgres.Beacon) []Sighting { return nil }
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./+-]+$`)
 
@@ -101,7 +138,7 @@ func (h Hooks) run(ctx context.Context, phase, command string, r Route) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // a grandchild that keeps our pipe open does not hold us
-	cmd.Env = append(withoutSecrets(os.Environ()), "PGBATON_PHASE="+phase, "PGBATON_MIGRATION="+r.Migration)
+	cmd.Env = append(without(os.Environ(), h.Secrets), "PGBATON_PHASE="+phase, "PGBATON_MIGRATION="+r.Migration)
 	for prefix, e := range map[string]Endpoint{"PGBATON_TO_": r.To, "PGBATON_FROM_": r.From} {
 		cmd.Env = append(cmd.Env, prefix+"SIDE="+string(e.Side), prefix+"HOST="+e.Host,
 			prefix+"PORT="+strconv.Itoa(e.Port), prefix+"DATABASE="+e.Database)
@@ -135,18 +172,12 @@ func (h Hooks) run(ctx context.Context, phase, command string, r Route) error {
 	return fmt.Errorf("hook --on-%s failed: %w%s", phase, err, said.suffix())
 }
 
-// withoutSecrets keeps connection strings and passwords away from commands that
-// do not need them.
-func withoutSecrets(env []string) []string {
-	var kept []string
-	for _, kv := range env {
-		switch name, _, _ := strings.Cut(kv, "="); name {
-		case "PGBATON_SOURCE", "PGBATON_TARGET", "PGBATON_SOURCE_FROM_TARGET", "PGBATON_TARGET_FROM_SOURCE", "PGBATON_PGBOUNCER", "PGPASSWORD":
-		default:
-			kept = append(kept, kv)
-		}
-	}
-	return kept
+// without takes variables out of an environment.
+func without(env, names []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return slices.Contains(names, name)
+	})
 }
 
 // lastWords keeps the end of what a command printed.

@@ -3,6 +3,7 @@ package traffic
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"pgbaton/internal/cluster"
@@ -36,5 +37,23 @@ func TestLineBreak(t *testing.T) {
 	must(t, hooks.Switch, r)
 	if text, err := os.ReadFile(told); err != nil || string(text) != r.To.Database {
 		t.Errorf("the hook was told %q, %v", text, err)
+	}
+}
+
+// TestHooksSeeNoSecrets: a hook sees the environment, but for what may hold a secret.
+func TestHooksSeeNoSecrets(t *testing.T) {
+	t.Setenv("PGBATON_SIGNPOST", "postgresql://me:hunter2@there/")
+	t.Setenv("PGBATON_SIGNPOST_COLOUR", "green")
+	told := filepath.Join(t.TempDir(), "told")
+	hooks := Hooks{OnSwitch: "env >" + told, Surroundings: Surroundings{Secrets: []string{"PGBATON_SIGNPOST"}}}
+	must(t, hooks.Switch, Route{Migration: "m"})
+	text, err := os.ReadFile(told)
+	if err != nil || strings.Contains(string(text), "hunter2") {
+		t.Errorf("the hook saw\n%s\n%v", text, err)
+	}
+	for _, line := range []string{"PGBATON_SIGNPOST_COLOUR=green", "PGBATON_PHASE=switch", "PGBATON_MIGRATION=m"} {
+		if !strings.Contains(string(text), line+"\n") {
+			t.Errorf("the hook did not see %s, but\n%s", line, text)
+		}
 	}
 }

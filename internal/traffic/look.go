@@ -3,9 +3,7 @@ package traffic
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -13,45 +11,54 @@ import (
 	"pgbaton/internal/postgres"
 )
 
-// Sighting is where a PgBouncer leads an application, as one sees that logs in there.
+// Sighting is where a mover leads an application, as one sees that logs in there.
 type Sighting struct {
-	Name string // of the PgBouncer, and of the database in it
+	Name string // of what is looked through, and of the database in it
 	postgres.Sight
 	Err    error // it could not be seen
-	Serves bool  // if so: the PgBouncer has connections to a server for that database
+	Serves bool  // if so: there are connections to a server for that database
+
+	AdmitRemedy   string // before a handover, if it could not be seen: so that it can be
+	PointRemedy   string // before a handover, if it leads elsewhere: so that it leads to the holder
+	PeekRemedy    string // after one, if it could not be seen: how to see it by other means
+	CorrectRemedy string // after one, if it leads elsewhere, or nowhere: so that it leads to the taker
 }
 
 // lookWithin bounds a look through one PgBouncer: its pool may be used up.
 const lookWithin = 2 * time.Second
 
-// Look logs in through each PgBouncer of a mover, by the name under which clients
-// connect, as the role of side's server. Whatever else moves traffic cannot be looked
-// through.
-func Look(ctx context.Context, m Mover, r Route, side *postgres.Server, b postgres.Beacon) (seen []Sighting) {
-	switch m := m.(type) {
-	case Several:
-		for _, one := range m {
-			seen = append(seen, Look(ctx, one, r, side, b)...)
+// Look implements Mover: it logs in through each PgBouncer by the name under which
+// clients connect.
+func (m *PgBouncers) Look(ctx context.Context, r Route, side *postgres.Server, b postgres.Beacon) []Sighting {
+	seen := make([]Sighting, len(m.all))
+	place := map[*pgBouncer]int{}
+	for i, one := range m.all {
+		place[one] = i
+	}
+	err := m.each(r, func(one *pgBouncer, database string) error {
+		s := sighting(fmt.Sprintf("%s %s, database %s", pgBouncerTitle, one.name, database))
+		if s.Sight, s.Err = one.look(ctx, database, side, b); s.Err != nil {
+			s.Serves = one.serves(ctx, database)
 		}
-	case *PgBouncers:
-		seen = make([]Sighting, len(m.all))
-		place := map[*pgBouncer]int{}
-		for i, one := range m.all {
-			place[one] = i
-		}
-		err := m.each(r, func(one *pgBouncer, database string) error {
-			s := Sighting{Name: fmt.Sprintf("PgBouncer %s, database %s", one.name, database)}
-			if s.Sight, s.Err = one.look(ctx, database, side, b); s.Err != nil {
-				s.Serves = one.serves(ctx, database)
-			}
-			seen[place[one]] = s
-			return nil
-		})
-		if err != nil {
-			return []Sighting{{Name: "PgBouncer", Err: err}}
-		}
+		seen[place[one]] = s
+		return nil
+	})
+	if err != nil {
+		s := sighting(pgBouncerTitle)
+		s.Err = err
+		return []Sighting{s}
 	}
 	return seen
+}
+
+// sighting is one that has not been seen yet.
+func sighting(name string) (s Sighting) {
+	s.Name = name
+	s.AdmitRemedy = "let pgbaton's role log in there (auth_file, auth_query), or look yourself"
+	s.PointRemedy = "name the database under which the application connects (--pgbouncer-database), or correct its entry and RELOAD"
+	s.PeekRemedy = "look yourself: PgBouncer's SHOW SERVERS says where its connections lead"
+	s.CorrectRemedy = "correct the entry and RELOAD, or remove what keeps PgBouncer from logging in there"
+	return s
 }
 
 // look connects as an application does, and sees where it is.
@@ -83,9 +90,4 @@ func (b *pgBouncer) serves(ctx context.Context, database string) (yes bool) {
 		return err
 	})
 	return err == nil && yes
-}
-
-// String is what people are told of it.
-func (e Endpoint) String() string {
-	return net.JoinHostPort(e.Host, strconv.Itoa(e.Port)) + "/" + e.Database
 }

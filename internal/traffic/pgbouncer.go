@@ -128,7 +128,7 @@ func (m *PgBouncers) clientDatabase(r Route) (string, error) {
 func (m *PgBouncers) Names() []string {
 	names := make([]string, len(m.all))
 	for i, b := range m.all {
-		names[i] = "PgBouncer " + b.name
+		names[i] = pgBouncerTitle + " " + b.name
 		if m.database != "" {
 			names[i] += ", database " + m.database
 		}
