@@ -54,7 +54,8 @@ ORDER BY 3, 1, 2, 4`
 
 // UserChecks lists the CHECK constraints that call the user's functions. Those that
 // a table inherits come with the table where they begin.
-func UserChecks(ctx context.Context, q Querier, v postgres.Version) ([]Check, error) {
+func UserChecks(ctx context.Context, q Querier) ([]Check, error) {
+	v := postgres.VersionOf(q)
 	enforced := ""
 	if v.Major() >= 18 {
 		enforced = "AND k.conenforced"

@@ -72,7 +72,8 @@ ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C"`
 
 // ConfigTables lists the extensions' tables with rows of the user's, by name. They
 // come with their extension, whatever a selection leaves out.
-func ConfigTables(ctx context.Context, q Querier, v postgres.Version) ([]ConfigTable, error) {
+func ConfigTables(ctx context.Context, q Querier) ([]ConfigTable, error) {
+	v := postgres.VersionOf(q)
 	generated := "AND a.attgenerated = ''"
 	if v.Major() < 12 {
 		generated = ""

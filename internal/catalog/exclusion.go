@@ -194,7 +194,7 @@ ORDER BY n.nspname::text COLLATE "C"`
 // Excluded lists what a selection leaves out. A schema into which an extension
 // was put stays, without its relations: pg_dump takes the extension along
 // whatever is excluded.
-func Excluded(ctx context.Context, q Querier, _ postgres.Version, sel Selection) (x Exclusion, err error) {
+func Excluded(ctx context.Context, q Querier, sel Selection) (x Exclusion, err error) {
 	if sel.IsZero() {
 		return x, nil
 	}
@@ -341,7 +341,8 @@ ORDER BY n.nspname::text COLLATE "C", c.relname::text COLLATE "C", k.conname::te
 
 // LostForeignKeys lists the foreign keys that an included table cannot keep,
 // because rows they refer to are left out. pg_dump writes them all the same.
-func LostForeignKeys(ctx context.Context, q Querier, v postgres.Version, x Exclusion) ([]LostForeignKey, error) {
+func LostForeignKeys(ctx context.Context, q Querier, x Exclusion) ([]LostForeignKey, error) {
+	v := postgres.VersionOf(q)
 	if x.IsZero() {
 		return nil, nil
 	}

@@ -34,7 +34,7 @@ func TestOrderedForeignKeys(t *testing.T) {
 	for _, major := range []int{10, 12, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
-			conn, _, _ := database(t, major, sql)
+			conn, _ := database(t, major, sql)
 			keys, err := catalog.ForeignKeys(t.Context(), conn)
 			if err != nil {
 				t.Fatal(err)
@@ -63,7 +63,7 @@ func TestIndexWork(t *testing.T) {
 	for _, major := range []int{10, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
-			conn, _, _ := database(t, major, sql)
+			conn, _ := database(t, major, sql)
 			indexes, err := catalog.Indexes(t.Context(), conn)
 			if err != nil {
 				t.Fatal(err)

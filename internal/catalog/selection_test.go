@@ -91,7 +91,7 @@ func schemas(text string) catalog.Selection { return catalog.Selection{Schemas: 
 
 // database makes one on a server and connects to it, with the search_path of
 // our own sessions.
-func database(t *testing.T, major int, sql ...string) (*pgx.Conn, postgres.Version, string) {
+func database(t *testing.T, major int, sql ...string) (*postgres.Session, string) {
 	t.Helper()
 	c := pgtest.Start(t, major)
 	pgtest.Exec(t, c.ConnString("postgres"), `CREATE DATABASE d`)
@@ -106,7 +106,7 @@ func database(t *testing.T, major int, sql ...string) (*pgx.Conn, postgres.Versi
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return conn, s.Version(), uri
+	return conn, uri
 }
 
 // names are those that PostgreSQL's own patterns can be tried on.
@@ -121,7 +121,7 @@ var created = regexp.MustCompile(`(?s)CREATE TABLE "S\.x"\.(\w+|"(?:[^"]|"")+") 
 // TestPatterns compares with pg_dump, which is given the same patterns.
 func TestPatterns(t *testing.T) {
 	t.Parallel()
-	conn, v, uri := database(t, 17)
+	conn, uri := database(t, 17)
 	if _, err := conn.Exec(t.Context(), `CREATE SCHEMA "S.x"`); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestPatterns(t *testing.T) {
 		slices.Sort(want)
 		found += len(want)
 		for _, text := range []string{pattern, `"S.x".` + pattern, `"S.x"*.` + pattern} {
-			got, err := catalog.Tables(t.Context(), conn, v, tables(text))
+			got, err := catalog.Tables(t.Context(), conn, tables(text))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -204,7 +204,7 @@ func TestSelect(t *testing.T) {
 	for _, major := range []int{12, 19} {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
-			conn, v, _ := database(t, major, familySQL)
+			conn, _ := database(t, major, familySQL)
 			const everything = "app.customers app.events_2020 app.orders ext.mine ops.base ops.child ops.grandchild ops.other parts.leaf | app.orders_id_seq app.orders_n_seq app.owned ops.free | app.m_orders ops.m_both"
 			for name, test := range map[string]struct {
 				selection
@@ -250,7 +250,7 @@ func TestSelect(t *testing.T) {
 				"types alone": {selection{Schemas: []string{"app", `"Types"`}, ExcludeTables: []string{`"Types".*`}}, "app.customers app.events_2020 app.orders | app.orders_id_seq app.orders_n_seq app.owned | app.m_orders",
 					"ops parts public", "ext.mine", "", `--exclude-table "Types".*`},
 			} {
-				list, err := catalog.Tables(t.Context(), conn, v, test.selection)
+				list, err := catalog.Tables(t.Context(), conn, test.selection)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -283,7 +283,7 @@ func TestSelect(t *testing.T) {
 					}
 				}
 				equal("included", strings.Join(have, " "), test.included)
-				x, err := catalog.Excluded(t.Context(), conn, v, test.selection)
+				x, err := catalog.Excluded(t.Context(), conn, test.selection)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -308,7 +308,7 @@ func TestSelect(t *testing.T) {
 					}
 				}
 			}
-			if _, err := catalog.Tables(t.Context(), conn, v, tables("(")); err == nil {
+			if _, err := catalog.Tables(t.Context(), conn, tables("(")); err == nil {
 				t.Error("a pattern that is none is taken")
 			}
 		})
@@ -325,25 +325,25 @@ func idents(list []postgres.Ident) string {
 
 // counting is a Querier that counts what it is asked.
 type counting struct {
-	catalog.Querier
+	*postgres.Session
 	queries int
 }
 
 func (c *counting) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	c.queries++
-	return c.Querier.Query(ctx, sql, args...)
+	return c.Session.Query(ctx, sql, args...)
 }
 
 // TestZeroCostsNothing: these run while applications wait.
 func TestZeroCostsNothing(t *testing.T) {
 	t.Parallel()
-	conn, v, _ := database(t, 12)
-	q := &counting{Querier: conn}
+	conn, _ := database(t, 12)
+	q := &counting{Session: conn}
 	var zero catalog.Selection
-	_, err := catalog.Tables(t.Context(), q, v, zero)
+	_, err := catalog.Tables(t.Context(), q, zero)
 	_, err2 := catalog.Sequences(t.Context(), q, zero)
 	_, err3 := catalog.MatViews(t.Context(), q, zero)
-	x, err4 := catalog.Excluded(t.Context(), q, v, zero)
+	x, err4 := catalog.Excluded(t.Context(), q, zero)
 	if err != nil || err2 != nil || err3 != nil || err4 != nil {
 		t.Fatal(err, err2, err3, err4)
 	}
@@ -373,12 +373,12 @@ func TestLostForeignKeys(t *testing.T) {
 				CREATE TABLE a.refers1 PARTITION OF a.refers FOR VALUES FROM (0) TO (2)`
 				want = append(want, `"a"."refers" whole "a"."root" true`, `"a"."root" part "b"."gone" false`)
 			}
-			conn, v, _ := database(t, major, sql)
-			x, err := catalog.Excluded(t.Context(), conn, v, catalog.Selection{ExcludeSchemas: []string{"b"}})
+			conn, _ := database(t, major, sql)
+			x, err := catalog.Excluded(t.Context(), conn, catalog.Selection{ExcludeSchemas: []string{"b"}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			keys, err := catalog.LostForeignKeys(t.Context(), conn, v, x)
+			keys, err := catalog.LostForeignKeys(t.Context(), conn, x)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -389,7 +389,7 @@ func TestLostForeignKeys(t *testing.T) {
 			if !slices.Equal(have, want) {
 				t.Errorf("found\n%s\nexpected\n%s", strings.Join(have, "\n"), strings.Join(want, "\n"))
 			}
-			if keys, err := catalog.LostForeignKeys(t.Context(), conn, v, catalog.Exclusion{}); err != nil || keys != nil {
+			if keys, err := catalog.LostForeignKeys(t.Context(), conn, catalog.Exclusion{}); err != nil || keys != nil {
 				t.Error(keys, err)
 			}
 		})

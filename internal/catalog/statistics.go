@@ -35,7 +35,8 @@ func FreshStatistics(ctx context.Context, q Querier) (map[postgres.Ident]bool, e
 
 // HaveStatistics lists the ordinary tables of which every column has statistics that
 // can have some.
-func HaveStatistics(ctx context.Context, q Querier, v postgres.Version) (map[postgres.Ident]bool, error) {
+func HaveStatistics(ctx context.Context, q Querier) (map[postgres.Ident]bool, error) {
+	v := postgres.VersionOf(q)
 	generated := ""
 	if v.Major() >= 12 {
 		generated = "AND a.attgenerated <> 'v'" // virtual ones have none

@@ -158,17 +158,18 @@ var typesWithoutEquality = []uint32{114, 142, 600, 601, 602, 603, 604, 628, 718}
 // Tables lists every table and leaf partition that a migration includes, by
 // name, with columns in their order. To measure a table the server takes a lock on
 // it, and looks at its files.
-func Tables(ctx context.Context, q Querier, v postgres.Version, sel Selection) ([]Table, error) {
-	return tables(ctx, q, v, sel, "pg_catalog.pg_table_size(c.oid), pg_catalog.pg_relation_size(c.oid)")
+func Tables(ctx context.Context, q Querier, sel Selection) ([]Table, error) {
+	return tables(ctx, q, sel, "pg_catalog.pg_table_size(c.oid), pg_catalog.pg_relation_size(c.oid)")
 }
 
 // Shapes is Tables without the sizes: it reads catalogs alone, so that it neither
 // waits for anybody nor takes long.
-func Shapes(ctx context.Context, q Querier, v postgres.Version, sel Selection) ([]Table, error) {
-	return tables(ctx, q, v, sel, "0::bigint, 0::bigint")
+func Shapes(ctx context.Context, q Querier, sel Selection) ([]Table, error) {
+	return tables(ctx, q, sel, "0::bigint, 0::bigint")
 }
 
-func tables(ctx context.Context, q Querier, v postgres.Version, sel Selection, sizes string) ([]Table, error) {
+func tables(ctx context.Context, q Querier, sel Selection, sizes string) ([]Table, error) {
+	v := postgres.VersionOf(q)
 	keyColumns, generated := "i.indnkeyatts", "a.attgenerated <> ''"
 	if v.Major() < 11 {
 		keyColumns = "i.indnatts"

@@ -15,8 +15,8 @@ func TestSizes(t *testing.T) {
 		INSERT INTO wide SELECT repeat('x', 100000) FROM generate_series(1, 20);
 		CREATE TABLE narrow (i int);
 		INSERT INTO narrow SELECT generate_series(1, 100000)`
-	conn, version, _ := database(t, 15, sql)
-	tables, err := catalog.Tables(t.Context(), conn, version, catalog.Selection{})
+	conn, _ := database(t, 15, sql)
+	tables, err := catalog.Tables(t.Context(), conn, catalog.Selection{})
 	if err != nil || len(tables) != 2 {
 		t.Fatal(tables, err)
 	}

@@ -7,27 +7,26 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/pgtest"
+	"pgbaton/internal/postgres"
 )
 
 // ourSlot is the name of the one slot on a server.
-func ourSlot(t *testing.T, conn *pgx.Conn) string {
+func ourSlot(t *testing.T, conn postgres.DB) string {
 	t.Helper()
 	return pgtest.QueryValue[string](t, conn, `SELECT slot_name::text FROM pg_replication_slots WHERE slot_name LIKE 'pgbaton\_%'`)
 }
 
 // tamperings are what somebody else may do to a slot that nothing of ours reads.
-var tamperings = map[string]func(t *testing.T, conn *pgx.Conn, slot string){
-	"advanced": func(t *testing.T, conn *pgx.Conn, slot string) {
+var tamperings = map[string]func(t *testing.T, conn postgres.DB, slot string){
+	"advanced": func(t *testing.T, conn postgres.DB, slot string) {
 		mustExec(t, conn, fmt.Sprintf(`SELECT pg_replication_slot_advance('%s', pg_current_wal_lsn())`, slot))
 	},
-	"made again": func(t *testing.T, conn *pgx.Conn, slot string) {
+	"made again": func(t *testing.T, conn postgres.DB, slot string) {
 		mustExec(t, conn, fmt.Sprintf(`SELECT pg_drop_replication_slot('%s')`, slot))
 		mustExec(t, conn, fmt.Sprintf(`SELECT pg_create_logical_replication_slot('%s', 'pgoutput')`, slot))
 	},
-	"read": func(t *testing.T, conn *pgx.Conn, slot string) {
+	"read": func(t *testing.T, conn postgres.DB, slot string) {
 		mustExec(t, conn, fmt.Sprintf(`SELECT pg_logical_slot_get_binary_changes('%[1]s', NULL, NULL, 'proto_version', '1', 'publication_names', '%[1]s')`, slot))
 	},
 }
@@ -158,7 +157,7 @@ func gapMove(t *testing.T) *move {
 }
 
 // tampered writes rows and lets somebody make the slot leave them out.
-func (m *move) tampered(tamper func(*testing.T, *pgx.Conn, string)) {
+func (m *move) tampered(tamper func(*testing.T, postgres.DB, string)) {
 	m.t.Helper()
 	source := pgtest.Connect(m.t, m.sourceURI())
 	mustExec(m.t, source, `INSERT INTO t SELECT generate_series(101, 150)`)

@@ -6,10 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/fence"
 	"pgbaton/internal/pgtest"
+	"pgbaton/internal/postgres"
 )
 
 // reasons runs a command that is refused and returns its reasons: why, remedy.
@@ -23,7 +22,7 @@ func (m *move) reasons(args ...string) (reasons [][2]string) {
 }
 
 // writer is a session that may change what a fence makes read-only.
-func writer(t *testing.T, uri string) *pgx.Conn {
+func writer(t *testing.T, uri string) *postgres.Session {
 	t.Helper()
 	conn := pgtest.Connect(t, uri)
 	mustExec(t, conn, `SET default_transaction_read_only = off`)
@@ -44,7 +43,7 @@ func TestJournalNeeded(t *testing.T) {
 	source, target := pgtest.Connect(t, m.sourceURI()), writer(t, m.targetURI())
 	const saved = ` FROM pgbaton.journal WHERE kind = 'fence' AND key = 'saved'`
 	for _, damage := range []struct {
-		conn *pgx.Conn
+		conn postgres.DB
 		sql  string
 		says string
 	}{
@@ -90,7 +89,7 @@ func TestJournalNeeded(t *testing.T) {
 	if notes := s["findings"].([]any); len(notes) != 2 || s["phase"] != "streaming" {
 		t.Errorf("damaged entries that only status reads: %v", s)
 	} else {
-		for i, conn := range []*pgx.Conn{target, source} { // in the order in which they are read
+		for i, conn := range []postgres.DB{target, source} { // in the order in which they are read
 			mustExec(t, conn, notes[i].(map[string]any)["remedy"].(string))
 		}
 	}

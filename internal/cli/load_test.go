@@ -13,10 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
+	"pgbaton/internal/postgres"
 )
 
 // loadSQL makes tables of some size that foreign keys connect, partitions, small
@@ -64,7 +63,7 @@ DO $$ BEGIN
 END $$;`
 
 // loadWrites changes what loadSQL made, in one transaction that spans tables.
-func loadWrites(ctx context.Context, conn *pgx.Conn, i int) error {
+func loadWrites(ctx context.Context, conn postgres.DB, i int) error {
 	id := 100000 + i
 	_, err := conn.Exec(ctx, fmt.Sprintf(`
 		BEGIN;
@@ -270,7 +269,7 @@ func TestResume(t *testing.T) {
 				t.Fatalf("writes:\n%s", strings.Join(problems, "\n"))
 			}
 			m.run(0, "finish", "--yes", "--unfence")
-			for side, conn := range map[string]*pgx.Conn{"source": source, "target": target} {
+			for side, conn := range map[string]postgres.DB{"source": source, "target": target} {
 				if n := pgtest.QueryValue[int](t, conn, `SELECT (SELECT count(*) FROM pg_publication)::int + (SELECT count(*) FROM pg_replication_slots)::int + (SELECT count(*) FROM pg_subscription)::int`); n != 0 {
 					t.Errorf("%d objects are left on the %s", n, side)
 				}

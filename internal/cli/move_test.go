@@ -15,6 +15,7 @@ import (
 
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
+	"pgbaton/internal/postgres"
 )
 
 // move is a migration between two clusters, driven through the program.
@@ -195,7 +196,7 @@ func (m *move) nastyWrites(ctx context.Context, uri string, from int) {
 	conn.Close(ctx)
 }
 
-func mustExec(t *testing.T, conn *pgx.Conn, sql string) {
+func mustExec(t *testing.T, conn postgres.DB, sql string) {
 	t.Helper()
 	if _, err := conn.Exec(t.Context(), sql); err != nil {
 		t.Fatalf("%s: %v", sql, err)

@@ -5,9 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/pgtest"
+	"pgbaton/internal/postgres"
 )
 
 // disturbed makes tables, triggers and grants that a migration changes for its time,
@@ -32,7 +31,7 @@ func (m *move) disturbed() {
 }
 
 // people does what people do to a side.
-func people(t *testing.T, conn *pgx.Conn) {
+func people(t *testing.T, conn postgres.DB) {
 	t.Helper()
 	for _, sql := range []string{
 		`SET default_transaction_read_only = off`,
@@ -48,7 +47,7 @@ func people(t *testing.T, conn *pgx.Conn) {
 }
 
 // asBefore requires a side to be as it was, but for what people did.
-func asBefore(t *testing.T, conn *pgx.Conn) {
+func asBefore(t *testing.T, conn postgres.DB) {
 	t.Helper()
 	identities := pgtest.QueryValue[string](t, conn, `SELECT string_agg(relname || ' ' || relreplident::text, ', ' ORDER BY relname)
 		FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r' AND relname ~ '^[a-e]_'`)

@@ -213,7 +213,7 @@ func (s Saved) SaveSQL() (string, error) {
 // transaction, once: raising a raised fence again changes nothing. instead, if
 // not nil, is what shall be restored later in place of what is found: the
 // grants of a database that was made for the migration. It returns what was saved.
-func Raise(ctx context.Context, conn *pgx.Conn, database string, keep []string, instead *Saved) (saved *Saved, err error) {
+func Raise(ctx context.Context, conn *postgres.Session, database string, keep []string, instead *Saved) (saved *Saved, err error) {
 	err = postgres.Durably(ctx, conn, func(tx pgx.Tx) error {
 		now, err := Read(ctx, tx)
 		if err != nil {

@@ -27,7 +27,7 @@ func BarrierSQL(database string) string {
 // may not create databases, or the new name is taken
 // (src/backend/commands/dbcommands.c, RenameDatabase). That error is success; a
 // lock timeout is not.
-func Barrier(ctx context.Context, conn *pgx.Conn, database string, timeout time.Duration) error {
+func Barrier(ctx context.Context, conn *postgres.Session, database string, timeout time.Duration) error {
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", max(1, timeout.Milliseconds()))); err != nil {
 			return err
@@ -76,7 +76,7 @@ WHERE a.datname = pg_catalog.current_database() AND a.backend_start <= $1::times
 ORDER BY a.pid`
 
 // Look only looks for strangers, so that the session knows the statement.
-func Look(ctx context.Context, conn *pgx.Conn, pattern string) error {
+func Look(ctx context.Context, conn *postgres.Session, pattern string) error {
 	_, err := conn.Exec(ctx, strangersSQL, "-infinity", []int32{}, pattern, providerRoles)
 	return err
 }
@@ -86,7 +86,7 @@ func Look(ctx context.Context, conn *pgx.Conn, pattern string) error {
 // (c and d of rule 2). ours are the pids of pgbaton's own sessions; pattern matches
 // the names of its slots and subscriptions. It returns provider-owned sessions
 // that cannot be ended, for a person to see.
-func Evict(ctx context.Context, conn *pgx.Conn, ours []int32, pattern string) (provider []string, err error) {
+func Evict(ctx context.Context, conn *postgres.Session, ours []int32, pattern string) (provider []string, err error) {
 	var moment string
 	if err := conn.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()::text`).Scan(&moment); err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func Evict(ctx context.Context, conn *pgx.Conn, ours []int32, pattern string) (p
 }
 
 // terminate signals all sessions in one statement: those who wait, wait for it.
-func terminate(ctx context.Context, conn *pgx.Conn, sessions []session) error {
+func terminate(ctx context.Context, conn *postgres.Session, sessions []session) error {
 	pids := make([]int32, len(sessions))
 	for i, s := range sessions {
 		pids[i] = s.PID
@@ -153,7 +153,7 @@ func describe(sessions []session) string {
 
 // noPrepared fails when a prepared transaction waits in the database: it could
 // be committed, and write, at any time.
-func noPrepared(ctx context.Context, conn *pgx.Conn) error {
+func noPrepared(ctx context.Context, conn *postgres.Session) error {
 	names, err := Prepared(ctx, conn)
 	if err == nil && len(names) > 0 {
 		err = fmt.Errorf("prepared transactions in the database: %s", strings.Join(names, ", "))

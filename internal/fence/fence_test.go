@@ -18,7 +18,7 @@ import (
 
 // fenced prepares a database "app" with a table, a role app, and pgbaton's
 // schema, and returns the session that fences.
-func prepare(t *testing.T, major int) (app func() (*pgx.Conn, error), conn *pgx.Conn) {
+func prepare(t *testing.T, major int) (app func() (*pgx.Conn, error), conn *postgres.Session) {
 	t.Helper()
 	c := pgtest.Start(t, major)
 	pgtest.Exec(t, c.ConnString("postgres"), `CREATE ROLE app LOGIN`, `CREATE DATABASE app OWNER app`)
@@ -38,7 +38,7 @@ func prepare(t *testing.T, major int) (app func() (*pgx.Conn, error), conn *pgx.
 }
 
 // raise does what the handover's phase does.
-func raise(ctx context.Context, conn *pgx.Conn) error {
+func raise(ctx context.Context, conn *postgres.Session) error {
 	if _, err := fence.Raise(ctx, conn, "app", []string{"postgres"}, nil); err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 // is written to a published table from here on can be seen in it (f of rule 2).
 // It lives as long as the session, at most. Its creation waits for transactions
 // open in the whole cluster.
-func OpenLeakCheck(ctx context.Context, conn *pgx.Conn, slot string) error {
+func OpenLeakCheck(ctx context.Context, conn *postgres.Session, slot string) error {
 	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', true)`, slot)
 	return err
 }
@@ -28,7 +28,7 @@ const tryFor = 500 * time.Millisecond
 
 // TryLeakCheck makes the slot, reads it if publications are named, and drops it.
 // busy says that open transactions kept it from being made in time.
-func TryLeakCheck(ctx context.Context, conn *pgx.Conn, slot string, publications []string) (busy bool, err error) {
+func TryLeakCheck(ctx context.Context, conn *postgres.Session, slot string, publications []string) (busy bool, err error) {
 	if _, err := conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", tryFor.Milliseconds())); err != nil {
 		return false, err
 	}
@@ -49,14 +49,14 @@ func TryLeakCheck(ctx context.Context, conn *pgx.Conn, slot string, publications
 }
 
 // CloseLeakCheck drops the slot.
-func CloseLeakCheck(ctx context.Context, conn *pgx.Conn, slot string) error {
+func CloseLeakCheck(ctx context.Context, conn *postgres.Session, slot string) error {
 	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, slot)
 	return err
 }
 
 // Leaks peeks into the slot and lists the published tables that somebody other
 // than pgbaton has written to since the fence.
-func Leaks(ctx context.Context, conn *pgx.Conn, slot string, publications []string) ([]string, error) {
+func Leaks(ctx context.Context, conn *postgres.Session, slot string, publications []string) ([]string, error) {
 	quoted := make([]string, len(publications))
 	for i, p := range publications {
 		quoted[i] = postgres.QuoteIdent(p)

@@ -88,7 +88,7 @@ func (s Saved) LiftSQL(ctx context.Context, db postgres.DB, database string) ([]
 // that is fenced, should the journal have lost it. left tells of grants of roles that
 // are gone, now is what the side lets in by that; nil when it was not fenced. The error may
 // be a *NotOpen.
-func Lift(ctx context.Context, conn *pgx.Conn, database string, remembered *Saved) (now *Saved, left []refusal.Reason, err error) {
+func Lift(ctx context.Context, conn *postgres.Session, database string, remembered *Saved) (now *Saved, left []refusal.Reason, err error) {
 	var notOpen *NotOpen
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		saved, err := Raised(ctx, tx)

@@ -17,7 +17,7 @@ var errRehearsed = errors.New("the rehearsal is over")
 // Rehearse raises the fence and lifts it again in a transaction that is rolled
 // back: it says whether both could be done, and whether every grant would come back
 // as it was. Nobody waits for it, and nobody is kept out.
-func Rehearse(ctx context.Context, conn *pgx.Conn, database string, keep []string) error {
+func Rehearse(ctx context.Context, conn *postgres.Session, database string, keep []string) error {
 	return rolledBack(ctx, conn, func(tx pgx.Tx) error {
 		before, err := Read(ctx, tx)
 		if err != nil {
@@ -36,7 +36,7 @@ func Rehearse(ctx context.Context, conn *pgx.Conn, database string, keep []strin
 
 // RehearseLift lifts a raised fence in a transaction that is rolled back. A side that
 // is not fenced has nothing to lift.
-func RehearseLift(ctx context.Context, conn *pgx.Conn, database string) error {
+func RehearseLift(ctx context.Context, conn *postgres.Session, database string) error {
 	return rolledBack(ctx, conn, func(tx pgx.Tx) error {
 		saved, err := Raised(ctx, tx)
 		if err != nil || saved == nil {
@@ -68,7 +68,7 @@ func liftAndCompare(ctx context.Context, tx pgx.Tx, database string, saved Saved
 	return nil
 }
 
-func rolledBack(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
+func rolledBack(ctx context.Context, conn *postgres.Session, f func(pgx.Tx) error) error {
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := f(tx); err != nil {
 			return err

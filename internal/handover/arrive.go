@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/event"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
@@ -20,14 +18,14 @@ import (
 func (r *run) readyAddresses(ctx context.Context, through bool) (reasons []refusal.Reason, err error) {
 	beacon, err := postgres.LightBeacon(ctx, r.taker)
 	if err != nil {
-		return nil, postgres.Wrap(r.Taker.Side, "marking the server", err)
+		return nil, r.Taker.Wrap("marking the server", err)
 	}
 	why, err := r.Taker.LeadsTo(ctx, beacon)
 	if err == nil {
 		err = beacon.PutOut(ctx, r.taker)
 	}
 	if err != nil {
-		return nil, postgres.Wrap(r.Taker.Side, "logging in by its address", err)
+		return nil, r.Taker.Wrap("logging in by its address", err)
 	}
 	if why != "" {
 		reasons = append(reasons, refusal.Reason{Why: fmt.Sprintf("the address to which traffic would be led is not that of the %s: %s", r.Taker.Side, why),
@@ -56,11 +54,11 @@ func (r *run) readyAddresses(ctx context.Context, through bool) (reasons []refus
 }
 
 // look looks through what stands before a side.
-func (r *run) look(ctx context.Context, p Party, conn *pgx.Conn) ([]traffic.Sighting, error) {
+func (r *run) look(ctx context.Context, p Party, conn *postgres.Session) ([]traffic.Sighting, error) {
 	beacon, err := postgres.LightBeacon(ctx, conn)
 	if err != nil {
-		return nil, postgres.Wrap(p.Side, "marking the server", err)
+		return nil, p.Wrap("marking the server", err)
 	}
 	seen := r.Traffic.Look(ctx, r.Route(), p.Server, beacon)
-	return seen, postgres.Wrap(p.Side, "taking the mark from the server", beacon.PutOut(ctx, conn))
+	return seen, p.Wrap("taking the mark from the server", beacon.PutOut(ctx, conn))
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 
 	"pgbaton/internal/event"
-	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
 )
 
@@ -20,9 +19,9 @@ type configRows struct {
 // presetConfigs gives the taker what the holder's extensions keep for the user, before
 // anyone waits: behind the fence only what has changed since is given again.
 func (r *run) presetConfigs(ctx context.Context) error {
-	configs, left, err := schema.ReadConfigs(ctx, r.holderSide.watch, r.taker, r.Holder.Version(), r.Taker.Version())
+	configs, left, err := schema.ReadConfigs(ctx, r.holderSide.watch, r.taker)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "listing the tables of extensions", err)
+		return r.Holder.Wrap("listing the tables of extensions", err)
 	}
 	for _, text := range left {
 		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: text, Remedy: "move them by hand, or by the extension's own means"})
@@ -31,7 +30,7 @@ func (r *run) presetConfigs(ctx context.Context) error {
 	for _, c := range configs {
 		rows, err := c.Read(ctx, r.holderSide.watch)
 		if err != nil {
-			return postgres.Wrap(r.Holder.Side, "reading the rows of extensions", err)
+			return r.Holder.Wrap("reading the rows of extensions", err)
 		}
 		if err := r.writeConfig(ctx, c, rows); err != nil {
 			return err
@@ -70,5 +69,5 @@ func (r *run) writeConfig(ctx context.Context, c schema.Config, rows []byte) err
 	if unheard != nil {
 		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: c.Unheard(unheard), Remedy: schema.UnheardRemedy})
 	}
-	return postgres.Wrap(r.Taker.Side, "writing the rows of extensions", err)
+	return r.Taker.Wrap("writing the rows of extensions", err)
 }

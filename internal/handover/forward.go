@@ -60,7 +60,7 @@ func (r *run) open(ctx context.Context) error {
 			if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
 				hint = r.mend(damaged) + "; then run the same command again"
 			}
-			r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "restoring event triggers", err, hint))
+			r.problems = append(r.problems, r.Taker.WrapHint("restoring event triggers", err, hint))
 		}
 	}
 	return r.openTaker(ctx)
@@ -71,7 +71,7 @@ func (r *run) open(ctx context.Context) error {
 func (r *run) settle(ctx context.Context) error {
 	// Our session alive: nobody has had the lock since, and moved on.
 	if err := r.taker.Ping(ctx); err != nil {
-		return postgres.WrapHint(r.Taker.Side, "tidying up", err, again)
+		return r.Taker.WrapHint("tidying up", err, again)
 	}
 	var errs []error
 	try := func(side postgres.Side, doing string, err error) {
@@ -105,7 +105,7 @@ func (r *run) settle(ctx context.Context) error {
 	}
 	left, err := replication.ValidateWithheld(ctx, r.taker)
 	for _, l := range left {
-		errs = append(errs, postgres.WrapHint(r.Taker.Side, "completing the foreign keys between groups", errors.New(l.Why), again))
+		errs = append(errs, r.Taker.WrapHint("completing the foreign keys between groups", errors.New(l.Why), again))
 	}
 	try(r.Taker.Side, "validating the foreign keys between groups", err)
 	not, err := schema.ValidateChecks(ctx, r.taker)

@@ -17,8 +17,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
@@ -76,11 +74,11 @@ var Phases = []string{PhaseReady, PhasePrepare, PhasePause, PhaseFence, PhaseDra
 // run is one handover in progress.
 type run struct {
 	Config
-	holder, taker         *pgx.Conn // the sessions that hold the lock on either side
-	holderSide, takerSide side      // for what runs beside the drain
-	id                    string    // of the migration
-	by                    string    // this process, as the journal names it
-	title                 string    // of refusals: the command that a person ran
+	holder, taker         *postgres.Session // the sessions that hold the lock on either side
+	holderSide, takerSide side              // for what runs beside the drain
+	id                    string            // of the migration
+	by                    string            // this process, as the journal names it
+	title                 string            // of refusals: the command that a person ran
 	attempt               int64
 	blind                 bool  // the holder was out of reach once: others may have acted without it
 	generation            int64 // that the holder took
@@ -116,7 +114,7 @@ const again = "remove the cause, and run the same command again: it continues fr
 // again. What could not be undone by then, the guardian goes on trying.
 const undoTimeout = 20 * time.Second
 
-func newRun(c Config, holder, taker *pgx.Conn) *run {
+func newRun(c Config, holder, taker *postgres.Session) *run {
 	return &run{Config: c, holder: holder, taker: taker, by: rand.Text(), title: c.Command, result: Result{
 		Command: c.Command, Baton: c.Holder.Side, From: c.Holder.Side, To: c.Taker.Side, Began: time.Now(), Phases: []PhaseTime{}}}
 }
@@ -126,7 +124,7 @@ func newRun(c Config, holder, taker *pgx.Conn) *run {
 // What an earlier handover left, of either direction, is undone or completed
 // first. Its error is a *refusal.Refusal, *Aborted, *AfterPass, *Unknown, or one
 // from before anything was done.
-func Run(ctx context.Context, c Config, holder, taker *pgx.Conn) (Result, error) {
+func Run(ctx context.Context, c Config, holder, taker *postgres.Session) (Result, error) {
 	r := newRun(c, holder, taker)
 	passed, err := r.begin(ctx)
 	var damaged *journal.Damaged
@@ -200,7 +198,7 @@ func (r *run) judge(ctx context.Context) (here, there *journal.Record, err error
 // Look refuses a handover that could not begin, with all reasons, or shows its
 // forecast. It makes nobody wait. Where an earlier handover is to be undone or
 // completed first nothing can be said of the next.
-func Look(ctx context.Context, c Config, holder, taker *pgx.Conn) error {
+func Look(ctx context.Context, c Config, holder, taker *postgres.Session) error {
 	r := newRun(c, holder, taker)
 	here, _, err := r.judge(ctx)
 	if err != nil || !here.Took {
@@ -231,12 +229,12 @@ func Look(ctx context.Context, c Config, holder, taker *pgx.Conn) error {
 	return r.ready(ctx)
 }
 
-func (r *run) readRecord(ctx context.Context, p Party, conn *pgx.Conn) (*journal.Record, error) {
+func (r *run) readRecord(ctx context.Context, p Party, conn *postgres.Session) (*journal.Record, error) {
 	record, err := journal.Read(ctx, conn)
 	if err == nil && record == nil {
 		err = errors.New("it has no record of the migration")
 	}
-	return record, postgres.Wrap(p.Side, "reading the baton", err)
+	return record, p.Wrap("reading the baton", err)
 }
 
 // reversed is the handover in the other direction.
@@ -259,16 +257,16 @@ func (r *run) undoLeftovers(ctx context.Context) error {
 	if closed == nil {
 		saved, err := fence.Raised(ctx, r.holder)
 		if err != nil {
-			return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
+			return r.Holder.Wrap("looking for a fence", err)
 		}
 		fenced = saved != nil
 	}
 	paused, err := ReadPaused(ctx, r.holder)
 	if err != nil || !fenced && paused == nil {
-		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
+		return r.Holder.Wrap("reading the journal", err)
 	}
 	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
-		return postgres.Wrap(r.Holder.Side, "taking over an earlier handover", err)
+		return r.Holder.Wrap("taking over an earlier handover", err)
 	}
 	if closed == nil {
 		r.Observe(event.Warning{Side: string(r.Holder.Side),
@@ -281,13 +279,13 @@ func (r *run) undoLeftovers(ctx context.Context) error {
 	}
 	var ajar error
 	if fenced {
-		if ajar = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoFence(ctx), again); ajar != nil && !serves(r.Holder, ajar) {
+		if ajar = r.Holder.WrapHint("undoing an earlier handover", r.undoFence(ctx), again); ajar != nil && !serves(r.Holder, ajar) {
 			return ajar
 		}
 	}
 	held := r.canLetGo(paused)
 	if held == nil {
-		held = postgres.WrapHint(r.Holder.Side, "undoing an earlier handover", r.undoPause(ctx), again)
+		held = r.Holder.WrapHint("undoing an earlier handover", r.undoPause(ctx), again)
 	}
 	if fenced {
 		if err := r.flowAgain(ctx); err != nil {
@@ -436,7 +434,7 @@ func (r *run) forward(ctx context.Context) (Result, error) {
 	// Unless the taker is open nothing may point at it.
 	if err := r.timed(ctx, phase{name: PhaseOpen, do: r.open}); err != nil {
 		r.guardEnds(false)
-		return r.result, &AfterPass{Problems: []error{postgres.WrapHint(r.Taker.Side, "opening the side that has the baton", err, again)}}
+		return r.result, &AfterPass{Problems: []error{r.Taker.WrapHint("opening the side that has the baton", err, again)}}
 	}
 	if !r.fenced.IsZero() {
 		r.result.DatabasePauseMS = event.MS(time.Since(r.fenced))

@@ -26,7 +26,7 @@ type LastWord struct {
 }
 
 // ReadLastWord reads it.
-func ReadLastWord(ctx context.Context, c Config, taker *pgx.Conn) (LastWord, error) {
+func ReadLastWord(ctx context.Context, c Config, taker *postgres.Session) (LastWord, error) {
 	var w LastWord
 	for _, g := range c.Groups {
 		var at time.Time
@@ -35,7 +35,7 @@ func ReadLastWord(ctx context.Context, c Config, taker *pgx.Conn) (LastWord, err
 			SELECT coalesce(max(written_at), 'epoch'), coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - max(written_at)), 0)::float8
 			FROM %s`, g.MarkerTable())).Scan(&at, &age)
 		if err != nil {
-			return w, postgres.Wrap(c.Taker.Side, "reading the last marker", err)
+			return w, c.Taker.Wrap("reading the last marker", err)
 		}
 		if at.Unix() > 0 && (w.Marker.IsZero() || at.Before(w.Marker)) {
 			w.Marker, w.AgeAtMost = at.UTC(), age
@@ -47,12 +47,12 @@ func ReadLastWord(ctx context.Context, c Config, taker *pgx.Conn) (LastWord, err
 // TakeByForce opens a taker whose holder is lost and never comes back. What the
 // holder committed and had not sent is lost. Should the holder come back all the
 // same, FenceStale keeps it out.
-func TakeByForce(ctx context.Context, c Config, taker *pgx.Conn) (Result, error) {
+func TakeByForce(ctx context.Context, c Config, taker *postgres.Session) (Result, error) {
 	r := newRun(c, nil, taker)
 	r.result.Forced = true
 	record, err := journal.Read(ctx, taker)
 	if err != nil {
-		return r.result, postgres.Wrap(c.Taker.Side, "reading the baton", err)
+		return r.result, c.Taker.Wrap("reading the baton", err)
 	}
 	if record == nil {
 		return r.result, refusal.New(c.Command, fmt.Sprintf("the %s has no record of the migration", c.Taker.Side), "")
@@ -75,13 +75,13 @@ func (r *run) prepareByForce(ctx context.Context) error {
 			err = replication.SetEnabled(ctx, r.taker, g.Name(), false)
 		}
 		if err != nil {
-			return postgres.Wrap(r.Taker.Side, "disabling subscription "+g.Name(), err)
+			return r.Taker.Wrap("disabling subscription "+g.Name(), err)
 		}
 	}
 	// A handover may have died behind the way back's slot: nothing flows back to a
 	// side that is lost.
 	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(r.Back.Name())); err != nil {
-		return postgres.Wrap(r.Taker.Side, "dropping slot "+r.Back.Name(), err)
+		return r.Taker.Wrap("dropping slot "+r.Back.Name(), err)
 	}
 	if err := r.addWithheld(ctx); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (r *run) prepareByForce(ctx context.Context) error {
 	}
 	raised, unknown, err := replication.RaiseSequences(ctx, r.taker, r.Selection)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "raising the sequences", err)
+		return r.Taker.Wrap("raising the sequences", err)
 	}
 	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "raised to the rows of their columns: " + phrase.Count(raised, "sequence")})
 	for _, s := range unknown {
@@ -102,7 +102,7 @@ func (r *run) prepareByForce(ctx context.Context) error {
 }
 
 // ReadStale says when a side was fenced that came back stale, nil when it was not.
-func ReadStale(ctx context.Context, conn *pgx.Conn) (*time.Time, error) {
+func ReadStale(ctx context.Context, conn *postgres.Session) (*time.Time, error) {
 	if conn == nil {
 		return nil, nil
 	}
@@ -115,7 +115,7 @@ func ReadStale(ctx context.Context, conn *pgx.Conn) (*time.Time, error) {
 
 // NotStale refuses what would let anything flow to or from a side that came back
 // stale: the sides have parted for good.
-func NotStale(ctx context.Context, what string, conns ...*pgx.Conn) error {
+func NotStale(ctx context.Context, what string, conns ...*postgres.Session) error {
 	for _, conn := range conns {
 		at, err := ReadStale(ctx, conn)
 		if err != nil {
@@ -136,7 +136,7 @@ const fenceStaleTimeout = 30 * time.Second
 // taken a later generation, by force: the higher generation wins. It says whether
 // there was one. The sessions are those of the side that is looked at, and of the
 // other.
-func FenceStale(ctx context.Context, p Party, label string, conn, other *pgx.Conn, observe event.Observer) (bool, error) {
+func FenceStale(ctx context.Context, p Party, label string, conn, other *postgres.Session, observe event.Observer) (bool, error) {
 	if conn == nil || other == nil {
 		return false, nil
 	}
@@ -146,7 +146,7 @@ func FenceStale(ctx context.Context, p Party, label string, conn, other *pgx.Con
 	}
 	ok, _, err := journal.Lock(ctx, conn)
 	if err != nil {
-		return true, postgres.Wrap(p.Side, "taking the operator's lock", err)
+		return true, p.Wrap("taking the operator's lock", err)
 	}
 	if !ok {
 		return true, nil // whoever has it has seen the same
@@ -172,7 +172,7 @@ func FenceStale(ctx context.Context, p Party, label string, conn, other *pgx.Con
 		})
 	}
 	if err != nil {
-		return true, postgres.WrapHint(p.Side, "fencing this side, which came back although the "+string(p.Side.Other())+" has the baton", err,
+		return true, p.WrapHint("fencing this side, which came back although the "+string(p.Side.Other())+" has the baton", err,
 			"keep applications away from it until this command succeeds")
 	}
 	observe(event.Warning{Side: string(p.Side), Text: fmt.Sprintf("it came back although the %s was given the baton by force: it is fenced now, and what it had not sent is only there", p.Side.Other()),
@@ -182,10 +182,10 @@ func FenceStale(ctx context.Context, p Party, label string, conn, other *pgx.Con
 
 // stale returns the generation that the other side has taken although this one
 // believes to have the baton; 0 when all is well.
-func stale(ctx context.Context, p Party, conn, other *pgx.Conn) (int64, error) {
+func stale(ctx context.Context, p Party, conn, other *postgres.Session) (int64, error) {
 	here, err := journal.Read(ctx, conn)
 	if err != nil || here == nil {
-		return 0, postgres.Wrap(p.Side, "reading the baton", err)
+		return 0, p.Wrap("reading the baton", err)
 	}
 	there, err := journal.Read(ctx, other)
 	if err != nil || there == nil {

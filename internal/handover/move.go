@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
@@ -27,7 +25,7 @@ type Arrival struct {
 
 // ReadArrival says that traffic was let go to a side and has not been seen to arrive
 // there; nil when it was seen, or could not be looked at from the beginning.
-func ReadArrival(ctx context.Context, taker *pgx.Conn) (*Arrival, error) {
+func ReadArrival(ctx context.Context, taker *postgres.Session) (*Arrival, error) {
 	a, ok, err := arrivalEntry.Get(ctx, taker)
 	if err != nil || !ok {
 		return nil, err
@@ -37,7 +35,7 @@ func ReadArrival(ctx context.Context, taker *pgx.Conn) (*Arrival, error) {
 
 // TrafficWaits says whether traffic is still to be moved to a side that took the
 // baton: a run that completes another's handover must not move it twice.
-func TrafficWaits(ctx context.Context, taker *pgx.Conn) (bool, error) {
+func TrafficWaits(ctx context.Context, taker *postgres.Session) (bool, error) {
 	h, err := readHeld(ctx, taker, trafficEntry)
 	return h != nil, err
 }
@@ -53,7 +51,7 @@ func (r *run) moveTraffic(ctx context.Context, began time.Time) (moved bool) {
 		r.result.Already = err == nil && !waiting && arrival == nil
 	}
 	if err != nil {
-		r.problems = append(r.problems, postgres.Wrap(r.Taker.Side, "reading the journal", err))
+		r.problems = append(r.problems, r.Taker.Wrap("reading the journal", err))
 		return false
 	}
 	if !waiting { // nothing should be held back; an order of a process that is dead may have come late
@@ -93,7 +91,7 @@ func (r *run) moveTraffic(ctx context.Context, began time.Time) (moved bool) {
 func (r *run) led(ctx context.Context) bool {
 	for _, p := range []phase{{name: PhaseSwitch, do: r.switchTraffic}, {name: PhaseResume, do: r.resume}} {
 		if err := r.timed(ctx, p); err != nil {
-			r.problems = append(r.problems, postgres.WrapHint(r.Taker.Side, "moving traffic", err, again))
+			r.problems = append(r.problems, r.Taker.WrapHint("moving traffic", err, again))
 			return false
 		}
 	}
@@ -131,7 +129,7 @@ func (r *run) resume(ctx context.Context) error {
 	if err := r.Traffic.Resume(ctx, r.Route()); err != nil {
 		return err
 	}
-	return postgres.Wrap(r.Taker.Side, "writing the journal", arrivalEntry.Replaced(ctx, r.taker, journal.Traffic, r.arrival("")))
+	return r.Taker.Wrap("writing the journal", arrivalEntry.Replaced(ctx, r.taker, journal.Traffic, r.arrival("")))
 }
 
 // arrival is what another process must know to look.
@@ -169,11 +167,11 @@ func (r *run) arrive(ctx context.Context) (elsewhere bool, err error) {
 	if wrong := append(v.elsewhere, v.nowhere...); len(wrong) > 0 {
 		err := errors.Join(wrong...)
 		arrival := r.arrival(strings.ReplaceAll(err.Error(), "\n", "; "))
-		return len(v.elsewhere) > 0, errors.Join(postgres.WrapHint(r.Taker.Side, "looking where applications are led", err,
+		return len(v.elsewhere) > 0, errors.Join(r.Taker.WrapHint("looking where applications are led", err,
 			strings.Join(v.remedies, "; ")+"; then run the same command again: it looks once more, and moves what leads elsewhere"),
-			postgres.Wrap(r.Taker.Side, "writing the journal", arrivalEntry.Put(ctx, r.taker, arrival)))
+			r.Taker.Wrap("writing the journal", arrivalEntry.Put(ctx, r.taker, arrival)))
 	}
-	return false, postgres.Wrap(r.Taker.Side, "writing the journal", arrivalEntry.Delete(ctx, r.taker))
+	return false, r.Taker.Wrap("writing the journal", arrivalEntry.Delete(ctx, r.taker))
 }
 
 // view is what one sees through what stands before the taker.

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
@@ -43,18 +41,18 @@ const mayGrant = "the role must be superuser, or a member of the database's owne
 
 // FindClosed looks whether a side is shut without a journal that tells how it was open;
 // nil when it is open, or its fence can be lifted. The other side may be nil.
-func FindClosed(ctx context.Context, p Party, conn, other *pgx.Conn) (*Closed, error) {
+func FindClosed(ctx context.Context, p Party, conn, other *postgres.Session) (*Closed, error) {
 	saved, err := fence.Raised(ctx, conn)
 	damaged := (*journal.Damaged)(nil)
 	if err != nil && !errors.As(err, &damaged) {
-		return nil, postgres.Wrap(p.Side, "looking for a fence", err)
+		return nil, p.Wrap("looking for a fence", err)
 	}
 	if saved != nil {
 		return nil, nil
 	}
 	now, err := fence.Read(ctx, conn)
 	if err != nil {
-		return nil, postgres.Wrap(p.Side, "reading the database's grants", err)
+		return nil, p.Wrap("reading the database's grants", err)
 	}
 	c := &Closed{Side: p.Side, Why: "what its fence saved is gone from the journal"}
 	switch {
@@ -67,12 +65,12 @@ func FindClosed(ctx context.Context, p Party, conn, other *pgx.Conn) (*Closed, e
 	if damaged != nil {
 		c.Statements = append(c.Statements, fence.ForgetSQL)
 	}
-	return c, postgres.Wrap(p.Side, "looking how it could be opened", err)
+	return c, p.Wrap("looking how it could be opened", err)
 }
 
 // openSQL opens a side whose grants nobody knows any more as the other side was open,
 // or, if that is not known either, as a new database is.
-func openSQL(ctx context.Context, p Party, conn, other *pgx.Conn, owner string) ([]string, error) {
+func openSQL(ctx context.Context, p Party, conn, other *postgres.Session, owner string) ([]string, error) {
 	like := fence.Saved{Owner: owner, Grants: []fence.Grant{{Grantor: owner, Privileges: []string{"CONNECT", "TEMPORARY"}},
 		{Grantee: owner, Grantor: owner, Privileges: []string{"CONNECT", "CREATE", "TEMPORARY"}}}}
 	if other != nil && !other.IsClosed() {
@@ -98,7 +96,7 @@ func (r *run) openTaker(ctx context.Context) error {
 // letIn lifts a side's fence, says whom it cannot let in, and proves that it is open.
 // remembered is what this run knows of what the fence saved. Its error says how the
 // side is opened by hand; it is a *Closed where the journal does not tell.
-func (r *run) letIn(ctx context.Context, p Party, conn, other *pgx.Conn, remembered *fence.Saved) error {
+func (r *run) letIn(ctx context.Context, p Party, conn, other *postgres.Session, remembered *fence.Saved) error {
 	now, left, err := fence.Lift(ctx, conn, p.Database(), remembered)
 	for _, l := range left {
 		r.Observe(event.Warning{Side: string(p.Side), Text: l.Why, Remedy: l.Remedy})
@@ -108,7 +106,7 @@ func (r *run) letIn(ctx context.Context, p Party, conn, other *pgx.Conn, remembe
 	var damaged *journal.Damaged
 	switch {
 	case errors.As(err, &notOpen):
-		return postgres.WrapHint(p.Side, doing, err, byHand(p.Side, notOpen.Statements))
+		return p.WrapHint(doing, err, byHand(p.Side, notOpen.Statements))
 	case err != nil && !errors.As(err, &damaged):
 		return err
 	case now != nil && !now.Shut(p.Keeps):
@@ -117,7 +115,7 @@ func (r *run) letIn(ctx context.Context, p Party, conn, other *pgx.Conn, remembe
 	closed, findErr := FindClosed(ctx, p, conn, other)
 	switch {
 	case closed != nil:
-		return postgres.WrapHint(p.Side, doing, closed, closed.Remedy())
+		return p.WrapHint(doing, closed, closed.Remedy())
 	case findErr != nil:
 		return errors.Join(err, findErr)
 	}

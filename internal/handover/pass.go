@@ -20,18 +20,18 @@ const passTimeout = 30 * time.Second
 func (r *run) pass(ctx context.Context) error {
 	leaks, err := fence.Leaks(ctx, r.holder, r.leakSlot(), r.publications())
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for writes after the fence", err)
+		return r.Holder.Wrap("looking for writes after the fence", err)
 	}
 	if len(leaks) > 0 {
 		return fence.LeakError(leaks)
 	}
 	tx, err := r.holder.BeginTx(ctx, pgx.TxOptions{BeginQuery: postgres.BeginDurably})
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "passing the baton", err)
+		return r.Holder.Wrap("passing the baton", err)
 	}
 	if err := journal.ExecOne(ctx, tx, journal.PassSQL, r.generation, r.attempt); err != nil {
 		_ = tx.Rollback(context.WithoutCancel(ctx)) // the session's end rolls back too
-		return postgres.Wrap(r.Holder.Side, "passing the baton", err)
+		return r.Holder.Wrap("passing the baton", err)
 	}
 	// Once COMMIT is sent, the budget must not cut it short: its outcome would
 	// be unknown.
@@ -58,7 +58,7 @@ func (r *run) publications() (names []string) {
 func (r *run) askForPass(ctx context.Context, lost error) error {
 	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
-	lost = postgres.Wrap(r.Holder.Side, "passing the baton", lost)
+	lost = r.Holder.Wrap("passing the baton", lost)
 	if r.Guard != nil {
 		r.Guard.Aborting() // the budget is no reason to take over: a guardian could not know more
 	}

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
@@ -48,7 +46,7 @@ func (r *run) leakSlot() string { return postgres.ClusterName(r.Label, "leak") }
 func (r *run) pause(ctx context.Context) error { return r.Traffic.Pause(ctx, r.Route()) }
 
 func (r *run) notePause(ctx context.Context) error {
-	return postgres.Wrap(r.Holder.Side, "writing the journal",
+	return r.Holder.Wrap("writing the journal",
 		pausedEntry.Put(ctx, r.holder, Held{r.attempt, r.Traffic.Names()}))
 }
 
@@ -66,11 +64,11 @@ func (r *run) undoPause(ctx context.Context) error {
 
 // ReadPaused says by what a handover holds back, or is about to hold back, the
 // traffic to this holder; nil when nothing does.
-func ReadPaused(ctx context.Context, holder *pgx.Conn) (*Held, error) {
+func ReadPaused(ctx context.Context, holder *postgres.Session) (*Held, error) {
 	return readHeld(ctx, holder, pausedEntry)
 }
 
-func readHeld(ctx context.Context, conn *pgx.Conn, entry journal.Entry[Held]) (*Held, error) {
+func readHeld(ctx context.Context, conn *postgres.Session, entry journal.Entry[Held]) (*Held, error) {
 	if conn == nil {
 		return nil, nil
 	}
@@ -104,17 +102,17 @@ func (r *run) fence(ctx context.Context) error {
 	r.fenced = time.Now()
 	saved, err := fence.Raise(ctx, r.holder, database, r.Holder.Keeps, nil)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "raising the fence", err)
+		return r.Holder.Wrap("raising the fence", err)
 	}
 	r.closed = saved
 	deadline, _ := ctx.Deadline()
 	if err := fence.Barrier(ctx, r.holder, database, time.Until(deadline)); err != nil {
-		return postgres.Wrap(r.Holder.Side, "waiting at the barrier for sessions that start up", err)
+		return r.Holder.Wrap("waiting at the barrier for sessions that start up", err)
 	}
 	ours := []int32{int32(r.holder.PgConn().PID()), int32(r.holderSide.watch.PgConn().PID())}
 	provider, err := fence.Evict(ctx, r.holder, ours, replication.AllOf(r.Label))
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "ending the sessions that could still write", err)
+		return r.Holder.Wrap("ending the sessions that could still write", err)
 	}
 	if len(provider) > 0 {
 		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "sessions of the provider that cannot be ended: " + strings.Join(provider, "; ")})
@@ -158,19 +156,19 @@ func (r *run) drain(ctx context.Context) error {
 // slot.
 func (r *run) drainStream(ctx context.Context) error {
 	if err := fence.OpenLeakCheck(ctx, r.holder, r.leakSlot()); err != nil {
-		return postgres.WrapHint(r.Holder.Side, "creating the slot of the leak check", err, replication.SlotHint(err))
+		return r.Holder.WrapHint("creating the slot of the leak check", err, replication.SlotHint(err))
 	}
 	tokens := make([]string, len(r.Groups))
 	for i, g := range r.Groups {
 		token, err := replication.WriteMarker(ctx, r.holder, g.MarkerTable(), replication.Drain)
 		if err != nil {
-			return postgres.Wrap(r.Holder.Side, "writing the drain's marker", err)
+			return r.Holder.Wrap("writing the drain's marker", err)
 		}
 		tokens[i] = token
 	}
 	for i, g := range r.Groups {
 		if err := replication.WaitMarker(ctx, r.taker, g.MarkerTable(), tokens[i]); err != nil {
-			return postgres.Wrap(r.Taker.Side, "waiting until everything up to the fence is applied", err)
+			return r.Taker.Wrap("waiting until everything up to the fence is applied", err)
 		}
 	}
 	return nil
@@ -180,7 +178,7 @@ func (r *run) drainStream(ctx context.Context) error {
 // compared.
 type side struct {
 	Party
-	watch       *pgx.Conn
+	watch       *postgres.Session
 	fingerprint string
 }
 
@@ -190,14 +188,14 @@ func (r *run) sides() []*side { return []*side{&r.holderSide, &r.takerSide} }
 // What changes while it looks is found by unchanged.
 func (r *run) compareTables(ctx context.Context) ([]replication.Difference, error) {
 	for _, s := range r.sides() {
-		sum, err := replication.Fingerprint(ctx, s.watch, s.Version())
+		sum, err := replication.Fingerprint(ctx, s.watch)
 		if err != nil {
-			return nil, postgres.Wrap(s.Side, "looking at the tables", err)
+			return nil, s.Wrap("looking at the tables", err)
 		}
 		s.fingerprint = sum
 	}
-	diff, err := replication.Streams(ctx, r.holderSide.watch, r.takerSide.watch, r.Holder.Version(), r.Taker.Version(), r.Groups, r.Selection)
-	return diff, postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
+	diff, err := replication.Streams(ctx, r.holderSide.watch, r.takerSide.watch, r.Groups, r.Selection)
+	return diff, r.Holder.Wrap("comparing the tables of both sides", err)
 }
 
 // unchanged fails when a table or a sequence of either side has changed since the
@@ -206,7 +204,7 @@ func (r *run) unchanged(ctx context.Context) error {
 	both, ctx := routine.WithContext(ctx)
 	for _, s := range r.sides() {
 		both.Go(func() error {
-			sum, err := replication.Fingerprint(ctx, s.watch, s.Version())
+			sum, err := replication.Fingerprint(ctx, s.watch)
 			if err == nil && sum != s.fingerprint {
 				err = errors.New("a table or sequence was created, changed or dropped since the handover was found ready")
 			}
@@ -218,7 +216,7 @@ func (r *run) unchanged(ctx context.Context) error {
 					err = r.readConfigs(ctx)
 				}
 			}
-			return postgres.WrapHint(s.Side, "looking at the tables once more", err, "run the command again: it says what differs, if anything does")
+			return s.WrapHint("looking at the tables once more", err, "run the command again: it says what differs, if anything does")
 		})
 	}
 	return both.Wait()
@@ -227,7 +225,7 @@ func (r *run) unchanged(ctx context.Context) error {
 // notRewritten fails when a table was truncated that the stream does not tell of.
 func (r *run) notRewritten(ctx context.Context) error {
 	for _, g := range r.Groups {
-		rewritten, err := replication.Rewritten(ctx, r.holderSide.watch, r.Holder.Version(), r.Taker.Version(), g)
+		rewritten, err := replication.Rewritten(ctx, r.holderSide.watch, r.Taker.Version(), g)
 		if err != nil {
 			return err
 		}
@@ -244,11 +242,11 @@ func (r *run) notRewritten(ctx context.Context) error {
 // that comes later is found by unchanged.
 func (r *run) presetSequences(ctx context.Context) (err error) {
 	if r.sequences, err = catalog.Sequences(ctx, r.holderSide.watch, r.Selection); err != nil {
-		return postgres.Wrap(r.Holder.Side, "listing sequences", err)
+		return r.Holder.Wrap("listing sequences", err)
 	}
 	onTaker, err := catalog.Sequences(ctx, r.taker, r.Selection)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "listing sequences", err)
+		return r.Taker.Wrap("listing sequences", err)
 	}
 	have := map[postgres.Ident]bool{}
 	for _, s := range onTaker {
@@ -265,19 +263,19 @@ func (r *run) presetSequences(ctx context.Context) (err error) {
 	})
 	for _, s := range r.sequences {
 		if !have[s.Ident] {
-			return postgres.WrapHint(r.Taker.Side, "comparing sequences", fmt.Errorf("sequence %s does not exist here", s.Ident),
+			return r.Taker.WrapHint("comparing sequences", fmt.Errorf("sequence %s does not exist here", s.Ident),
 				"create it as it is on the "+string(r.Holder.Side))
 		}
 	}
 	values, err := replication.ReadSequences(ctx, r.holderSide.watch, r.sequences)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "reading the sequences", err)
+		return r.Holder.Wrap("reading the sequences", err)
 	}
 	r.preset = map[replication.SequenceValue]bool{}
 	for _, v := range values {
 		r.preset[v] = true
 	}
-	return postgres.Wrap(r.Taker.Side, "setting the sequences", replication.SetSequences(ctx, r.taker, values))
+	return r.Taker.Wrap("setting the sequences", replication.SetSequences(ctx, r.taker, values))
 }
 
 // setSequences sets every sequence of the taker exactly as on the holder, and the rows
@@ -288,5 +286,5 @@ func (r *run) setSequences(ctx context.Context) error {
 		return err
 	}
 	moved := slices.DeleteFunc(slices.Clone(r.values), func(v replication.SequenceValue) bool { return r.preset[v] })
-	return postgres.Wrap(r.Taker.Side, "setting the sequences", replication.SetSequences(ctx, r.taker, moved))
+	return r.Taker.Wrap("setting the sequences", replication.SetSequences(ctx, r.taker, moved))
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
@@ -46,9 +44,9 @@ func (r *run) ready(ctx context.Context) error {
 		return refused // nothing else of the stream is worth a word
 	}
 	r.at("comparing the tables of both sides")
-	diff, err := replication.Streams(ctx, r.holder, r.taker, r.Holder.Version(), r.Taker.Version(), r.Groups, r.Selection)
+	diff, err := replication.Streams(ctx, r.holder, r.taker, r.Groups, r.Selection)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "comparing the tables of both sides", err)
+		return r.Holder.Wrap("comparing the tables of both sides", err)
 	}
 	for _, d := range diff {
 		if d.Remedy != "" {
@@ -111,7 +109,7 @@ func (r *run) behind(ctx context.Context, g replication.Group) (why, remedy stri
 func (r *run) orFails(ctx context.Context, g replication.Group, why, remedy string) (string, string, error) {
 	sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
 	if err != nil || sub == nil {
-		return why, remedy, postgres.Wrap(r.Taker.Side, "reading the subscription", err)
+		return why, remedy, r.Taker.Wrap("reading the subscription", err)
 	}
 	message, err := replication.ApplyFailure(ctx, r.Holder.Server, r.holder, r.Taker.Server, r.taker, g.Name(), sub.OID)
 	if message != "" {
@@ -143,7 +141,7 @@ func (r *run) noStream(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	sub, err := replication.ReadSubscription(ctx, r.taker, r.Groups[0].Name())
-	return sub == nil && err == nil, postgres.Wrap(r.Taker.Side, "reading the subscription", err)
+	return sub == nil && err == nil, r.Taker.Wrap("reading the subscription", err)
 }
 
 // readyTraffic looks whether traffic could be moved, and whether it is held back
@@ -164,9 +162,9 @@ func (r *run) readyTraffic(ctx context.Context, refused *refusal.Refusal) error 
 func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) (whole bool, err error) {
 	whole = true
 	for _, g := range r.Groups {
-		gap, err := replication.Gap(ctx, r.holder, r.taker, r.Holder.Version(), g)
+		gap, err := replication.Gap(ctx, r.holder, r.taker, g)
 		if err != nil {
-			return false, postgres.Wrap(r.Holder.Side, "looking for a gap in the stream", err)
+			return false, r.Holder.Wrap("looking for a gap in the stream", err)
 		}
 		if gap != "" {
 			whole = false
@@ -183,12 +181,12 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) (w
 		}
 	}
 	if err != nil {
-		return false, postgres.Wrap(r.Taker.Side, "enabling the subscription again", err)
+		return false, r.Taker.Wrap("enabling the subscription again", err)
 	}
 	for _, g := range r.Groups {
-		slot, err := replication.ReadSlot(ctx, r.holder, r.Holder.Version(), g.Name())
+		slot, err := replication.ReadSlot(ctx, r.holder, g.Name())
 		if err != nil {
-			return false, postgres.Wrap(r.Holder.Side, "reading the slot", err)
+			return false, r.Holder.Wrap("reading the slot", err)
 		}
 		switch {
 		case slot == nil:
@@ -202,7 +200,7 @@ func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) (w
 		}
 		sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
 		if err != nil {
-			return false, postgres.Wrap(r.Taker.Side, "reading the subscription", err)
+			return false, r.Taker.Wrap("reading the subscription", err)
 		}
 		switch {
 		case sub == nil:
@@ -235,7 +233,7 @@ func (r *run) sayGap(say func(why, remedy string), gap string) {
 
 func (r *run) waitActive(ctx context.Context, g replication.Group) bool {
 	for {
-		slot, err := replication.ReadSlot(ctx, r.holder, r.Holder.Version(), g.Name())
+		slot, err := replication.ReadSlot(ctx, r.holder, g.Name())
 		if err != nil || slot == nil {
 			return false
 		}
@@ -255,7 +253,7 @@ func (r *run) waitActive(ctx context.Context, g replication.Group) bool {
 func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string), f *event.Forecast) error {
 	for _, side := range []struct {
 		Party
-		conn    *pgx.Conn
+		conn    *postgres.Session
 		evicted bool
 	}{{r.Holder, r.holder, true}, {r.Taker, r.taker, false}} {
 		if !side.evicted && r.NoRollback {
@@ -263,7 +261,7 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 		}
 		prepared, err := replication.PreparedInCluster(ctx, side.conn)
 		if err != nil {
-			return postgres.Wrap(side.Side, "looking for prepared transactions", err)
+			return side.Wrap("looking for prepared transactions", err)
 		}
 		for _, p := range prepared {
 			say(fmt.Sprintf("%s on the %s could be committed after the fence, or would hold up a slot", p, side.Side),
@@ -271,7 +269,7 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 		}
 		open, err := replication.OldTransactions(ctx, side.conn, replication.AllOf(r.Label))
 		if err != nil {
-			return postgres.Wrap(side.Side, "looking for old transactions", err)
+			return side.Wrap("looking for old transactions", err)
 		}
 		for _, t := range open {
 			f.OpenTransactions = append(f.OpenTransactions, string(side.Side)+": "+t.Who)
@@ -285,17 +283,17 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 	}
 	var err error
 	if f.Sessions, err = replication.ClientSessions(ctx, r.holder); err != nil {
-		return postgres.Wrap(r.Holder.Side, "counting sessions", err)
+		return r.Holder.Wrap("counting sessions", err)
 	}
 	r.sequences, err = catalog.Sequences(ctx, r.holder, r.Selection)
 	f.Sequences = len(r.sequences)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "listing sequences", err)
+		return r.Holder.Wrap("listing sequences", err)
 	}
 	for _, g := range r.Groups {
 		tables, err := replication.PublicationTables(ctx, r.holder, g.Name())
 		if err != nil {
-			return postgres.Wrap(r.Holder.Side, "reading the publication", err)
+			return r.Holder.Wrap("reading the publication", err)
 		}
 		f.Tables += max(0, len(tables)-1) // without the marker
 	}
@@ -311,7 +309,7 @@ func (r *run) readyIntruders(ctx context.Context, say func(why, remedy string)) 
 		say(fmt.Sprintf("subscription %s writes into the %s's database, and would go on behind the fence", q, r.Holder.Side),
 			"ALTER SUBSCRIPTION "+q+" DISABLE, there, until after the handover")
 	}
-	return postgres.Wrap(r.Holder.Side, "looking for subscriptions", err)
+	return r.Holder.Wrap("looking for subscriptions", err)
 }
 
 // roundTrip sends a marker through a group's stream and waits for it no longer
@@ -320,38 +318,38 @@ func (r *run) readyIntruders(ctx context.Context, say func(why, remedy string)) 
 func (r *run) roundTrip(ctx context.Context, g replication.Group) (took time.Duration, behind int64, seen bool, gap string, err error) {
 	before, err := replication.Position(ctx, r.holder)
 	if err != nil {
-		return 0, 0, false, "", postgres.Wrap(r.Holder.Side, "reading the WAL position", err)
+		return 0, 0, false, "", r.Holder.Wrap("reading the WAL position", err)
 	}
 	trip, err := replication.SendMarker(ctx, r.holder, g)
 	if err != nil {
-		return 0, 0, false, "", postgres.Wrap(r.Holder.Side, "writing a marker", err)
+		return 0, 0, false, "", r.Holder.Wrap("writing a marker", err)
 	}
 	began := time.Now()
 	if seen, err = replication.SawMarker(ctx, r.taker, g.MarkerTable(), trip.Token, r.MaxPause); err != nil {
-		return 0, 0, false, "", postgres.Wrap(r.Taker.Side, "waiting for a marker", err)
+		return 0, 0, false, "", r.Taker.Wrap("waiting for a marker", err)
 	}
 	took = time.Since(began)
 	if seen {
 		if _, gap, err = trip.Arrived(ctx, r.holder, r.taker, 0); err != nil {
-			return 0, 0, false, "", postgres.Wrap(r.Taker.Side, "looking for earlier markers", err)
+			return 0, 0, false, "", r.Taker.Wrap("looking for earlier markers", err)
 		}
 	}
 	after, err := replication.Position(ctx, r.holder)
-	return took, int64(after - before), seen, gap, postgres.Wrap(r.Holder.Side, "reading the WAL position", err)
+	return took, int64(after - before), seen, gap, r.Holder.Wrap("reading the WAL position", err)
 }
 
 // prepare does all that can be done before anyone waits.
 func (r *run) prepare(ctx context.Context) (err error) {
 	defer r.tell(PhasePrepare)()
 	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
-		return postgres.Wrap(r.Holder.Side, "beginning the handover", err)
+		return r.Holder.Wrap("beginning the handover", err)
 	}
 	err = forget(ctx, r.holder)
 	if err == nil {
 		err = streamEntry.Put(ctx, r.holder, r.attempt)
 	}
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "writing the journal", err)
+		return r.Holder.Wrap("writing the journal", err)
 	}
 	if err := r.openWatch(ctx); err != nil {
 		return err

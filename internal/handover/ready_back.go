@@ -27,7 +27,7 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 			pg_catalog.current_setting('max_wal_senders')::int - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication)::int`,
 		r.Back.Name()).Scan(&level, &slots, &senders)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading settings", err)
+		return r.Taker.Wrap("reading settings", err)
 	}
 	side := string(r.Taker.Side)
 	// All that needs a restart is said at once: one is enough.
@@ -42,15 +42,15 @@ func (r *run) readyBack(ctx context.Context, say func(why, remedy string)) error
 	}
 	elsewhere, err := replication.SlotElsewhere(ctx, r.taker, r.Back.Name())
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "looking for slots", err)
+		return r.Taker.Wrap("looking for slots", err)
 	}
 	if elsewhere != "" {
 		say(fmt.Sprintf("the %s's cluster has a slot %s already, for database %s: the way back needs that name", side, r.Back.Name(), postgres.QuoteIdent(elsewhere)),
 			"hand over when the migration of that database is finished"+orWithout)
 	}
-	tables, err := catalog.Shapes(ctx, r.taker, r.Taker.Version(), r.Selection)
+	tables, err := catalog.Shapes(ctx, r.taker, r.Selection)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "listing tables", err)
+		return r.Taker.Wrap("listing tables", err)
 	}
 	for i := range tables {
 		t := &tables[i]
@@ -102,7 +102,7 @@ func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string)) 
 	}
 	rows, err := r.taker.Query(ctx, generatedSQL)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
+		return r.Taker.Wrap("reading replica identities", err)
 	}
 	var t postgres.Ident
 	var key bool
@@ -117,5 +117,5 @@ func (r *run) readyGenerated(ctx context.Context, say func(why, remedy string)) 
 			remedy+orWithout)
 		return nil
 	})
-	return postgres.Wrap(r.Taker.Side, "reading replica identities", err)
+	return r.Taker.Wrap("reading replica identities", err)
 }

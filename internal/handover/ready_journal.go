@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
@@ -19,27 +17,36 @@ import (
 // to do their work, above all for the taker to be opened.
 
 // reads are the entries that a handover relies on, on either side.
-var reads = []func(context.Context, *pgx.Conn) error{
-	func(ctx context.Context, c *pgx.Conn) error { _, err := ReadPaused(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := TrafficWaits(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := ReadArrival(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := StreamLeft(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := ReadGuardianNote(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, _, err := viewsEntry.Get(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := journal.AttemptBy(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := Results(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := schema.Quieted(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := schema.Failed(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := replication.Withheld(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := replication.Identities(ctx, c); return err },
-	func(ctx context.Context, c *pgx.Conn) error { return replication.ReadFilenodes(ctx, c) },
-	func(ctx context.Context, c *pgx.Conn) error { return replication.ReadSlotMemories(ctx, c) },
-	func(ctx context.Context, c *pgx.Conn) error { return schema.ReadChecks(ctx, c) },
-	func(ctx context.Context, c *pgx.Conn) error { _, err := schema.EventTriggersBefore(ctx, c); return err },
+var reads = []func(context.Context, *postgres.Session) error{
+	func(ctx context.Context, c *postgres.Session) error { _, err := ReadPaused(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, err := TrafficWaits(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, err := ReadArrival(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, err := StreamLeft(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, err := ReadGuardianNote(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, _, err := viewsEntry.Get(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, err := journal.AttemptBy(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, err := Results(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, err := schema.Quieted(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error { _, err := schema.Failed(ctx, c); return err },
+	func(ctx context.Context, c *postgres.Session) error {
+		_, err := replication.Withheld(ctx, c)
+		return err
+	},
+	func(ctx context.Context, c *postgres.Session) error {
+		_, err := replication.Identities(ctx, c)
+		return err
+	},
+	func(ctx context.Context, c *postgres.Session) error { return replication.ReadFilenodes(ctx, c) },
+	func(ctx context.Context, c *postgres.Session) error { return replication.ReadSlotMemories(ctx, c) },
+	func(ctx context.Context, c *postgres.Session) error { return schema.ReadChecks(ctx, c) },
+	func(ctx context.Context, c *postgres.Session) error {
+		_, err := schema.EventTriggersBefore(ctx, c)
+		return err
+	},
 }
 
 // FindDamaged lists those of them that somebody has damaged.
-func FindDamaged(ctx context.Context, conn *pgx.Conn) (found []*journal.Damaged, err error) {
+func FindDamaged(ctx context.Context, conn *postgres.Session) (found []*journal.Damaged, err error) {
 	for _, read := range reads {
 		err := read(ctx, conn)
 		if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
@@ -74,15 +81,15 @@ func MendDamaged(d *journal.Damaged, holder postgres.Side, generation int64) str
 func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) error {
 	for _, side := range []struct {
 		Party
-		conn *pgx.Conn
+		conn *postgres.Session
 	}{{r.Holder, r.holder}, {r.Taker, r.taker}} {
 		record, err := journal.Read(ctx, side.conn)
 		if err != nil {
-			return postgres.Wrap(side.Side, "reading the baton", err)
+			return side.Wrap("reading the baton", err)
 		}
 		lost, err := journal.Lost(ctx, side.conn, record)
 		if err != nil {
-			return postgres.Wrap(side.Side, "reading the journal", err)
+			return side.Wrap("reading the journal", err)
 		}
 		if lost {
 			say(LostText(side.Side), r.lost())
@@ -90,7 +97,7 @@ func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) e
 		}
 		found, err := FindDamaged(ctx, side.conn)
 		if err != nil {
-			return postgres.Wrap(side.Side, "reading the journal", err)
+			return side.Wrap("reading the journal", err)
 		}
 		for _, d := range found {
 			say(fmt.Sprintf("%s: %s", side.Side, d), r.mend(d))
@@ -112,7 +119,7 @@ func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) e
 	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
 		say(fmt.Sprintf("%s: %s", r.Holder.Side, damaged), damaged.DeleteSQL())
 	} else if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for a fence", err)
+		return r.Holder.Wrap("looking for a fence", err)
 	}
 	if err := r.readyFence(ctx, say); err != nil {
 		return err
@@ -127,7 +134,7 @@ func (r *run) readyFence(ctx context.Context, say func(why, remedy string)) erro
 		say(fmt.Sprintf("the %s could not be fenced: %s", r.Holder.Side, postgres.Describe(err)), mayGrant)
 		return nil
 	}
-	return postgres.Wrap(r.Holder.Side, "trying the fence", err)
+	return r.Holder.Wrap("trying the fence", err)
 }
 
 // UnselectedText says that no side knows any more what a migration includes.
@@ -146,11 +153,11 @@ func (r *run) readyOpen(ctx context.Context, say func(why, remedy string)) error
 	saved, err := fence.Raised(ctx, r.taker)
 	damaged := (*journal.Damaged)(nil)
 	if err != nil && !errors.As(err, &damaged) {
-		return postgres.Wrap(r.Taker.Side, "reading what the fence saved", err)
+		return r.Taker.Wrap("reading what the fence saved", err)
 	}
 	here, err := fence.Read(ctx, r.holder)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "reading the database's grants", err)
+		return r.Holder.Wrap("reading the database's grants", err)
 	}
 	switch {
 	case damaged == nil && saved != nil && (letsIn(saved.Grants) || !letsIn(here.Grants)):
@@ -158,17 +165,17 @@ func (r *run) readyOpen(ctx context.Context, say func(why, remedy string)) error
 		if err := fence.RehearseLift(ctx, r.taker, r.Taker.Database()); postgres.Refused(err) {
 			say(fmt.Sprintf("the %s could not be opened: %s", r.Taker.Side, postgres.Describe(err)), mayGrant)
 		} else if err != nil {
-			return postgres.Wrap(r.Taker.Side, "trying to lift the fence", err)
+			return r.Taker.Wrap("trying to lift the fence", err)
 		}
 		return nil
 	}
 	now, err := fence.Read(ctx, r.taker)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading the database's grants", err)
+		return r.Taker.Wrap("reading the database's grants", err)
 	}
 	known, _, err := here.Effective(ctx, r.taker, now.Owner)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "listing roles", err)
+		return r.Taker.Wrap("listing roles", err)
 	}
 	why := "what the fence saved is gone from the journal"
 	switch {

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
@@ -42,14 +40,14 @@ type Part struct {
 // be measured, without making anyone wait and without changing who may write: what
 // it tries on the databases' grants is rolled back, the slots it makes are
 // temporary. Its error is a *refusal.Refusal when a real handover would be refused.
-func Rehearse(ctx context.Context, c Config, holder, taker *pgx.Conn) (Rehearsal, error) {
+func Rehearse(ctx context.Context, c Config, holder, taker *postgres.Session) (Rehearsal, error) {
 	r := newRun(c, holder, taker)
 	r.title = "rehearse"
 	defer r.closeWatch()
 	result := Rehearsal{Command: c.Command, From: c.Holder.Side, To: c.Taker.Side, MaxPauseMS: event.MS(c.MaxPause), Parts: []Part{}}
 	record, err := journal.Read(ctx, holder)
 	if err != nil {
-		return result, postgres.Wrap(c.Holder.Side, "reading the baton", err)
+		return result, c.Holder.Wrap("reading the baton", err)
 	}
 	if record == nil || !record.Took {
 		return result, refusal.New(r.title, fmt.Sprintf("the %s does not have the baton", c.Holder.Side), "pgbaton status shows where it is")
@@ -111,17 +109,17 @@ func (r *run) rehearseTraffic(ctx context.Context, phase string) (Part, error) {
 
 func (r *run) rehearseFence(ctx context.Context) (Part, error) {
 	return measure(PhaseFence, "its statements, rolled back; ending sessions comes on top", func() error {
-		return postgres.WrapRights(r.Holder.Side, "trying the fence", fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps),
+		return r.Holder.WrapRights("trying the fence", fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps),
 			mayGrant)
 	})
 }
 
 // trySlot makes a temporary slot and drops it.
-func (r *run) trySlot(ctx context.Context, phase string, p Party, conn *pgx.Conn, publications []string) (Part, error) {
+func (r *run) trySlot(ctx context.Context, phase string, p Party, conn *postgres.Session, publications []string) (Part, error) {
 	busy := false
 	part, err := measure(phase, "a temporary slot on the "+string(p.Side), func() (err error) {
 		busy, err = fence.TryLeakCheck(ctx, conn, r.leakSlot(), publications)
-		return postgres.WrapHint(p.Side, "making a temporary slot", err, replication.SlotHint(err))
+		return p.WrapHint("making a temporary slot", err, replication.SlotHint(err))
 	})
 	if busy {
 		part.MS = 0
@@ -165,7 +163,7 @@ func (r *run) rehearseDrain(ctx context.Context) (Part, error) {
 func (r *run) rehearseSequences(ctx context.Context) (Part, error) {
 	return measure(PhaseSequences, phrase.Count(len(r.sequences), "sequence")+" read; those that move until then are set too", func() error {
 		_, err := replication.ReadSequences(ctx, r.holder, r.sequences)
-		return postgres.Wrap(r.Holder.Side, "reading the sequences", err)
+		return r.Holder.Wrap("reading the sequences", err)
 	})
 }
 
@@ -180,13 +178,13 @@ func (r *run) rehearseWayBack(ctx context.Context) (Part, error) {
 func (r *run) rehearsePass(ctx context.Context) (Part, error) {
 	return measure(PhasePass, "a durable commit on the "+string(r.Holder.Side), func() error {
 		_, err := replication.WriteMarker(ctx, r.holder, r.Groups[0].MarkerTable(), replication.Heartbeat)
-		return postgres.Wrap(r.Holder.Side, "writing a marker", err)
+		return r.Holder.Wrap("writing a marker", err)
 	})
 }
 
 func (r *run) rehearseOpen(ctx context.Context) (Part, error) {
 	return measure(PhaseOpen, "lifting the fence of the "+string(r.Taker.Side)+", rolled back", func() error {
-		return postgres.WrapRights(r.Taker.Side, "trying to lift the fence", fence.RehearseLift(ctx, r.taker, r.Taker.Database()),
+		return r.Taker.WrapRights("trying to lift the fence", fence.RehearseLift(ctx, r.taker, r.Taker.Database()),
 			mayGrant)
 	})
 }
@@ -229,11 +227,11 @@ func (r *run) warmHolder(ctx context.Context) error {
 		return err
 	}
 	if err := fence.Look(ctx, r.holder, replication.AllOf(r.Label)); err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for sessions", err)
+		return r.Holder.Wrap("looking for sessions", err)
 	}
 	// As the pass, but of an attempt that never was.
 	_, err := r.holder.Exec(ctx, journal.PassSQL, r.generation, -1)
-	return postgres.Wrap(r.Holder.Side, "trying the pass", err)
+	return r.Holder.Wrap("trying the pass", err)
 }
 
 func (r *run) warmTaker(ctx context.Context) error {
@@ -242,7 +240,7 @@ func (r *run) warmTaker(ctx context.Context) error {
 	}
 	for _, g := range r.Groups {
 		if _, err := replication.WorkerPIDs(ctx, r.taker, g.Name()); err != nil {
-			return postgres.Wrap(r.Taker.Side, "looking for workers", err)
+			return r.Taker.Wrap("looking for workers", err)
 		}
 	}
 	tx, err := r.taker.Begin(ctx)
@@ -252,7 +250,7 @@ func (r *run) warmTaker(ctx context.Context) error {
 	if err == nil {
 		_, err = r.rehearseOpen(ctx)
 	}
-	return postgres.Wrap(r.Taker.Side, "trying to open it", err)
+	return r.Taker.Wrap("trying to open it", err)
 }
 
 // openWatch opens the second sessions.

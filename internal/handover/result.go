@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 )
@@ -88,7 +86,7 @@ func (u *Unknown) Unwrap() error { return u.Err }
 
 // remember keeps the result for `pgbaton report`. A handover does not fail for
 // want of it.
-func (r *run) remember(ctx context.Context, conn *pgx.Conn) {
+func (r *run) remember(ctx context.Context, conn *postgres.Session) {
 	if conn == nil || conn.IsClosed() || r.result.Already {
 		return
 	}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 )
@@ -114,7 +112,7 @@ func (r *run) aliveOldHolder(ctx context.Context) error {
 }
 
 // seizeAgain seizes a side that may just be starting up, until ctx ends.
-func (r *run) seizeAgain(ctx context.Context, p Party, old uint32) (*pgx.Conn, error) {
+func (r *run) seizeAgain(ctx context.Context, p Party, old uint32) (*postgres.Session, error) {
 	for {
 		conn, err := seize(ctx, p.Server, old)
 		if err == nil || postgres.Pause(ctx, 50*time.Millisecond) != nil {
@@ -131,7 +129,7 @@ func (r *run) seen() {
 }
 
 // pid is the server's process behind a session, 0 for none.
-func pid(conn *pgx.Conn) uint32 {
+func pid(conn *postgres.Session) uint32 {
 	if conn == nil {
 		return 0
 	}
@@ -181,7 +179,7 @@ func (r *run) letGoWhenIdle(ctx context.Context) (idle bool, err error) {
 
 // heldOnPurpose says whether a handover of either direction holds traffic back, or
 // has died while it did: then it is for the guardian, or the next command.
-func heldOnPurpose(ctx context.Context, sides ...*pgx.Conn) (bool, error) {
+func heldOnPurpose(ctx context.Context, sides ...*postgres.Session) (bool, error) {
 	var handedOver, took int64 // generations
 	for _, conn := range sides {
 		if conn == nil {
@@ -211,7 +209,7 @@ func heldOnPurpose(ctx context.Context, sides ...*pgx.Conn) (bool, error) {
 // session with the pid old. The lock, once acquired, proves that the old session
 // is gone and will commit nothing any more. A lock that somebody else holds is
 // not taken: whoever it is acts on what the databases say.
-func seize(ctx context.Context, server *postgres.Server, old uint32) (*pgx.Conn, error) {
+func seize(ctx context.Context, server *postgres.Server, old uint32) (*postgres.Session, error) {
 	conn, err := server.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -223,7 +221,7 @@ func seize(ctx context.Context, server *postgres.Server, old uint32) (*pgx.Conn,
 	return conn, nil
 }
 
-func seizeLock(ctx context.Context, conn *pgx.Conn, old int32) error {
+func seizeLock(ctx context.Context, conn *postgres.Session, old int32) error {
 	for {
 		ok, _, err := journal.Lock(ctx, conn)
 		if err != nil || ok {

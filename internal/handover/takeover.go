@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/routine"
@@ -21,7 +19,7 @@ type GuardianNote struct {
 }
 
 // ReadGuardianNote returns the note, nil when there is none.
-func ReadGuardianNote(ctx context.Context, conn *pgx.Conn) (*GuardianNote, error) {
+func ReadGuardianNote(ctx context.Context, conn *postgres.Session) (*GuardianNote, error) {
 	if conn == nil {
 		return nil, nil
 	}
@@ -33,7 +31,7 @@ func ReadGuardianNote(ctx context.Context, conn *pgx.Conn) (*GuardianNote, error
 }
 
 // forget removes what an earlier handover noted for people.
-func forget(ctx context.Context, conn *pgx.Conn) error {
+func forget(ctx context.Context, conn *postgres.Session) error {
 	return journal.Clear(ctx, conn, journal.Guardian, journal.Arrived)
 }
 
@@ -143,7 +141,7 @@ func (r *run) seizeBoth(ctx context.Context, w *Ward) (holderErr, takerErr error
 }
 
 func (r *run) closeBoth(ctx context.Context) {
-	for _, conn := range []*pgx.Conn{r.holder, r.taker} {
+	for _, conn := range []*postgres.Session{r.holder, r.taker} {
 		if conn != nil {
 			conn.Close(ctx)
 		}
@@ -159,7 +157,7 @@ func (r *run) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error)
 		record, err := journal.Read(ctx, r.taker)
 		switch {
 		case err != nil:
-			return false, postgres.Wrap(r.Taker.Side, "reading the baton", err)
+			return false, r.Taker.Wrap("reading the baton", err)
 		case record == nil || record.ID != w.ID || record.Generation > w.Generation+1:
 			return false, &Superseded{"the migration has moved on"}
 		}
@@ -177,7 +175,7 @@ func (r *run) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error)
 	}
 	record, err := journal.Read(ctx, r.holder)
 	if err != nil {
-		return false, postgres.Wrap(r.Holder.Side, "reading the baton", err)
+		return false, r.Holder.Wrap("reading the baton", err)
 	}
 	if record == nil || record.ID != w.ID {
 		return false, &Superseded{"the migration has moved on"}
@@ -194,11 +192,11 @@ func (r *run) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error)
 		return false, &Superseded{"the " + string(r.Taker.Side) + " has been given the baton by force"}
 	}
 	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
-		return false, postgres.Wrap(r.Holder.Side, "taking the handover over", err)
+		return false, r.Holder.Wrap("taking the handover over", err)
 	}
 	w.Attempt = r.attempt
 	if record, err = journal.Read(ctx, r.holder); err != nil {
-		return false, postgres.Wrap(r.Holder.Side, "reading the baton", err)
+		return false, r.Holder.Wrap("reading the baton", err)
 	}
 	switch {
 	case record.HandedOver && record.Generation == w.Generation+1:
@@ -216,14 +214,14 @@ func (r *run) undoDead(ctx context.Context) error {
 	}
 	ajar := r.undoFence(ctx)
 	if ajar != nil {
-		ajar = postgres.Wrap(r.Holder.Side, "lifting the fence", ajar)
+		ajar = r.Holder.Wrap("lifting the fence", ajar)
 		if !serves(r.Holder, ajar) {
 			return ajar
 		}
 	}
 	paused, err := ReadPaused(ctx, r.holder)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
+		return r.Holder.Wrap("reading the journal", err)
 	}
 	var held error
 	if paused != nil {
@@ -241,7 +239,7 @@ func (r *run) undoDead(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) note(ctx context.Context, conn *pgx.Conn, text string) {
+func (r *run) note(ctx context.Context, conn *postgres.Session, text string) {
 	// The work is done; a note that cannot be written is no reason to do it again.
 	_ = guardianEntry.Put(ctx, conn, GuardianNote{time.Now().UTC(), text})
 }

@@ -7,7 +7,6 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
-	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
 )
 
@@ -27,7 +26,7 @@ func (r *run) readyViews(ctx context.Context) error {
 	for _, d := range failed {
 		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: d.Text(), Remedy: d.Remedy(r.Taker.Version(), "the "+r.Command)})
 	}
-	return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+	return r.Taker.Wrap("reading the journal", err)
 }
 
 // noteViews remembers on the taker which views the holder has populated: behind the
@@ -35,9 +34,9 @@ func (r *run) readyViews(ctx context.Context) error {
 func (r *run) noteViews(ctx context.Context) error {
 	views, err := catalog.MatViews(ctx, r.holder, r.Selection)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "listing materialized views", err)
+		return r.Holder.Wrap("listing materialized views", err)
 	}
-	return postgres.Wrap(r.Taker.Side, "writing the journal",
+	return r.Taker.Wrap("writing the journal",
 		viewsEntry.Put(ctx, r.taker, heldViews{r.generation, views}))
 }
 
@@ -47,14 +46,14 @@ func (r *run) noteViews(ctx context.Context) error {
 func (r *run) noteViewsByForce(ctx context.Context) error {
 	noted, ok, err := viewsEntry.Get(ctx, r.taker)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+		return r.Taker.Wrap("reading the journal", err)
 	}
 	if ok && noted.Generation == r.generation {
 		return nil
 	}
 	views, err := catalog.MatViews(ctx, r.taker, r.Selection)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "listing materialized views", err)
+		return r.Taker.Wrap("listing materialized views", err)
 	}
 	failed, err := schema.Failed(ctx, r.taker)
 	for i := range views {
@@ -65,7 +64,7 @@ func (r *run) noteViewsByForce(ctx context.Context) error {
 	if err == nil {
 		err = viewsEntry.Put(ctx, r.taker, heldViews{r.generation, views})
 	}
-	return postgres.Wrap(r.Taker.Side, "writing the journal", err)
+	return r.Taker.Wrap("writing the journal", err)
 }
 
 // populate refreshes the taker's views. What the holder has populated is asked once,

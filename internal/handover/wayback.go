@@ -31,15 +31,15 @@ func (r *run) prepareBack(ctx context.Context) error {
 	g := r.Back
 	for _, side := range []struct {
 		Party
-		conn *pgx.Conn
+		conn *postgres.Session
 	}{{r.Holder, r.holder}, {r.Taker, r.taker}} {
 		if _, err := side.conn.Exec(ctx, replication.MarkerTableSQL(g.MarkerTable())); err != nil {
-			return postgres.Wrap(side.Side, "creating the marker table of the way back", err)
+			return side.Wrap("creating the marker table of the way back", err)
 		}
 	}
-	tables, err := catalog.Shapes(ctx, r.taker, r.Taker.Version(), r.Selection)
+	tables, err := catalog.Shapes(ctx, r.taker, r.Selection)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "listing tables", err)
+		return r.Taker.Wrap("listing tables", err)
 	}
 	publication := replication.PublicationSQL(g.Name(), replication.Publishable(tables, g),
 		replication.StreamsTruncate(r.Taker.Version(), r.Holder.Version()))
@@ -60,17 +60,17 @@ func (r *run) prepareBack(ctx context.Context) error {
 			hint = "wait for who holds the lock, or end it with pg_terminate_backend, and run the same command again" + orWithout
 			err = r.orLockedBy(ctx, err)
 		}
-		return postgres.WrapHint(r.Taker.Side, "creating the publication of the way back", err, hint)
+		return r.Taker.WrapHint("creating the publication of the way back", err, hint)
 	}
-	terms, err := replication.TermsFor(ctx, r.holder, r.Taker.Version(), r.Holder.Version(), r.Label, 1, false)
+	terms, err := replication.TermsFor(ctx, r.holder, r.Taker.Version(), r.Label, 1, false)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "looking for workers that can apply", err)
+		return r.Holder.Wrap("looking for workers that can apply", err)
 	}
 	if err := replication.CreateSubscription(ctx, r.holder, g.Name(), r.Taker.Reach.For(r.Holder.Version()), terms); err != nil {
 		_, hint := replication.SubscribeFailure(r.Holder.Side, r.Holder.Version(), err)
-		return postgres.WrapHint(r.Holder.Side, "creating the subscription of the way back", err, hint+orWithout)
+		return r.Holder.WrapHint("creating the subscription of the way back", err, hint+orWithout)
 	}
-	return postgres.Wrap(r.Holder.Side, "checking the subscription of the way back",
+	return r.Holder.Wrap("checking the subscription of the way back",
 		replication.VerifySubscription(ctx, r.taker, r.holder, g.Name(), "r"))
 }
 
@@ -91,7 +91,7 @@ func (r *run) undoPrepare(ctx context.Context) error {
 		return err
 	}
 	if _, err := replication.DropSubscription(ctx, r.holder, name); err != nil {
-		return postgres.Wrap(r.Holder.Side, "dropping subscription "+name, err)
+		return r.Holder.Wrap("dropping subscription "+name, err)
 	}
 	takerCtx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
@@ -102,13 +102,13 @@ func (r *run) undoPrepare(ctx context.Context) error {
 		return err
 	}
 	if _, err := replication.DropSlots(ctx, r.taker, replication.Exactly(name)); err != nil {
-		return postgres.Wrap(r.Taker.Side, "dropping slot "+name, err)
+		return r.Taker.Wrap("dropping slot "+name, err)
 	}
 	exists, err := replication.PublicationExists(ctx, r.taker, name)
 	if err == nil && exists {
 		_, err = r.taker.Exec(ctx, replication.DropPublicationSQL(name))
 	}
-	return postgres.Wrap(r.Taker.Side, "dropping publication "+name, err)
+	return r.Taker.Wrap("dropping publication "+name, err)
 }
 
 // wayBack ends the stream to the taker: nothing may flow into it once it is
@@ -118,23 +118,23 @@ func (r *run) undoPrepare(ctx context.Context) error {
 func (r *run) wayBack(ctx context.Context) error {
 	for _, g := range r.Groups {
 		if err := replication.SetEnabled(ctx, r.taker, g.Name(), false); err != nil {
-			return postgres.Wrap(r.Taker.Side, "disabling subscription "+g.Name(), err)
+			return r.Taker.Wrap("disabling subscription "+g.Name(), err)
 		}
 	}
 	if !r.NoRollback {
 		var err error
-		if r.backPoint, err = replication.CreateSlotHere(ctx, r.taker, r.Taker.Version(), r.Back.Name()); err != nil {
-			return postgres.WrapHint(r.Taker.Side, "creating the slot of the way back", err, replication.SlotHint(err))
+		if r.backPoint, err = replication.CreateSlotHere(ctx, r.taker, r.Back.Name()); err != nil {
+			return r.Taker.WrapHint("creating the slot of the way back", err, replication.SlotHint(err))
 		}
-		if err := replication.RememberFilenodes(ctx, r.taker, r.Taker.Version(), r.Holder.Version(), r.Back); err != nil {
-			return postgres.Wrap(r.Taker.Side, "remembering the tables' files", err)
+		if err := replication.RememberFilenodes(ctx, r.taker, r.Holder.Version(), r.Back); err != nil {
+			return r.Taker.Wrap("remembering the tables' files", err)
 		}
 	}
 	if err := r.addWithheld(ctx); err != nil {
 		return err
 	}
 	if err := r.durable(ctx); err != nil {
-		return postgres.Wrap(r.Taker.Side, "making what was applied durable", err)
+		return r.Taker.Wrap("making what was applied durable", err)
 	}
 	return nil
 }
@@ -147,17 +147,17 @@ func (r *run) addWithheld(ctx context.Context) error {
 	if !r.without.noKeys {
 		keys, err := replication.Withheld(ctx, r.taker)
 		if err != nil {
-			return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+			return r.Taker.Wrap("reading the journal", err)
 		}
 		if goneKeys, err = replication.AddWithheld(ctx, r.taker, keys); err != nil {
-			return postgres.Wrap(r.Taker.Side, "adding the foreign keys between groups", err)
+			return r.Taker.Wrap("adding the foreign keys between groups", err)
 		}
 	}
 	var goneChecks []schema.HeldCheck
 	if !r.without.noChecks {
 		var err error
 		if goneChecks, err = schema.AddChecks(ctx, r.taker); err != nil {
-			return postgres.Wrap(r.Taker.Side, "adding constraints that call functions", err)
+			return r.Taker.Wrap("adding constraints that call functions", err)
 		}
 	}
 	for _, k := range goneKeys {
@@ -184,15 +184,15 @@ type without struct{ noKeys, noChecks, noEvents bool }
 func (r *run) readWithout(ctx context.Context) error {
 	keys, err := replication.Withheld(ctx, r.taker)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+		return r.Taker.Wrap("reading the journal", err)
 	}
 	checks, err := schema.HeldChecks(ctx, r.taker)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+		return r.Taker.Wrap("reading the journal", err)
 	}
 	events, err := schema.EventTriggersHeld(ctx, r.taker)
 	r.without = without{len(keys) == 0, len(checks) == 0, !events}
-	return postgres.Wrap(r.Taker.Side, "reading the journal", err)
+	return r.Taker.Wrap("reading the journal", err)
 }
 
 func (r *run) durable(ctx context.Context) error {
@@ -215,7 +215,7 @@ type drained struct {
 }
 
 // Drained says whether a handover to this taker has ever got as far as the pass.
-func Drained(ctx context.Context, taker *pgx.Conn) (bool, error) {
+func Drained(ctx context.Context, taker *postgres.Session) (bool, error) {
 	_, ok, err := drainedEntry.Get(ctx, taker)
 	return ok, err
 }
@@ -295,7 +295,7 @@ func (g *gapError) Error() string { return g.why }
 // of it meanwhile.
 func (r *run) enableStream(ctx context.Context) error {
 	for _, g := range r.Groups {
-		gap, err := replication.Gap(ctx, r.holder, r.taker, r.Holder.Version(), g)
+		gap, err := replication.Gap(ctx, r.holder, r.taker, g)
 		if err == nil && gap != "" {
 			err = &gapError{gap}
 		}
@@ -313,7 +313,7 @@ func (r *run) enableStream(ctx context.Context) error {
 // enabled again.
 func (r *run) leaveStream(ctx context.Context) {
 	for _, g := range r.Groups {
-		if err := replication.LeaveSlot(ctx, r.holder, r.Holder.Version(), g); err != nil {
+		if err := replication.LeaveSlot(ctx, r.holder, g); err != nil {
 			r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "noting where slot " + g.Name() + " stands: " + postgres.Describe(err)})
 		}
 	}
@@ -321,7 +321,7 @@ func (r *run) leaveStream(ctx context.Context) {
 
 // StreamLeft says whether the stream from this holder may have been left disabled
 // by a handover that could not reach the taker when it was undone.
-func StreamLeft(ctx context.Context, holder *pgx.Conn) (bool, error) {
+func StreamLeft(ctx context.Context, holder *postgres.Session) (bool, error) {
 	if holder == nil {
 		return false, nil
 	}
@@ -332,7 +332,7 @@ func StreamLeft(ctx context.Context, holder *pgx.Conn) (bool, error) {
 // ClearLeft takes back from the taker what an aborted handover has left there because
 // it was out of reach: before anybody lets the stream flow again. It is for whoever has
 // both locks.
-func ClearLeft(ctx context.Context, c Config, holder, taker *pgx.Conn) error {
+func ClearLeft(ctx context.Context, c Config, holder, taker *postgres.Session) error {
 	left, err := StreamLeft(ctx, holder)
 	if err != nil || !left {
 		return err
@@ -341,7 +341,7 @@ func ClearLeft(ctx context.Context, c Config, holder, taker *pgx.Conn) error {
 }
 
 // ForgetStream is for whoever enables or disables the stream.
-func ForgetStream(ctx context.Context, holder *pgx.Conn) error {
+func ForgetStream(ctx context.Context, holder *postgres.Session) error {
 	return streamEntry.Delete(ctx, holder)
 }
 
@@ -355,19 +355,19 @@ func (r *run) enableBack(ctx context.Context) error {
 		return err
 	}
 	if stale, err := ReadStale(ctx, r.holder); err != nil || stale != nil {
-		return postgres.Wrap(r.Holder.Side, "reading the journal", err)
+		return r.Holder.Wrap("reading the journal", err)
 	}
 	name := r.Back.Name()
 	sub, err := replication.ReadSubscription(ctx, r.holder, name)
 	if err != nil {
-		return postgres.Wrap(r.Holder.Side, "reading the subscription of the way back", err)
+		return r.Holder.Wrap("reading the subscription of the way back", err)
 	}
 	if sub == nil {
 		return nil // it was passed without one
 	}
-	gap, err := replication.Gap(ctx, r.taker, r.holder, r.Taker.Version(), r.Back)
+	gap, err := replication.Gap(ctx, r.taker, r.holder, r.Back)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "looking for a gap in the way back", err)
+		return r.Taker.Wrap("looking for a gap in the way back", err)
 	}
 	if gap != "" {
 		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back is not opened: " + gap, Remedy: wayClosed})
@@ -375,14 +375,14 @@ func (r *run) enableBack(ctx context.Context) error {
 	}
 	// What its triggers did on the taker comes with the rows.
 	if err := schema.QuietTriggers(ctx, r.holder, nil); err != nil {
-		return postgres.Wrap(r.Holder.Side, "keeping triggers quiet", err)
+		return r.Holder.Wrap("keeping triggers quiet", err)
 	}
 	if err := replication.LetOn(ctx, r.taker, r.holder, r.Back); err != nil {
-		return postgres.Wrap(r.Holder.Side, "enabling the subscription of the way back", err)
+		return r.Holder.Wrap("enabling the subscription of the way back", err)
 	}
 	trip, err := replication.SendMarker(ctx, r.taker, r.Back)
 	if err != nil {
-		return postgres.Wrap(r.Taker.Side, "writing a marker", err)
+		return r.Taker.Wrap("writing a marker", err)
 	}
 	seen, gap, err := trip.Arrived(ctx, r.taker, r.holder, backTimeout)
 	if err == nil && gap != "" {
@@ -392,5 +392,5 @@ func (r *run) enableBack(ctx context.Context) error {
 		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "the way back does not flow yet: a marker did not arrive within " + backTimeout.String(),
 			Remedy: "pgbaton status shows whether it does, and why not"})
 	}
-	return postgres.Wrap(r.Holder.Side, "waiting for a marker", err)
+	return r.Holder.Wrap("waiting for a marker", err)
 }

@@ -25,7 +25,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 // Lock makes the session the database's one operator. It is a session-level
 // advisory lock: it dies with its holder. When somebody else has it, ok is
 // false and who describes them.
-func Lock(ctx context.Context, conn *pgx.Conn) (ok bool, who string, err error) {
+func Lock(ctx context.Context, conn *postgres.Session) (ok bool, who string, err error) {
 	if err = conn.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock($1)`, lockKey).Scan(&ok); err != nil || ok {
 		return ok, "", err
 	}
@@ -46,7 +46,7 @@ func LockedBy(ctx context.Context, db postgres.DB) (pid int32, who string, err e
 }
 
 // Unlock gives the lock back once: a session that took it twice still has it.
-func Unlock(ctx context.Context, conn *pgx.Conn) error {
+func Unlock(ctx context.Context, conn *postgres.Session) error {
 	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_advisory_unlock($1)`, lockKey)
 	return err
 }

@@ -16,9 +16,9 @@ import (
 // CREATE EXTENSION has made, under a snapshot if there is one. Rows of other tables
 // may refer to them, so they come first. By method dump they were read with the dump.
 func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
-	configs, left, err := schema.ReadConfigs(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Target.Version())
+	configs, left, err := schema.ReadConfigs(ctx, st.SourceConn, st.TargetConn)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "listing the tables of extensions", err)
+		return st.Source.Wrap("listing the tables of extensions", err)
 	}
 	for _, text := range left {
 		st.Observe(event.Warning{Side: string(postgres.Source), Text: text, Remedy: "move them by hand, or by the extension's own means"})
@@ -31,7 +31,7 @@ func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
 			rows, read := st.configRows[c.From.Ident]
 			if !read {
 				if rows, err = c.Read(ctx, st.SourceConn); err != nil {
-					return postgres.Wrap(postgres.Source, "reading the rows of extensions", err)
+					return st.Source.Wrap("reading the rows of extensions", err)
 				}
 			}
 			unheard, err := c.Write(ctx, st.TargetConn, rows)
@@ -39,7 +39,7 @@ func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
 				st.Observe(event.Warning{Side: string(postgres.Target), Text: c.Unheard(unheard), Remedy: schema.UnheardRemedy})
 			}
 			if err != nil {
-				return postgres.WrapHint(postgres.Target, "writing the rows of extensions", err,
+				return st.Target.WrapHint("writing the rows of extensions", err,
 					fmt.Sprintf("the extension's version may not be the source's: ALTER EXTENSION %s UPDATE on the source, where packages allow; then run start again", postgres.QuoteIdent(c.To.Extension)))
 			}
 		}
@@ -55,7 +55,7 @@ func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
 // them is not restored: the target's extension may have some of them by itself.
 func (st *start) dumpConfigs(ctx context.Context, snapshot string) (err error) {
 	err = underSnapshot(ctx, st.SourceConn, snapshot, func(tx pgx.Tx) error {
-		if st.configs, err = catalog.ConfigTables(ctx, tx, st.Source.Version()); err != nil {
+		if st.configs, err = catalog.ConfigTables(ctx, tx); err != nil {
 			return err
 		}
 		st.configRows = map[postgres.Ident][]byte{}
@@ -69,7 +69,7 @@ func (st *start) dumpConfigs(ctx context.Context, snapshot string) (err error) {
 		}
 		return nil
 	})
-	return postgres.Wrap(postgres.Source, "reading the rows of extensions", err)
+	return st.Source.Wrap("reading the rows of extensions", err)
 }
 
 // planConfigs adds what copyConfigs does to the actions before it.
@@ -77,11 +77,11 @@ func (st *start) planConfigs(ctx context.Context, before []Action, err error) ([
 	if err != nil {
 		return nil, err
 	}
-	configs, _, err := schema.ReadConfigs(ctx, st.SourceConn, st.SourceConn, st.Source.Version(), st.Source.Version())
+	configs, _, err := schema.ReadConfigs(ctx, st.SourceConn, st.SourceConn)
 	for _, c := range configs {
 		before = append(before, on(postgres.Source, c.ReadSQL())...)
 		before = append(before, on(postgres.Target, c.ClearSQL(), "COPY "+c.To.Ident.String()+" FROM STDIN")...)
 		before = append(before, on(postgres.Target, c.HeedSQL()...)...)
 	}
-	return before, postgres.Wrap(postgres.Source, "listing the tables of extensions", err)
+	return before, st.Source.Wrap("listing the tables of extensions", err)
 }

@@ -36,15 +36,15 @@ func (st *start) divide(ctx context.Context, tables []catalog.Table) ([][]catalo
 	}
 	writes, err := catalog.Writes(ctx, st.SourceConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "reading the statistics of writes", err)
+		return nil, st.Source.Wrap("reading the statistics of writes", err)
 	}
 	keys, err := catalog.ForeignKeys(ctx, st.SourceConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing foreign keys", err)
+		return nil, st.Source.Wrap("listing foreign keys", err)
 	}
 	partitioned, err := catalog.PartitionedKeys(ctx, st.SourceConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing foreign keys", err)
+		return nil, st.Source.Wrap("listing foreign keys", err)
 	}
 	ties := make([][]uint32, 0, len(keys)+len(partitioned))
 	for _, f := range keys {
@@ -66,7 +66,7 @@ func (st *start) groupsForWrites(ctx context.Context) (int, error) {
 		for _, n := range byTable {
 			total += n
 		}
-		return total, postgres.Wrap(postgres.Source, "reading the statistics of writes", err)
+		return total, st.Source.Wrap("reading the statistics of writes", err)
 	}
 	before, err := count()
 	if err == nil {

@@ -45,7 +45,7 @@ func (s *Sessions) isEnd(ctx context.Context, c Config, record *journal.Record, 
 		is, err = want.Is(ctx, conn, have)
 	}
 	if err != nil || is {
-		return postgres.Wrap(side, "identifying the database", err)
+		return c.Server(side).Wrap("identifying the database", err)
 	}
 	system := ""
 	if want.System != "" && want.System != have.System {
@@ -61,7 +61,7 @@ func (s *Sessions) identify(ctx context.Context, c Config, side postgres.Side) (
 	server := c.Server(side)
 	if conn := s.conn(side); conn != nil {
 		d, err = journal.ReadDatabase(ctx, conn, server)
-		return d, err == nil, postgres.Wrap(side, "identifying the database", err)
+		return d, err == nil, c.Server(side).Wrap("identifying the database", err)
 	}
 	if side == postgres.Source || postgres.Code(s.TargetErr) != postgres.UndefinedDatabase {
 		return d, false, nil // out of reach
@@ -73,7 +73,7 @@ func (s *Sessions) identify(ctx context.Context, c Config, side postgres.Side) (
 	defer conn.Close(context.WithoutCancel(ctx))
 	d = journal.Database{Name: server.Database(), Address: server.Address()}
 	d.System, err = journal.ReadSystem(ctx, conn)
-	return d, err == nil, postgres.Wrap(side, "identifying the server", err)
+	return d, err == nil, c.Server(side).Wrap("identifying the server", err)
 }
 
 // unbound judges a migration that was begun before the ends were recorded: a target
@@ -82,7 +82,7 @@ func (s *Sessions) identify(ctx context.Context, c Config, side postgres.Side) (
 func (s *Sessions) unbound(ctx context.Context, c Config) error {
 	numbers, err := replication.GroupNumbers(ctx, s.SourceConn, nil, c.Group())
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "listing publications and slots", err)
+		return c.Source.Wrap("listing publications and slots", err)
 	}
 	if len(numbers) == 0 {
 		return nil

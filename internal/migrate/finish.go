@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/journal"
@@ -224,7 +222,7 @@ func (k *cleaner) say(side postgres.Side, left []refusal.Reason) {
 
 // names lists the names of what there is of a direction's groups on one side, as
 // publisher or as subscriber.
-func (k *cleaner) names(ctx context.Context, side postgres.Side, publisher, subscriber *pgx.Conn, like replication.Group) (names []string) {
+func (k *cleaner) names(ctx context.Context, side postgres.Side, publisher, subscriber *postgres.Session, like replication.Group) (names []string) {
 	k.try(side, "groups", func() (bool, error) {
 		numbers, err := replication.GroupNumbers(ctx, publisher, subscriber, like)
 		for _, n := range numbers {

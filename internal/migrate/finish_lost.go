@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
@@ -90,7 +88,7 @@ func (k *cleaner) unrecorded(ctx context.Context) bool {
 }
 
 // liftFence lifts a side's fence, if there is one; what is damaged is told.
-func (k *cleaner) liftFence(ctx context.Context, side postgres.Side, conn *pgx.Conn) (bool, error) {
+func (k *cleaner) liftFence(ctx context.Context, side postgres.Side, conn *postgres.Session) (bool, error) {
 	saved, err := fence.Raised(ctx, conn)
 	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
 		k.tellShut(ctx, side)

@@ -29,7 +29,7 @@ func (st *start) readFunctions(ctx context.Context) (*schema.Functions, error) {
 	if err != nil || !defined {
 		return nil, err
 	}
-	return schema.ReadFunctions(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Target.Version(), st.exclusion)
+	return schema.ReadFunctions(ctx, st.SourceConn, st.TargetConn, st.exclusion)
 }
 
 func (st *start) planFunctions(ctx context.Context) ([]Action, error) {
@@ -57,7 +57,7 @@ func (st *start) runFunctions(ctx context.Context) error {
 	}
 	failed, err := functions.Apply(ctx, st.TargetConn)
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "bringing functions up to the source's", err)
+		return st.Target.Wrap("bringing functions up to the source's", err)
 	}
 	var done []string
 	for _, f := range functions.Changes {

@@ -74,7 +74,7 @@ func (st *start) arranged(ctx context.Context) (bool, error) {
 
 func (st *start) isDefined(ctx context.Context) (bool, error) {
 	_, ok, err := definedEntry.Get(ctx, st.TargetConn)
-	return ok, postgres.Wrap(postgres.Target, "reading the journal", err)
+	return ok, st.Target.Wrap("reading the journal", err)
 }
 
 func (st *start) planGroups(context.Context) ([]Action, error) {
@@ -95,13 +95,13 @@ func (st *start) planGroups(context.Context) ([]Action, error) {
 func (st *start) runGroups(ctx context.Context) error {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if err := schema.EndOrphans(ctx, st.conn(side)); err != nil {
-			return postgres.Wrap(side, "ending what an earlier run left running", err)
+			return st.Server(side).Wrap("ending what an earlier run left running", err)
 		}
 	}
 	st.forget(ctx)
-	tables, err := catalog.Tables(ctx, st.SourceConn, st.Source.Version(), st.Selection)
+	tables, err := catalog.Tables(ctx, st.SourceConn, st.Selection)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "listing tables", err)
+		return st.Source.Wrap("listing tables", err)
 	}
 	closed, err := st.closeGroups(ctx, tables)
 	if err != nil {
@@ -166,7 +166,7 @@ func (st *start) publish(ctx context.Context, g *group, members []catalog.Table)
 	}
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if _, err := st.conn(side).Exec(ctx, replication.MarkerTableSQL(g.MarkerTable())); err != nil {
-			return postgres.Wrap(side, "creating the marker table", err)
+			return st.Server(side).Wrap("creating the marker table", err)
 		}
 	}
 	g.members = nil
@@ -175,7 +175,7 @@ func (st *start) publish(ctx context.Context, g *group, members []catalog.Table)
 	}
 	err := execAll(ctx, postgres.Source, st.SourceConn, replication.DropPublicationSQL(name),
 		replication.PublicationSQL(name, replication.Publishable(members, g.Group), st.streamsTruncate()))
-	return postgres.WrapRights(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
+	return st.Source.WrapRights("creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
 }
 
 // dropSlot drops a group's slot, and first of all what rests on it: rows that were
@@ -185,25 +185,25 @@ func (st *start) dropSlot(ctx context.Context, name string) error {
 		return copiedEntries.DeleteWith(ctx, tx, "group", name)
 	})
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "writing the journal", err)
+		return st.Target.Wrap("writing the journal", err)
 	}
 	if err := groupPoints.Delete(ctx, st.SourceConn, name); err != nil {
-		return postgres.Wrap(postgres.Source, "writing the journal", err)
+		return st.Source.Wrap("writing the journal", err)
 	}
 	_, err = replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name))
-	return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
+	return st.Source.Wrap("dropping an earlier run's slot "+name, err)
 }
 
 // dropGroup removes all there is of an earlier run's group.
 func (st *start) dropGroup(ctx context.Context, name string) error {
 	if _, err := replication.DropSubscription(ctx, st.TargetConn, name); err != nil {
-		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription "+name, err)
+		return st.Target.Wrap("dropping an earlier run's subscription "+name, err)
 	}
 	if err := st.dropSlot(ctx, name); err != nil {
 		return err
 	}
 	_, err := st.SourceConn.Exec(ctx, replication.DropPublicationSQL(name))
-	return postgres.Wrap(postgres.Source, "dropping an earlier run's publication "+name, err)
+	return st.Source.Wrap("dropping an earlier run's publication "+name, err)
 }
 
 // clearAll takes back everything that earlier runs have copied.
@@ -284,8 +284,8 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, tables []ca
 	if err := st.dropSlot(ctx, name); err != nil {
 		return false, nil, err
 	}
-	if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Source.Version(), st.Target.Version(), g.Group); err != nil {
-		return false, nil, postgres.Wrap(postgres.Source, "remembering the tables' files", err)
+	if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Target.Version(), g.Group); err != nil {
+		return false, nil, st.Source.Wrap("remembering the tables' files", err)
 	}
 	if g.slot, err = replication.CreateSlot(ctx, st.Source, st.SourceConn, name, true, st.Observe); err != nil {
 		return false, nil, err
@@ -293,7 +293,7 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, tables []ca
 	err = errors.Join(groupPoints.Put(ctx, st.SourceConn, name, g.slot.ConsistentPoint.String()),
 		replication.LeaveNewSlot(ctx, st.SourceConn, g.Group, g.slot.ConsistentPoint))
 	if err != nil {
-		return false, nil, postgres.Wrap(postgres.Source, "writing the journal", err)
+		return false, nil, st.Source.Wrap("writing the journal", err)
 	}
 	st.result.Snapshot = g.slot.ConsistentPoint.String()
 	tables, err = snapshotTables(ctx, st.Config, st.SourceConn, g.slot.Snapshot)
@@ -321,7 +321,7 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, tables []ca
 		return false, nil, nil
 	}
 	published, err := replication.PublicationTables(ctx, st.SourceConn, name)
-	return slices.Equal(published, replication.Publishable(members, g.Group)), tables, postgres.Wrap(postgres.Source, "reading the publication", err)
+	return slices.Equal(published, replication.Publishable(members, g.Group)), tables, st.Source.Wrap("reading the publication", err)
 }
 
 // openSlot is one of this run's slots, nil when all groups are closed.
@@ -350,7 +350,7 @@ func (st *start) readWorld(ctx context.Context, tables []catalog.Table) error {
 	read := func(q catalog.Querier) (err error) {
 		w := world{read: true, tables: tables}
 		if tables == nil {
-			if w.tables, err = catalog.Tables(ctx, q, st.Source.Version(), st.Selection); err != nil {
+			if w.tables, err = catalog.Tables(ctx, q, st.Selection); err != nil {
 				return err
 			}
 		}
@@ -363,10 +363,10 @@ func (st *start) readWorld(ctx context.Context, tables []catalog.Table) error {
 		if w.partitioned, err = catalog.PartitionedKeys(ctx, q); err != nil {
 			return err
 		}
-		if st.exclusion, err = catalog.Excluded(ctx, q, st.Source.Version(), st.Selection); err != nil {
+		if st.exclusion, err = catalog.Excluded(ctx, q, st.Selection); err != nil {
 			return err
 		}
-		lost, err := catalog.LostForeignKeys(ctx, q, st.Source.Version(), st.exclusion)
+		lost, err := catalog.LostForeignKeys(ctx, q, st.exclusion)
 		w.lost = map[uint32]schema.Constraint{}
 		for _, c := range leftOut(lost) {
 			w.lost[c.OID] = c
@@ -386,11 +386,11 @@ func (st *start) readWorld(ctx context.Context, tables []catalog.Table) error {
 			st.groupOf[t] = g
 		}
 	}
-	return postgres.Wrap(postgres.Source, "listing tables, indexes and foreign keys", err)
+	return st.Source.Wrap("listing tables, indexes and foreign keys", err)
 }
 
 // underSnapshot reads under an exported snapshot.
-func underSnapshot(ctx context.Context, conn *pgx.Conn, snapshot string, read func(pgx.Tx) error) error {
+func underSnapshot(ctx context.Context, conn *postgres.Session, snapshot string, read func(pgx.Tx) error) error {
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	return pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+postgres.QuoteLiteral(snapshot)); err != nil {
@@ -406,5 +406,5 @@ func (st *start) closeSlots(ctx context.Context) error {
 	for _, g := range st.groups {
 		errs = append(errs, g.slot.Close(ctx))
 	}
-	return postgres.Wrap(postgres.Source, "releasing the snapshots", errors.Join(errs...))
+	return st.Source.Wrap("releasing the snapshots", errors.Join(errs...))
 }

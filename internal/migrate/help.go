@@ -20,12 +20,12 @@ import (
 // tables, together with what more is done.
 func (st *start) holdChecks(ctx context.Context, more func(pgx.Tx) error) error {
 	err := pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error {
-		if err := schema.HoldChecks(ctx, tx, st.Target.Version()); err != nil || more == nil {
+		if err := schema.HoldChecks(ctx, tx); err != nil || more == nil {
 			return err
 		}
 		return more(tx)
 	})
-	return postgres.Wrap(postgres.Target, "putting constraints aside that call functions", err)
+	return st.Target.Wrap("putting constraints aside that call functions", err)
 }
 
 // planHeld adds what holdChecks does to the actions before it.
@@ -33,8 +33,8 @@ func (st *start) planHeld(ctx context.Context, before []Action, err error) ([]Ac
 	if err != nil {
 		return nil, err
 	}
-	hold, _, err := schema.PlanChecks(ctx, st.SourceConn, st.Source.Version())
-	return append(before, on(postgres.Target, hold...)...), postgres.Wrap(postgres.Source, "listing constraints", err)
+	hold, _, err := schema.PlanChecks(ctx, st.SourceConn)
+	return append(before, on(postgres.Target, hold...)...), st.Source.Wrap("listing constraints", err)
 }
 
 // addChecks gives them back when all rows are there. With several groups of changes
@@ -46,13 +46,13 @@ func (st *start) addChecks(ctx context.Context) error {
 	}
 	const doing = "adding constraints that call functions"
 	if _, err := schema.AddChecks(ctx, st.TargetConn); err != nil { // those that are gone are nobody's loss before the first handover
-		return postgres.Wrap(postgres.Target, doing, err)
+		return st.Target.Wrap(doing, err)
 	}
 	not, err := schema.ValidateChecks(ctx, st.TargetConn)
 	for _, u := range not {
 		st.Observe(event.Warning{Side: string(postgres.Target), Text: u.Text(), Remedy: u.Remedy()})
 	}
-	return postgres.Wrap(postgres.Target, doing, err)
+	return st.Target.Wrap(doing, err)
 }
 
 // analyzeSQL gathers the statistics that are not there yet: by method stream those
@@ -81,17 +81,17 @@ func (st *start) analyzeEach(ctx context.Context, q catalog.Querier, list func(c
 func (st *start) analyze(ctx context.Context) error {
 	sql, err := st.analyzeSQL(ctx, st.TargetConn)
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "listing tables", err)
+		return st.Target.Wrap("listing tables", err)
 	}
 	for len(sql) > 0 {
 		_, err := st.TargetConn.Exec(ctx, sql[0])
 		switch {
 		case err == nil:
 		case ctx.Err() != nil || st.TargetConn.IsClosed():
-			return postgres.Wrap(postgres.Target, "gathering statistics", errors.Join(context.Cause(ctx), err))
+			return st.Target.Wrap("gathering statistics", errors.Join(context.Cause(ctx), err))
 		case sql[0] == "ANALYZE":
 			if sql, err = st.analyzeEach(ctx, st.TargetConn, catalog.WithStatistics); err != nil {
-				return postgres.Wrap(postgres.Target, "listing tables", err)
+				return st.Target.Wrap("listing tables", err)
 			}
 			continue
 		default:

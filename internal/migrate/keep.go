@@ -36,7 +36,7 @@ func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*gr
 	if rest > 0 {
 		groups++
 	}
-	if lacks, err := replication.RoomFor(ctx, st.SourceConn, st.TargetConn, st.Target.Version(), st.label, groups); err != nil {
+	if lacks, err := replication.RoomFor(ctx, st.SourceConn, st.TargetConn, st.label, groups); err != nil {
 		return nil, err
 	} else if lacks != "" {
 		st.Observe(event.Warning{Text: "the tables that an interrupted run has copied cannot be kept: " + lacks + "; they are copied again"})
@@ -88,16 +88,16 @@ func (st *start) closeGroup(ctx context.Context, g *group, members []catalog.Tab
 		})
 	}
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "closing group "+g.Name(), err)
+		return st.Source.Wrap("closing group "+g.Name(), err)
 	}
 	sub, err := replication.ReadSubscription(ctx, st.TargetConn, g.Name())
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "reading subscription "+g.Name(), err)
+		return st.Target.Wrap("reading subscription "+g.Name(), err)
 	}
 	if sub != nil && replication.VerifySubscription(ctx, st.SourceConn, st.TargetConn, g.Name(), "r") != nil {
 		// Made for more tables than are kept: it never was enabled.
 		if _, err := replication.DropSubscription(ctx, st.TargetConn, g.Name()); err != nil {
-			return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription "+g.Name(), err)
+			return st.Target.Wrap("dropping an earlier run's subscription "+g.Name(), err)
 		}
 		sub = nil
 	}
@@ -115,20 +115,20 @@ func (st *start) keepable(ctx context.Context, tables []catalog.Table) (map[stri
 	}
 	copied, err := copiedEntries.List(ctx, st.TargetConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Target, "reading the journal", err)
+		return nil, st.Target.Wrap("reading the journal", err)
 	}
 	points, err := groupPoints.List(ctx, st.SourceConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "reading the journal", err)
+		return nil, st.Source.Wrap("reading the journal", err)
 	}
 	for name := range points {
-		slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), name)
+		slot, err := replication.ReadSlot(ctx, st.SourceConn, name)
 		if err != nil {
-			return nil, postgres.Wrap(postgres.Source, "reading the slot", err)
+			return nil, st.Source.Wrap("reading the slot", err)
 		}
 		exists, err := replication.PublicationExists(ctx, st.SourceConn, name)
 		if err != nil {
-			return nil, postgres.Wrap(postgres.Source, "reading the publication", err)
+			return nil, st.Source.Wrap("reading the publication", err)
 		}
 		gap, err := st.gapOf(ctx, name)
 		if err != nil {
@@ -138,9 +138,9 @@ func (st *start) keepable(ctx context.Context, tables []catalog.Table) (map[stri
 			delete(points, name)
 		}
 	}
-	onTarget, err := catalog.Shapes(ctx, st.TargetConn, st.Target.Version(), st.Selection)
+	onTarget, err := catalog.Shapes(ctx, st.TargetConn, st.Selection)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Target, "listing tables", err)
+		return nil, st.Target.Wrap("listing tables", err)
 	}
 	shapes := map[postgres.Ident]string{}
 	for i := range onTarget {
@@ -187,8 +187,8 @@ func (st *start) gapOf(ctx context.Context, name string) (string, error) {
 	}
 	for _, g := range groups {
 		if g.Name() == name {
-			gap, err := replication.Gap(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), g)
-			return gap, postgres.Wrap(postgres.Source, "looking for a gap in the stream", err)
+			gap, err := replication.Gap(ctx, st.SourceConn, st.TargetConn, g)
+			return gap, st.Source.Wrap("looking for a gap in the stream", err)
 		}
 	}
 	return "", nil

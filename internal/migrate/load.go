@@ -34,12 +34,12 @@ func (st *start) isLoaded(ctx context.Context) (bool, error) {
 	}
 	l, ok, err := loadedEntry.Get(ctx, st.TargetConn)
 	if err != nil || !ok {
-		return false, postgres.Wrap(postgres.Target, "reading the journal", err)
+		return false, st.Target.Wrap("reading the journal", err)
 	}
 	for _, name := range l.Slots {
-		slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), name)
+		slot, err := replication.ReadSlot(ctx, st.SourceConn, name)
 		if err != nil {
-			return false, postgres.Wrap(postgres.Source, "reading the slot", err)
+			return false, st.Source.Wrap("reading the slot", err)
 		}
 		if slot == nil || slot.Lost {
 			return false, refusal.New("start", fmt.Sprintf("replication slot %s is lost: what was written on the source since then cannot reach the target", name),
@@ -56,7 +56,7 @@ func (st *start) planSlot(context.Context) ([]Action, error) {
 func (st *start) runSlot(ctx context.Context) error {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if err := schema.EndOrphans(ctx, st.conn(side)); err != nil {
-			return postgres.Wrap(side, "ending what an earlier run left running", err)
+			return st.Server(side).Wrap("ending what an earlier run left running", err)
 		}
 	}
 	if err := st.clearTarget(ctx); err != nil {
@@ -65,10 +65,10 @@ func (st *start) runSlot(ctx context.Context) error {
 	name := st.Group().Name()
 	for attempt := 1; ; attempt++ {
 		if _, err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
-			return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
+			return st.Source.Wrap("dropping an earlier run's slot "+name, err)
 		}
-		if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Source.Version(), st.Target.Version(), st.Group()); err != nil {
-			return postgres.Wrap(postgres.Source, "remembering the tables' files", err)
+		if err := replication.RememberFilenodes(ctx, st.SourceConn, st.Target.Version(), st.Group()); err != nil {
+			return st.Source.Wrap("remembering the tables' files", err)
 		}
 		slot, err := replication.CreateSlot(ctx, st.Source, st.SourceConn, name, st.Method != Native, st.Observe)
 		if err != nil {
@@ -76,7 +76,7 @@ func (st *start) runSlot(ctx context.Context) error {
 		}
 		st.slot = slot
 		if err := replication.LeaveNewSlot(ctx, st.SourceConn, st.Group(), slot.ConsistentPoint); err != nil {
-			return postgres.Wrap(postgres.Source, "writing the journal", err)
+			return st.Source.Wrap("writing the journal", err)
 		}
 		st.result.Snapshot = slot.ConsistentPoint.String()
 		if st.tables, err = snapshotTables(ctx, st.Config, st.SourceConn, slot.Snapshot); err != nil {
@@ -84,7 +84,7 @@ func (st *start) runSlot(ctx context.Context) error {
 		}
 		published, err := replication.PublicationTables(ctx, st.SourceConn, name)
 		if err != nil {
-			return postgres.Wrap(postgres.Source, "reading the publication", err)
+			return st.Source.Wrap("reading the publication", err)
 		}
 		if slices.Equal(published, replication.Publishable(st.tables, st.Group())) {
 			return nil
@@ -102,16 +102,16 @@ func (st *start) runSlot(ctx context.Context) error {
 }
 
 // snapshotTables lists the tables as a snapshot shows them; "" as they are.
-func snapshotTables(ctx context.Context, c Config, conn *pgx.Conn, snapshot string) (tables []catalog.Table, err error) {
+func snapshotTables(ctx context.Context, c Config, conn *postgres.Session, snapshot string) (tables []catalog.Table, err error) {
 	if snapshot == "" {
-		tables, err = catalog.Tables(ctx, conn, c.Source.Version(), c.Selection)
-		return tables, postgres.Wrap(postgres.Source, "listing tables", err)
+		tables, err = catalog.Tables(ctx, conn, c.Selection)
+		return tables, c.Source.Wrap("listing tables", err)
 	}
 	err = underSnapshot(ctx, conn, snapshot, func(tx pgx.Tx) error {
-		tables, err = catalog.Tables(ctx, tx, c.Source.Version(), c.Selection)
+		tables, err = catalog.Tables(ctx, tx, c.Selection)
 		return err
 	})
-	return tables, postgres.Wrap(postgres.Source, "listing tables under the slot's snapshot", err)
+	return tables, c.Source.Wrap("listing tables under the slot's snapshot", err)
 }
 
 // clearTarget removes what an unfinished load left on the target: our
@@ -123,19 +123,19 @@ func (st *start) clearTarget(ctx context.Context) error {
 		_, err = replication.DropSlots(ctx, st.SourceConn, replication.SyncSlotPattern(oid))
 	}
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "dropping an earlier run's subscription", err)
+		return st.Target.Wrap("dropping an earlier run's subscription", err)
 	}
 	err = journal.Clear(ctx, conn, journal.Defined, journal.RestBegan, journal.Progress, journal.Loaded, journal.Analyzed,
 		journal.Copied, journal.Built, journal.Check, journal.QuietTrigger, journal.EventTrigger)
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "writing the journal", err)
+		return st.Target.Wrap("writing the journal", err)
 	}
 	if err := replication.Withhold(ctx, conn, nil); err != nil {
-		return postgres.Wrap(postgres.Target, "writing the journal", err)
+		return st.Target.Wrap("writing the journal", err)
 	}
 	left, _, err := emptyTarget(ctx, conn)
 	if err == nil && len(left) > 0 {
-		err = postgres.WrapHint(postgres.Target, "emptying the target database", errors.New(left[0].Why), left[0].Remedy)
+		err = st.Target.WrapHint("emptying the target database", errors.New(left[0].Why), left[0].Remedy)
 	}
 	return err
 }
@@ -143,7 +143,7 @@ func (st *start) clearTarget(ctx context.Context) error {
 // emptyTarget takes everything out of the target database that a restore put
 // in: it was empty when the migration began. left is what could not be taken out;
 // known says whether it could know what there is to take.
-func emptyTarget(ctx context.Context, conn *pgx.Conn) (left []refusal.Reason, known bool, err error) {
+func emptyTarget(ctx context.Context, conn *postgres.Session) (left []refusal.Reason, known bool, err error) {
 	baseline, known, err := baselineEntry.Get(ctx, conn)
 	if err == nil && known {
 		left, err = schema.Empty(ctx, conn, baseline)
@@ -233,7 +233,7 @@ func (st *start) runPreData(ctx context.Context) error {
 	})
 }
 
-func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progress) error {
+func (st *start) noteProgress(ctx context.Context, conn *postgres.Session, p event.Progress) error {
 	return progressEntry.Put(ctx, conn, p)
 }
 
@@ -242,13 +242,13 @@ func (st *start) noteProgress(ctx context.Context, conn *pgx.Conn, p event.Progr
 func (st *start) markLoaded(ctx context.Context, l loaded) error {
 	before, err := schema.EventTriggersBefore(ctx, st.SourceConn)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading the journal", err)
+		return st.Source.Wrap("reading the journal", err)
 	}
 	if err := schema.QuietTriggers(ctx, st.TargetConn, before); err != nil {
-		return postgres.Wrap(postgres.Target, "keeping triggers from firing twice", err)
+		return st.Target.Wrap("keeping triggers from firing twice", err)
 	}
 	if err := replication.LocateIdentities(ctx, st.TargetConn); err != nil {
-		return postgres.Wrap(postgres.Target, "writing the journal", err)
+		return st.Target.Wrap("writing the journal", err)
 	}
 	err = postgres.Durably(ctx, st.TargetConn, func(tx pgx.Tx) error {
 		if err := journal.Clear(ctx, tx, journal.Copied, journal.Built); err != nil { // what counts is the whole now
@@ -257,7 +257,7 @@ func (st *start) markLoaded(ctx context.Context, l loaded) error {
 		l.Tables, l.Bytes = st.result.TablesCopied, st.result.BytesCopied
 		return loadedEntry.Put(ctx, tx, l)
 	})
-	return postgres.Wrap(postgres.Target, "recording that the load is complete", err)
+	return st.Target.Wrap("recording that the load is complete", err)
 }
 
 // one is what markLoaded records of a load in one group.
@@ -307,7 +307,7 @@ func (st *start) runDump(ctx context.Context) error {
 	if err := st.dumpConfigs(ctx, st.slot.Snapshot); err != nil {
 		return err
 	}
-	return postgres.Wrap(postgres.Source, "releasing the snapshot", st.slot.Close(ctx))
+	return st.Source.Wrap("releasing the snapshot", st.slot.Close(ctx))
 }
 
 // discardDump removes an earlier run's archive from a directory that the

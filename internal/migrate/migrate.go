@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
@@ -92,7 +90,7 @@ func (c *Config) Identify(ctx context.Context, s *Sessions) error {
 		}
 		record, err := journal.Read(ctx, s.conn(side))
 		if err != nil {
-			return postgres.Wrap(side, "reading the migration's record", err)
+			return c.Server(side).Wrap("reading the migration's record", err)
 		}
 		if record != nil && record.Name == c.Name && record.Side == side {
 			c.id, c.label = record.ID, record.Label()
@@ -107,7 +105,7 @@ func (c *Config) Identify(ctx context.Context, s *Sessions) error {
 		}
 		left, err := replication.LeftLabel(ctx, s.conn(side), c.Name)
 		if err != nil {
-			return postgres.Wrap(side, "looking for what an earlier run left", err)
+			return c.Server(side).Wrap("looking for what an earlier run left", err)
 		}
 		if left != "" {
 			c.label = left
@@ -129,7 +127,7 @@ func (c *Config) Remember(ctx context.Context, s *Sessions) error {
 	var err error
 	if s.TargetConn != nil {
 		if c.streaming, err = replication.Subscribed(ctx, s.TargetConn, c.Group()); err != nil {
-			return postgres.Wrap(postgres.Target, "listing the groups", err)
+			return c.Target.Wrap("listing the groups", err)
 		}
 	}
 	c.unselected = ""
@@ -147,7 +145,7 @@ func (c *Config) Remember(ctx context.Context, s *Sessions) error {
 			c.unselected = fmt.Sprintf("the %s's %s", side, damaged)
 			continue
 		case err != nil:
-			return postgres.Wrap(side, "reading the journal", err)
+			return c.Server(side).Wrap("reading the journal", err)
 		case !ok:
 			c.unselected = fmt.Sprintf("it is gone from the %s's journal", side)
 			continue
@@ -195,7 +193,7 @@ func (c Config) holderKeeps(side postgres.Side) []string {
 // Sessions are one command's sessions, one per side. A side that is out of
 // reach has none, and the reason.
 type Sessions struct {
-	SourceConn, TargetConn *pgx.Conn
+	SourceConn, TargetConn *postgres.Session
 	SourceErr, TargetErr   error
 
 	locked    bool   // the command is the migration's one operator
@@ -215,7 +213,7 @@ func Open(ctx context.Context, c Config) *Sessions {
 func (s *Sessions) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	for _, conn := range []*pgx.Conn{s.SourceConn, s.TargetConn} {
+	for _, conn := range []*postgres.Session{s.SourceConn, s.TargetConn} {
 		if conn != nil {
 			conn.Close(ctx)
 		}
@@ -268,7 +266,7 @@ func (s *Sessions) needMigration(ctx context.Context, command string) error {
 }
 
 // conn returns the session of a side, nil when there is none.
-func (s *Sessions) conn(side postgres.Side) *pgx.Conn {
+func (s *Sessions) conn(side postgres.Side) *postgres.Session {
 	if side == postgres.Source {
 		return s.SourceConn
 	}
@@ -311,7 +309,7 @@ func (s *Sessions) sameDatabase(ctx context.Context) bool {
 const lockPatience = 3 * time.Second
 
 // lockSide takes a side's lock, and returns who had it meanwhile, "" for nobody.
-func lockSide(ctx context.Context, side postgres.Side, conn *pgx.Conn) (who string, err error) {
+func lockSide(ctx context.Context, side postgres.Side, conn *postgres.Session) (who string, err error) {
 	began := time.Now()
 	for {
 		ok, other, err := journal.Lock(ctx, conn)
@@ -355,13 +353,13 @@ func (s *Sessions) records(ctx context.Context, c Config) (source, target *journ
 
 // bothRecords is records, also of two runs.
 func (s *Sessions) bothRecords(ctx context.Context, c Config) (source, target *journal.Record, err error) {
-	read := func(side postgres.Side, conn *pgx.Conn) (*journal.Record, error) {
+	read := func(side postgres.Side, conn *postgres.Session) (*journal.Record, error) {
 		if conn == nil {
 			return nil, nil
 		}
 		r, err := journal.Read(ctx, conn)
 		if err != nil {
-			return nil, postgres.Wrap(side, "reading the migration's record", err)
+			return nil, c.Server(side).Wrap("reading the migration's record", err)
 		}
 		if r != nil && r.Name != c.Name {
 			return nil, refusal.New("this command", fmt.Sprintf("the %s belongs to migration %q", side, r.Name),

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/postgres"
@@ -27,7 +25,7 @@ func (s *Sessions) Disturbed(err error) bool {
 	if postgres.Code(err) != "" {
 		return ended
 	}
-	for _, conn := range []*pgx.Conn{s.SourceConn, s.TargetConn} {
+	for _, conn := range []*postgres.Session{s.SourceConn, s.TargetConn} {
 		ended = ended || conn != nil && conn.IsClosed()
 	}
 	return ended
@@ -88,7 +86,7 @@ FROM pg_catalog.pg_stat_activity WHERE backend_type = 'checkpointer'`
 
 // witness asks a side whether its server was restarted within a time, which other
 // session than the old one has the lock, and whether anybody has handed over meanwhile.
-func witness(ctx context.Context, conn *pgx.Conn, within time.Duration, old *pgx.Conn) (restarted bool, who string, worked bool, err error) {
+func witness(ctx context.Context, conn *postgres.Session, within time.Duration, old *postgres.Session) (restarted bool, who string, worked bool, err error) {
 	err = conn.QueryRow(ctx, restartedSQL, within).Scan(&restarted)
 	if err != nil || restarted {
 		return restarted, "", false, err

@@ -47,11 +47,11 @@ func (st *start) makeRecord(ctx context.Context, side postgres.Side, r journal.R
 	// With what it includes: no command must ever take the record for one that includes all.
 	err := schema.CreateJournal(ctx, conn, r, func(tx pgx.Tx) error { return selectionEntry.Put(ctx, tx, st.Selection) })
 	if err != nil {
-		return postgres.WrapRights(side, "creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
+		return st.Server(side).WrapRights("creating schema pgbaton", err, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s",
 			postgres.QuoteIdent(st.Server(side).Database()), postgres.QuoteIdent(st.Server(side).User())))
 	}
 	_, err = conn.Exec(ctx, replication.MarkerTableSQL(st.Group().MarkerTable()))
-	return postgres.Wrap(side, "creating the marker table", err)
+	return st.Server(side).Wrap("creating the marker table", err)
 }
 
 func (st *start) planRoles(context.Context) ([]Action, error) {
@@ -63,7 +63,7 @@ func (st *start) doneRoles(ctx context.Context) (bool, error) { return st.target
 func (st *start) runRoles(ctx context.Context) error {
 	roles, withPasswords, err := schema.ReadRoles(ctx, st.SourceConn)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading roles", err)
+		return st.Source.Wrap("reading roles", err)
 	}
 	if !withPasswords {
 		st.Observe(event.Warning{Side: string(postgres.Source), Text: "password verifiers cannot be read without superuser: the copied roles have no password",
@@ -71,21 +71,21 @@ func (st *start) runRoles(ctx context.Context) error {
 	}
 	created, refused, err := schema.CopyRoles(ctx, st.Target, st.targetCluster(), roles)
 	if err != nil {
-		return postgres.WrapRights(postgres.Target, "copying roles", err, "the role needs CREATEROLE; or create the roles by hand and start without --roles")
+		return st.Target.WrapRights("copying roles", err, "the role needs CREATEROLE; or create the roles by hand and start without --roles")
 	}
 	st.warnSettings(refused)
-	return postgres.Wrap(postgres.Source, "remembering the copied roles",
+	return st.Source.Wrap("remembering the copied roles",
 		rolesMade.Put(ctx, st.SourceConn, created))
 }
 
 func (st *start) planDatabase(ctx context.Context) ([]Action, error) {
-	d, err := schema.ReadDatabase(ctx, st.SourceConn, st.Source.Version())
+	d, err := schema.ReadDatabase(ctx, st.SourceConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "reading the database's properties", err)
+		return nil, st.Source.Wrap("reading the database's properties", err)
 	}
 	exists, err := schema.Roles(ctx, st.targetCluster())
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Target, "listing roles", err)
+		return nil, st.Target.Wrap("listing roles", err)
 	}
 	name, v := st.Target.Database(), st.Target.Version()
 	return on(postgres.Target, append([]string{d.CreateSQL(name, v, false)}, d.FollowSQL(name, func(r string) bool { return exists[r] })...)...), nil
@@ -93,7 +93,7 @@ func (st *start) planDatabase(ctx context.Context) ([]Action, error) {
 
 // targetCluster is a session on the target for what is the same in all its
 // databases.
-func (st *start) targetCluster() *pgx.Conn {
+func (st *start) targetCluster() *postgres.Session {
 	if st.TargetConn != nil {
 		return st.TargetConn
 	}
@@ -122,13 +122,13 @@ func (st *start) doneDatabase(ctx context.Context) (bool, error) {
 // madeDatabase says whether start makes, or made, the target database.
 func (st *start) madeDatabase(ctx context.Context) (bool, error) {
 	_, made, err := databaseMade.Get(ctx, st.SourceConn)
-	return made, postgres.Wrap(postgres.Source, "reading the journal", err)
+	return made, st.Source.Wrap("reading the journal", err)
 }
 
 func (st *start) runDatabase(ctx context.Context) error {
-	d, err := schema.ReadDatabase(ctx, st.SourceConn, st.Source.Version())
+	d, err := schema.ReadDatabase(ctx, st.SourceConn)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "reading the database's properties", err)
+		return st.Source.Wrap("reading the database's properties", err)
 	}
 	name := st.Target.Database()
 	if st.TargetConn == nil {
@@ -138,7 +138,7 @@ func (st *start) runDatabase(ctx context.Context) error {
 	}
 	refused, err := schema.DressDatabase(ctx, st.Target, st.targetCluster(), d, name)
 	if err != nil {
-		return postgres.WrapRights(postgres.Target, "giving database "+postgres.QuoteIdent(name)+" its properties", err,
+		return st.Target.WrapRights("giving database "+postgres.QuoteIdent(name)+" its properties", err,
 			"the role must own the database, and be a member of its owner to be; or create the database, empty, by hand")
 	}
 	st.warnSettings(refused)
@@ -165,9 +165,9 @@ func (st *start) createDatabase(ctx context.Context, d schema.Database, name str
 	// The intention first: a database that nobody remembers making could not be
 	// told from one that was there.
 	if err := databaseMade.Put(ctx, st.SourceConn, name); err != nil {
-		return postgres.Wrap(postgres.Source, "writing the journal", err)
+		return st.Source.Wrap("writing the journal", err)
 	}
-	note, err := schema.CreateDatabase(ctx, st.maintenance, d, name, st.Target.Version())
+	note, err := schema.CreateDatabase(ctx, st.maintenance, d, name)
 	switch {
 	case postgres.Code(err) == postgres.DuplicateDatabase && meant:
 		return nil // made, but not entered, before
@@ -183,7 +183,7 @@ func (st *start) createDatabase(ctx context.Context, d schema.Database, name str
 		case postgres.Code(err) != "":
 			hint = "create the database, empty, by hand, then run start again"
 		}
-		return postgres.WrapHint(postgres.Target, "creating database "+postgres.QuoteIdent(name), err, hint)
+		return st.Target.WrapHint("creating database "+postgres.QuoteIdent(name), err, hint)
 	}
 	if note != "" {
 		st.Observe(event.Warning{Side: string(postgres.Target), Text: note})
@@ -201,10 +201,10 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 	conn := st.TargetConn
 	baseline, err := schema.ReadBaseline(ctx, conn)
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "reading what the target database holds", err)
+		return st.Target.Wrap("reading what the target database holds", err)
 	}
 	if err := targetEntered.Put(ctx, st.SourceConn, true); err != nil {
-		return postgres.Wrap(postgres.Source, "writing the journal", err)
+		return st.Source.Wrap("writing the journal", err)
 	}
 	ends, err := st.ends(ctx)
 	if err != nil {
@@ -217,10 +217,10 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 	st.targetRecord = &r
 	// The database may have been made since the source's record was.
 	if err := journal.PutEnds(ctx, st.SourceConn, ends); err != nil {
-		return postgres.Wrap(postgres.Source, "recording the target", err)
+		return st.Source.Wrap("recording the target", err)
 	}
 	if err := baselineEntry.PutNew(ctx, conn, baseline); err != nil {
-		return postgres.Wrap(postgres.Target, "writing the journal", err)
+		return st.Target.Wrap("writing the journal", err)
 	}
 	return nil
 }
@@ -228,21 +228,21 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 func (st *start) planFence(ctx context.Context) ([]Action, error) {
 	granted, err := fence.NeedGrant(ctx, st.targetCluster(), st.holderKeeps(postgres.Target))
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Target, "reading roles", err)
+		return nil, st.Target.Wrap("reading roles", err)
 	}
 	var saved fence.Saved
 	if st.TargetConn != nil {
 		if saved, err = fence.Read(ctx, st.TargetConn); err != nil {
-			return nil, postgres.Wrap(postgres.Target, "reading the database's grants", err)
+			return nil, st.Target.Wrap("reading the database's grants", err)
 		}
 	} else { // a new database has the default grants: of PUBLIC and its owner
-		d, err := schema.ReadDatabase(ctx, st.SourceConn, st.Source.Version())
+		d, err := schema.ReadDatabase(ctx, st.SourceConn)
 		if err != nil {
-			return nil, postgres.Wrap(postgres.Source, "reading the database's properties", err)
+			return nil, st.Source.Wrap("reading the database's properties", err)
 		}
 		exists, err := schema.Roles(ctx, st.maintenance)
 		if err != nil {
-			return nil, postgres.Wrap(postgres.Target, "listing roles", err)
+			return nil, st.Target.Wrap("listing roles", err)
 		}
 		owner := st.Target.User()
 		if exists[d.Owner] {
@@ -261,7 +261,7 @@ func (st *start) doneFence(ctx context.Context) (bool, error) {
 	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
 		return false, nil
 	}
-	return saved != nil, postgres.Wrap(postgres.Target, "looking for the fence", err)
+	return saved != nil, st.Target.Wrap("looking for the fence", err)
 }
 
 // refuseClosed refuses to start on a side that is shut, and whose journal does not tell
@@ -283,15 +283,15 @@ func (st *start) runFence(ctx context.Context) error {
 	if made {
 		onSource, err := fence.Read(ctx, st.SourceConn)
 		if err != nil {
-			return postgres.Wrap(postgres.Source, "reading the database's grants", err)
+			return st.Source.Wrap("reading the database's grants", err)
 		}
 		exists, err := schema.Roles(ctx, st.TargetConn)
 		if err != nil {
-			return postgres.Wrap(postgres.Target, "listing roles", err)
+			return st.Target.Wrap("listing roles", err)
 		}
 		here, err := fence.Read(ctx, st.TargetConn)
 		if err != nil {
-			return postgres.Wrap(postgres.Target, "reading the database's grants", err)
+			return st.Target.Wrap("reading the database's grants", err)
 		}
 		grants := onSource.OnlyRoles(exists, here.Owner)
 		instead = &grants
@@ -308,7 +308,7 @@ func (st *start) runFence(ctx context.Context) error {
 		defer cancel()
 		_, err = fence.Evict(evictCtx, st.TargetConn, []int32{int32(st.TargetConn.PgConn().PID())}, replication.AllOf(st.label))
 	}
-	return postgres.WrapRights(postgres.Target, "fencing the target database", err, "the role must own the database or be superuser")
+	return st.Target.WrapRights("fencing the target database", err, "the role must own the database or be superuser")
 }
 
 // fenceTimeout bounds the wait for sessions on the target, where nobody should
@@ -317,9 +317,9 @@ const fenceTimeout = 30 * time.Second
 
 // identityChanges are the tables whose replica identity has to change (rule 11).
 func (st *start) identityChanges(ctx context.Context) ([]replication.IdentityChange, error) {
-	tables, err := catalog.Shapes(ctx, st.SourceConn, st.Source.Version(), st.Selection)
+	tables, err := catalog.Shapes(ctx, st.SourceConn, st.Selection)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
+		return nil, st.Source.Wrap("listing tables", err)
 	}
 	var changes []replication.IdentityChange
 	for i := range tables {
@@ -356,7 +356,7 @@ func (st *start) runIdentities(ctx context.Context) error {
 	for _, c := range changes {
 		// The target gets the identity with the schema: it must be restored there too.
 		if err := c.RememberAhead(ctx, st.TargetConn); err != nil {
-			return postgres.Wrap(postgres.Target, "writing the journal", err)
+			return st.Target.Wrap("writing the journal", err)
 		}
 		began := time.Now()
 		for {
@@ -374,7 +374,7 @@ func (st *start) runIdentities(ctx context.Context) error {
 				break
 			}
 			if postgres.Code(err) != postgres.LockNotAvailable {
-				return postgres.Wrap(postgres.Source, c.ApplySQL(), err)
+				return st.Source.Wrap(c.ApplySQL(), err)
 			}
 			st.Observe(event.Waiting{For: "a lock to set the replica identity of " + c.Table.String(),
 				Side: string(postgres.Source), Seconds: event.Since(began)})
@@ -387,9 +387,9 @@ func (st *start) runIdentities(ctx context.Context) error {
 }
 
 func (st *start) publicationTables(ctx context.Context) ([]postgres.Ident, error) {
-	tables, err := catalog.Shapes(ctx, st.SourceConn, st.Source.Version(), st.Selection)
+	tables, err := catalog.Shapes(ctx, st.SourceConn, st.Selection)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
+		return nil, st.Source.Wrap("listing tables", err)
 	}
 	return replication.Publishable(tables, st.Group()), nil
 }
@@ -404,7 +404,7 @@ func (st *start) planPublication(ctx context.Context) ([]Action, error) {
 func (st *start) donePublication(ctx context.Context) (bool, error) {
 	exists, err := replication.PublicationExists(ctx, st.SourceConn, st.Group().Name())
 	if err != nil || !exists {
-		return false, postgres.Wrap(postgres.Source, "looking for the publication", err)
+		return false, st.Source.Wrap("looking for the publication", err)
 	}
 	if done, err := st.isLoaded(ctx); err != nil || done {
 		return done, err
@@ -414,7 +414,7 @@ func (st *start) donePublication(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	have, err := replication.PublicationTables(ctx, st.SourceConn, st.Group().Name())
-	return slices.Equal(want, have), postgres.Wrap(postgres.Source, "reading the publication", err)
+	return slices.Equal(want, have), st.Source.Wrap("reading the publication", err)
 }
 
 // runPublication makes the publication before the slot: a change decoded from
@@ -423,12 +423,12 @@ func (st *start) donePublication(ctx context.Context) (bool, error) {
 func (st *start) runPublication(ctx context.Context) error {
 	name := st.Group().Name()
 	if _, err := replication.DropSlots(ctx, st.SourceConn, replication.Exactly(name)); err != nil {
-		return postgres.Wrap(postgres.Source, "dropping an earlier run's slot "+name, err)
+		return st.Source.Wrap("dropping an earlier run's slot "+name, err)
 	}
 	tables, err := st.publicationTables(ctx)
 	if err != nil {
 		return err
 	}
 	err = execAll(ctx, postgres.Source, st.SourceConn, replication.DropPublicationSQL(name), replication.PublicationSQL(name, tables, st.streamsTruncate()))
-	return postgres.WrapRights(postgres.Source, "creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
+	return st.Source.WrapRights("creating the publication", err, "the role must own every table and have CREATE on the database: see pgbaton check")
 }

@@ -23,7 +23,7 @@ func TestRemember(t *testing.T) {
 	cluster := pgtest.Start(t, 17)
 	admin := pgtest.Connect(t, cluster.ConnString("postgres"))
 	selection := catalog.Selection{ExcludeTables: []string{"public.secret"}}
-	var conns []*pgx.Conn
+	var conns []*postgres.Session
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if _, err := admin.Exec(t.Context(), "CREATE DATABASE "+string(side)); err != nil {
 			t.Fatal(err)

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
@@ -53,7 +51,7 @@ func (m *Migration) Report(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	for _, side := range []struct {
-		conn   *pgx.Conn
+		conn   *postgres.Session
 		record *journal.Record
 		into   *SideStatus
 	}{{s.SourceConn, source, &r.Source}, {s.TargetConn, target, &r.Target}} {
@@ -75,7 +73,7 @@ func (m *Migration) Report(ctx context.Context) (*Report, error) {
 		}
 		results, err := handover.Results(ctx, conn)
 		if err != nil {
-			return nil, postgres.Wrap(side, "reading the handovers", err)
+			return nil, m.Server(side).Wrap("reading the handovers", err)
 		}
 		maps.Copy(told, results)
 	}
@@ -113,11 +111,11 @@ func (r *Report) readFence(ctx context.Context, c Config, s *Sessions, side post
 		return nil
 	}
 	if err != nil || saved == nil {
-		return postgres.Wrap(side, "looking for a fence", err)
+		return c.Server(side).Wrap("looking for a fence", err)
 	}
 	sql, err := saved.LiftSQL(ctx, conn, c.Server(side).Database())
 	if err != nil {
-		return postgres.Wrap(side, "reading the database's grants", err)
+		return c.Server(side).Wrap("reading the database's grants", err)
 	}
 	r.Fenced, r.Unfence = side, unfenceSQL(sql)
 	return nil

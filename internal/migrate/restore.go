@@ -17,7 +17,7 @@ import (
 func (st *start) restoreOptions(ctx context.Context) (schema.RestoreOptions, error) {
 	ownership, err := schema.ReadOwnership(ctx, st.SourceConn)
 	if err != nil {
-		return schema.RestoreOptions{}, postgres.Wrap(postgres.Source, "reading owners and grants", err)
+		return schema.RestoreOptions{}, st.Source.Wrap("reading owners and grants", err)
 	}
 	exists := map[string]bool{}
 	if st.TargetConn == nil { // a plan for a database that is still to be made
@@ -25,7 +25,7 @@ func (st *start) restoreOptions(ctx context.Context) (schema.RestoreOptions, err
 			exists[r] = true
 		}
 	} else if exists, err = schema.Roles(ctx, st.TargetConn); err != nil {
-		return schema.RestoreOptions{}, postgres.Wrap(postgres.Target, "listing roles", err)
+		return schema.RestoreOptions{}, st.Target.Wrap("listing roles", err)
 	}
 	return ownership.OptionsFor(exists, st.Jobs), nil
 }
@@ -60,9 +60,9 @@ func (st *start) restore(ctx context.Context, section string, o schema.RestoreOp
 // refer to tables which are not moved, and without the refreshes of materialized
 // views and the rows of extensions' tables: these are done otherwise.
 func (st *start) restoreList(ctx context.Context) (file string, err error) {
-	lost, err := catalog.LostForeignKeys(ctx, st.SourceConn, st.Source.Version(), st.exclusion)
+	lost, err := catalog.LostForeignKeys(ctx, st.SourceConn, st.exclusion)
 	if err != nil {
-		return "", postgres.Wrap(postgres.Source, "listing foreign keys", err)
+		return "", st.Source.Wrap("listing foreign keys", err)
 	}
 	entries, err := schema.Entries(ctx, st.tools, st.archive, schema.Everything)
 	if err != nil {

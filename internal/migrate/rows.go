@@ -113,7 +113,7 @@ func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
 	// What waits for others is the same on both sides, and known before it is restored.
 	later, err := catalog.AnalyzeLater(ctx, st.SourceConn)
 	if err != nil {
-		return t, postgres.Wrap(postgres.Source, "listing extended statistics", err)
+		return t, st.Source.Wrap("listing extended statistics", err)
 	}
 	for _, name := range later {
 		t.later[name] = true
@@ -126,14 +126,14 @@ func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
 		t.built, err = builtEntries.List(ctx, conn)
 	}
 	if err != nil {
-		return t, postgres.Wrap(postgres.Target, "reading the journal", err)
+		return t, st.Target.Wrap("reading the journal", err)
 	}
 	if t.indexes, err = catalog.BuiltIndexes(ctx, conn); err != nil {
-		return t, postgres.Wrap(postgres.Target, "listing indexes", err)
+		return t, st.Target.Wrap("listing indexes", err)
 	}
 	keys, err := catalog.ForeignKeys(ctx, conn)
 	if err != nil {
-		return t, postgres.Wrap(postgres.Target, "listing foreign keys", err)
+		return t, st.Target.Wrap("listing foreign keys", err)
 	}
 	for _, f := range keys {
 		t.foreignKeys[f.Table.String()+" "+f.Name] = f.Valid
@@ -144,7 +144,7 @@ func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
 // runRows loads what is still to be loaded.
 func (st *start) runRows(ctx context.Context) error {
 	if err := schema.EndOrphans(ctx, st.TargetConn); err != nil {
-		return postgres.Wrap(postgres.Target, "ending what an earlier try left running", err)
+		return st.Target.Wrap("ending what an earlier try left running", err)
 	}
 	job, err := st.job(ctx)
 	if err != nil {
@@ -204,7 +204,7 @@ func (st *start) copyAgain(ctx context.Context, failure error) error {
 		return nil
 	})
 	if err != nil {
-		return errors.Join(failure, postgres.Wrap(postgres.Target, "writing the journal", err))
+		return errors.Join(failure, st.Target.Wrap("writing the journal", err))
 	}
 	return failure
 }
@@ -241,13 +241,13 @@ func (st *start) dropInTheWay(ctx context.Context, job tablecopy.Job) error {
 	}
 	keys, err := catalog.ForeignKeys(ctx, st.TargetConn)
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "listing foreign keys", err)
+		return st.Target.Wrap("listing foreign keys", err)
 	}
 	for _, f := range keys {
 		if again[f.Table] || again[f.References] {
 			sql := fmt.Sprintf("ALTER TABLE ONLY %s DROP CONSTRAINT %s", f.Table, postgres.QuoteIdent(f.Name))
 			if _, err := st.TargetConn.Exec(ctx, sql); err != nil {
-				return postgres.Wrap(postgres.Target, sql, err)
+				return st.Target.Wrap(sql, err)
 			}
 		}
 	}
@@ -259,7 +259,7 @@ func (st *start) dropInTheWay(ctx context.Context, job tablecopy.Job) error {
 func (st *start) compareIndexes(ctx context.Context) error {
 	have, err := catalog.BuiltIndexes(ctx, st.TargetConn)
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "listing indexes", err)
+		return st.Target.Wrap("listing indexes", err)
 	}
 	moved := map[uint32]bool{}
 	for _, t := range st.world.tables {
@@ -267,7 +267,7 @@ func (st *start) compareIndexes(ctx context.Context) error {
 	}
 	for _, x := range st.world.indexes {
 		if constraint, ok := have[x.Ident]; moved[x.Table] && (!ok || constraint != x.Constraint) {
-			return postgres.WrapHint(postgres.Target, "comparing indexes", fmt.Errorf("index %s is not there as on the source", x.Ident),
+			return st.Target.WrapHint("comparing indexes", fmt.Errorf("index %s is not there as on the source", x.Ident),
 				"something else has its name there: drop that, then run start again")
 		}
 	}
@@ -288,7 +288,7 @@ func (st *start) giveUp(ctx context.Context, cause error) error {
 		}
 	}
 	st.groups = nil
-	return postgres.WrapHint(postgres.Source, "copying rows", cause,
+	return st.Source.WrapHint("copying rows", cause,
 		"the slots were dropped, so that the source can remove its WAL; run start again, it copies all rows: allow more with --max-slot-wal, "+
 			"or copy faster (--jobs, no --max-rate), or when less is written")
 }
@@ -327,7 +327,7 @@ func (st *start) runRest(ctx context.Context) error {
 		err = restBegan.Put(ctx, st.TargetConn, "")
 	}
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "looking at what is restored already", err)
+		return st.Target.Wrap("looking at what is restored already", err)
 	}
 	if len(entries) > 0 {
 		o, err := st.restoreOptions(ctx)
@@ -343,7 +343,7 @@ func (st *start) runRest(ctx context.Context) error {
 		}
 	}
 	if err := pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error { return replication.Withhold(ctx, tx, withheld) }); err != nil {
-		return postgres.Wrap(postgres.Target, "noting foreign keys between groups", err)
+		return st.Target.Wrap("noting foreign keys between groups", err)
 	}
 	l := loaded{}
 	for _, g := range st.groups {

@@ -38,8 +38,8 @@ type start struct {
 	*Sessions
 	sourceRecord, targetRecord *journal.Record // what the sides say; nil when nothing is there yet
 	tools                      schema.Tools
-	workDir                    string    // for the schema archive and, by default, the dump
-	maintenance                *pgx.Conn // on another database of the target, while its own does not exist
+	workDir                    string            // for the schema archive and, by default, the dump
+	maintenance                *postgres.Session // on another database of the target, while its own does not exist
 
 	exclusion catalog.Exclusion // what pg_dump leaves out
 
@@ -156,7 +156,9 @@ func (st *start) interrupted(ctx context.Context, err error) bool {
 
 // sessions are those that the steps work with: before the target's database is there,
 // one on another database stands for it.
-func (st *start) sessions() []*pgx.Conn { return []*pgx.Conn{st.SourceConn, st.targetCluster()} }
+func (st *start) sessions() []*postgres.Session {
+	return []*postgres.Session{st.SourceConn, st.targetCluster()}
+}
 
 // reconnectPatience bounds the wait for a server that restarts.
 const reconnectPatience = 2 * time.Minute
@@ -165,7 +167,7 @@ const reconnectPatience = 2 * time.Minute
 func (st *start) reconnect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, reconnectPatience, fmt.Errorf("a server was not there again within %s", reconnectPatience))
 	defer cancel()
-	again := func(into **pgx.Conn, open func() (*pgx.Conn, error)) error {
+	again := func(into **postgres.Session, open func() (*postgres.Session, error)) error {
 		for (*into).Ping(ctx) != nil {
 			(*into).Close(ctx)
 			conn, err := open()
@@ -179,8 +181,8 @@ func (st *start) reconnect(ctx context.Context) error {
 		}
 		return nil
 	}
-	locked := func(side postgres.Side) func() (*pgx.Conn, error) {
-		return func() (*pgx.Conn, error) {
+	locked := func(side postgres.Side) func() (*postgres.Session, error) {
+		return func() (*postgres.Session, error) {
 			conn, err := st.Server(side).Connect(ctx)
 			if err == nil {
 				if _, err = lockSide(ctx, side, conn); err != nil {
@@ -194,7 +196,7 @@ func (st *start) reconnect(ctx context.Context) error {
 		return err
 	}
 	if st.TargetConn == nil { // its database is still to be made, or to be entered
-		return again(&st.maintenance, func() (*pgx.Conn, error) { return schema.ConnectMaintenance(ctx, st.Target) })
+		return again(&st.maintenance, func() (*postgres.Session, error) { return schema.ConnectMaintenance(ctx, st.Target) })
 	}
 	return again(&st.TargetConn, locked(postgres.Target))
 }
@@ -264,8 +266,8 @@ func newStart(ctx context.Context, c Config, s *Sessions) (*start, error) {
 	if st.tools, err = schema.FindTools(c.PgBin, version.Major()); err != nil {
 		return nil, err
 	}
-	if st.exclusion, err = catalog.Excluded(ctx, s.SourceConn, c.Source.Version(), c.Selection); err != nil {
-		return nil, postgres.Wrap(postgres.Source, "finding what is left out", err)
+	if st.exclusion, err = catalog.Excluded(ctx, s.SourceConn, c.Selection); err != nil {
+		return nil, c.Source.Wrap("finding what is left out", err)
 	}
 	if st.workDir, err = schema.WorkDir(); err != nil {
 		return nil, err
@@ -359,7 +361,7 @@ func on(where postgres.Side, do ...string) []Action {
 }
 
 // execAll runs statements in a transaction of their own.
-func execAll(ctx context.Context, side postgres.Side, conn *pgx.Conn, statements ...string) error {
+func execAll(ctx context.Context, side postgres.Side, conn *postgres.Session, statements ...string) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, sql := range statements {
 			if _, err := tx.Exec(ctx, sql); err != nil {

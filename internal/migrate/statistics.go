@@ -32,11 +32,11 @@ func (st *start) taken(ctx context.Context) (map[postgres.Ident]bool, error) {
 	}
 	var counts bool // an index build does, the rows
 	if err := target.QueryRow(ctx, `SELECT pg_catalog.current_setting('autovacuum')::boolean`).Scan(&counts); err != nil || !counts {
-		return nil, postgres.Wrap(postgres.Target, "reading settings", err)
+		return nil, st.Target.Wrap("reading settings", err)
 	}
 	fresh, err := catalog.FreshStatistics(ctx, st.SourceConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "looking for statistics", err)
+		return nil, st.Source.Wrap("looking for statistics", err)
 	}
 	taken := map[postgres.Ident]bool{}
 	for _, t := range st.world.tables {
@@ -118,9 +118,9 @@ func (st *start) analyzed(ctx context.Context) (map[postgres.Ident]bool, error) 
 	if st.targetRecord == nil {
 		side, conn = postgres.Source, st.SourceConn
 	}
-	have, err := catalog.HaveStatistics(ctx, conn, st.Server(side).Version())
+	have, err := catalog.HaveStatistics(ctx, conn)
 	if err != nil {
-		return nil, postgres.Wrap(side, "looking for statistics", err)
+		return nil, st.Server(side).Wrap("looking for statistics", err)
 	}
 	for t := range taken {
 		if !have[t] {

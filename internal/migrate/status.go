@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
@@ -119,7 +117,7 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 	return st, r.read(ctx)
 }
 
-func sideStatus(server *postgres.Server, conn *pgx.Conn, err error) SideStatus {
+func sideStatus(server *postgres.Server, conn *postgres.Session, err error) SideStatus {
 	side := SideStatus{Address: server.Address(), Reachable: conn != nil}
 	if v := server.Version(); v != 0 {
 		side.Version = v.String()
@@ -143,9 +141,9 @@ type reader struct {
 }
 
 // The stream flows from the side that has the baton to the other.
-func (r *reader) publisher() *pgx.Conn        { return r.conn(r.baton.Side) }
-func (r *reader) subscriber() *pgx.Conn       { return r.conn(r.baton.Side.Other()) }
-func (r *reader) groups() []replication.Group { return r.streams(r.baton.Side) }
+func (r *reader) publisher() *postgres.Session  { return r.conn(r.baton.Side) }
+func (r *reader) subscriber() *postgres.Session { return r.conn(r.baton.Side.Other()) }
+func (r *reader) groups() []replication.Group   { return r.streams(r.baton.Side) }
 
 // lost notes what makes the stream to the side without the baton useless.
 func (r *reader) lost(text, remedy string) {
@@ -207,7 +205,7 @@ func (r *reader) readSide(ctx context.Context, side postgres.Side) error {
 	}
 	lost, err := journal.Lost(ctx, conn, record)
 	if err != nil {
-		return postgres.Wrap(side, "reading the journal", err)
+		return r.Config.Server(side).Wrap("reading the journal", err)
 	}
 	if lost {
 		r.note(handover.LostText(side), "before the first switchover: pgbaton reset, then start again; after it: pgbaton finish says what it finds")
@@ -219,7 +217,7 @@ func (r *reader) readSide(ctx context.Context, side postgres.Side) error {
 	saved, err := fence.Raised(ctx, conn)
 	damaged := (*journal.Damaged)(nil)
 	if err != nil && !errors.As(err, &damaged) {
-		return postgres.Wrap(side, "looking for a fence", err)
+		return r.Config.Server(side).Wrap("looking for a fence", err)
 	}
 	if into.Fenced = saved != nil; !into.Fenced && !lost {
 		party := r.handover(Handover{To: side}).Taker
@@ -234,7 +232,7 @@ func (r *reader) readSide(ctx context.Context, side postgres.Side) error {
 	}
 	pid, err := journal.LockHolder(ctx, conn)
 	r.Working = r.Working || pid != 0
-	return postgres.Wrap(side, "looking for the operator's lock", err)
+	return r.Config.Server(side).Wrap("looking for the operator's lock", err)
 }
 
 // sideStatus is what is known of a side.
@@ -251,7 +249,7 @@ func (r *reader) readProgress(ctx context.Context) error {
 		return nil
 	}
 	if Method(r.Status.Method) == Native && r.SourceConn != nil && r.Baton == postgres.Source {
-		p, err := nativeProgress(ctx, r.SourceConn, r.TargetConn, r.Config.Source.Version(), r.Group(), r.Selection)
+		p, err := nativeProgress(ctx, r.SourceConn, r.TargetConn, r.Group(), r.Selection)
 		r.take(p)
 		return err
 	}
@@ -260,12 +258,12 @@ func (r *reader) readProgress(ctx context.Context) error {
 		p, ok, err = event.Progress{}, false, nil
 	}
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "reading the copy's progress", err)
+		return r.Config.Target.Wrap("reading the copy's progress", err)
 	}
 	if !ok && r.SourceConn != nil && r.Baton == postgres.Source {
-		tables, err := catalog.Tables(ctx, r.SourceConn, r.Config.Source.Version(), r.Selection)
+		tables, err := catalog.Tables(ctx, r.SourceConn, r.Selection)
 		if err != nil {
-			return postgres.Wrap(postgres.Source, "listing tables", err)
+			return r.Config.Source.Wrap("listing tables", err)
 		}
 		p.TablesTotal = len(tables)
 		for _, t := range tables {
@@ -286,11 +284,11 @@ func (r *reader) readProgress(ctx context.Context) error {
 func (r *reader) keptProgress(ctx context.Context, p *event.Progress) error {
 	_, complete, err := loadedEntry.Get(ctx, r.TargetConn)
 	if err = r.unlessDamaged(postgres.Target, err); err != nil || complete {
-		return postgres.Wrap(postgres.Target, "reading the journal", err)
+		return r.Config.Target.Wrap("reading the journal", err)
 	}
 	copied, err := copiedEntries.List(ctx, r.TargetConn)
 	if err = r.unlessDamaged(postgres.Target, err); err != nil {
-		return postgres.Wrap(postgres.Target, "reading the journal", err)
+		return r.Config.Target.Wrap("reading the journal", err)
 	}
 	p.TablesCopied, p.BytesCopied = len(copied), 0
 	for _, c := range copied {
@@ -316,7 +314,7 @@ func (r *reader) readSlots(ctx context.Context) error {
 		}
 		numbers, err := replication.GroupNumbers(ctx, conn, nil, r.stream(side))
 		if err != nil {
-			return postgres.Wrap(side, "listing the groups", err)
+			return r.Config.Server(side).Wrap("listing the groups", err)
 		}
 		for _, n := range numbers {
 			g := r.stream(side)
@@ -324,9 +322,9 @@ func (r *reader) readSlots(ctx context.Context) error {
 			if side == r.baton.Side {
 				r.publishing = append(r.publishing, g)
 			}
-			slot, err := replication.ReadSlot(ctx, conn, r.Server(side).Version(), g.Name())
+			slot, err := replication.ReadSlot(ctx, conn, g.Name())
 			if err != nil {
-				return postgres.Wrap(side, "reading the slot", err)
+				return r.Config.Server(side).Wrap("reading the slot", err)
 			}
 			if slot == nil {
 				continue
@@ -392,7 +390,7 @@ func (r *reader) readPhase(ctx context.Context) error {
 	}
 	_, isLoaded, err := loadedEntry.Get(ctx, r.TargetConn)
 	if err = r.unlessDamaged(postgres.Target, err); err != nil {
-		return postgres.Wrap(postgres.Target, "reading the journal", err)
+		return r.Config.Target.Wrap("reading the journal", err)
 	}
 	if !isLoaded {
 		r.Phase = PhaseCopying

@@ -43,7 +43,7 @@ func (r *reader) readDamaged(ctx context.Context) error {
 		}
 		found, err := handover.FindDamaged(ctx, conn)
 		if err != nil {
-			return postgres.Wrap(side, "reading the journal", err)
+			return r.Config.Server(side).Wrap("reading the journal", err)
 		}
 		for _, d := range found {
 			if !d.Of(journal.Slot) || !r.suspect[d.Key] { // then it has been said
@@ -85,14 +85,14 @@ func (r *reader) readNotes(ctx context.Context) error {
 		conn := r.conn(side)
 		note, err := handover.ReadGuardianNote(ctx, conn)
 		if err = r.unlessDamaged(side, err); err != nil {
-			return postgres.Wrap(side, "reading the journal", err)
+			return r.Config.Server(side).Wrap("reading the journal", err)
 		}
 		if note != nil {
 			r.note(fmt.Sprintf("%s: %s", note.At.Format(time.RFC3339), note.Text), "the next handover removes this note")
 		}
 		stale, err := handover.ReadStale(ctx, conn)
 		if err = r.unlessDamaged(side, err); err != nil {
-			return postgres.Wrap(side, "reading the journal", err)
+			return r.Config.Server(side).Wrap("reading the journal", err)
 		}
 		if stale != nil {
 			r.note(fmt.Sprintf("the %s came back after the %s had been given the baton by force: it was fenced at %s, and what it had not sent is only there",
@@ -114,19 +114,19 @@ func (r *reader) readTraffic(ctx context.Context) error {
 	next := Handover{To: side.Other()}.command() // the one that side can begin
 	paused, err := handover.ReadPaused(ctx, conn)
 	if err = r.unlessDamaged(side, err); err != nil {
-		return postgres.Wrap(side, "reading the journal", err)
+		return r.Config.Server(side).Wrap("reading the journal", err)
 	}
 	waiting, err := handover.TrafficWaits(ctx, conn)
 	if err = r.unlessDamaged(side, err); err != nil {
-		return postgres.Wrap(side, "reading the journal", err)
+		return r.Config.Server(side).Wrap("reading the journal", err)
 	}
 	arrival, err := handover.ReadArrival(ctx, conn)
 	if err = r.unlessDamaged(side, err); err != nil {
-		return postgres.Wrap(side, "reading the journal", err)
+		return r.Config.Server(side).Wrap("reading the journal", err)
 	}
 	now, err := fence.Read(ctx, conn)
 	if err != nil {
-		return postgres.Wrap(side, "reading the database's grants", err)
+		return r.Config.Server(side).Wrap("reading the database's grants", err)
 	}
 	switch {
 	case r.sideStatus(side).closed != nil:

@@ -35,7 +35,7 @@ func (r *reader) readStream(ctx context.Context) error {
 	for i, g := range r.groups() {
 		one, err := replication.ReadSubscription(ctx, r.subscriber(), g.Name())
 		if err != nil {
-			return postgres.Wrap(to, "reading the subscription", err)
+			return r.Config.Server(to).Wrap("reading the subscription", err)
 		}
 		if err := r.readGroup(ctx, g, one); err != nil {
 			return err
@@ -77,7 +77,7 @@ func (r *reader) readStream(ctx context.Context) error {
 		if left && !r.Working {
 			r.note(fmt.Sprintf("the subscription was left disabled by an aborted handover that could not reach the %s", to), "pgbaton resume; the next handover does it by itself")
 		}
-		return postgres.Wrap(from, "reading the journal", r.unlessDamaged(from, err))
+		return r.Config.Server(from).Wrap("reading the journal", r.unlessDamaged(from, err))
 	}
 	if !switched {
 		r.Phase = PhaseCatchingUp
@@ -100,7 +100,6 @@ func (r *reader) readGaps(ctx context.Context) error {
 		return nil
 	}
 	atWork := r.Working || r.sideStatus(from).Fenced // whoever is at work looks too, and moves slots
-	version := r.Server(from).Version()
 	for _, g := range r.publishing {
 		slot := r.slot(g)
 		if slot == nil {
@@ -111,15 +110,15 @@ func (r *reader) readGaps(ctx context.Context) error {
 		if atWork {
 			gap, err = replication.Suspect(ctx, publisher, g)
 		} else {
-			gap, err = replication.Gap(ctx, publisher, r.subscriber(), version, g)
+			gap, err = replication.Gap(ctx, publisher, r.subscriber(), g)
 		}
 		if err != nil {
-			return postgres.Wrap(from, "looking for a gap in the stream", err)
+			return r.Config.Server(from).Wrap("looking for a gap in the stream", err)
 		}
 		r.noteGap(g, gap)
 		if gap == "" && !slot.Active && !atWork {
 			if err := r.leave(ctx, g); err != nil {
-				return postgres.Wrap(from, "noting where the slot stands", err)
+				return r.Config.Server(from).Wrap("noting where the slot stands", err)
 			}
 		}
 	}
@@ -136,7 +135,7 @@ func (r *reader) leave(ctx context.Context, g replication.Group) error {
 		}
 	}
 	if sub != nil && !sub.Enabled {
-		return replication.LeaveSlot(ctx, r.publisher(), r.Server(r.baton.Side).Version(), g)
+		return replication.LeaveSlot(ctx, r.publisher(), g)
 	}
 	return replication.LeaveMarker(ctx, r.publisher(), g)
 }
@@ -165,7 +164,7 @@ func (r *reader) readGroup(ctx context.Context, group replication.Group, sub *re
 	if sub != nil {
 		tables, err := replication.SubscriptionTables(ctx, r.subscriber(), sub.Name)
 		if err != nil {
-			return postgres.Wrap(to, "reading the subscription", err)
+			return r.Config.Server(to).Wrap("reading the subscription", err)
 		}
 		for _, t := range tables {
 			if t.Ident == group.MarkerTable() {
@@ -178,7 +177,7 @@ func (r *reader) readGroup(ctx context.Context, group replication.Group, sub *re
 		}
 		runs, err := replication.Applies(ctx, r.subscriber(), sub.Name)
 		if err != nil {
-			return postgres.Wrap(to, "looking for the apply worker", err)
+			return r.Config.Server(to).Wrap("looking for the apply worker", err)
 		}
 		switch {
 		case !sub.Enabled:
@@ -200,9 +199,9 @@ func (r *reader) readGroup(ctx context.Context, group replication.Group, sub *re
 func (r *reader) readLag(ctx context.Context) error {
 	from, to, publisher := r.baton.Side, r.baton.Side.Other(), r.publisher()
 	for _, g := range r.groups() {
-		rewritten, err := replication.Rewritten(ctx, publisher, r.Server(from).Version(), r.Server(to).Version(), g)
+		rewritten, err := replication.Rewritten(ctx, publisher, r.Server(to).Version(), g)
 		if err = r.unlessDamaged(from, err); err != nil {
-			return postgres.Wrap(from, "comparing the tables' files", err)
+			return r.Config.Server(from).Wrap("comparing the tables' files", err)
 		}
 		for _, text := range rewritten {
 			r.lost(fmt.Sprintf("%s: if it was a TRUNCATE, the %s still has the rows", text, to), lostRemedy(r.baton))
@@ -244,15 +243,15 @@ func (r *reader) heartbeat(ctx context.Context, g replication.Group) (seen bool,
 	// position that the subscriber confirms is up to a few seconds behind that.
 	before, err := replication.Position(ctx, publisher)
 	if err != nil {
-		return false, 0, postgres.Wrap(from, "reading the WAL position", err)
+		return false, 0, r.Config.Server(from).Wrap("reading the WAL position", err)
 	}
 	began := time.Now()
 	trip, err := replication.SendMarker(ctx, publisher, g)
 	if err != nil {
-		return false, 0, postgres.Wrap(from, "writing a heartbeat", err)
+		return false, 0, r.Config.Server(from).Wrap("writing a heartbeat", err)
 	}
 	if seen, err = replication.SawMarker(ctx, subscriber, table, trip.Token, heartbeatWait); err != nil {
-		return false, 0, postgres.Wrap(to, "waiting for the heartbeat", err)
+		return false, 0, r.Config.Server(to).Wrap("waiting for the heartbeat", err)
 	}
 	lag := 0.0
 	if seen {
@@ -261,13 +260,13 @@ func (r *reader) heartbeat(ctx context.Context, g replication.Group) (seen bool,
 		}
 		_, gap, err := trip.Arrived(ctx, publisher, subscriber, 0)
 		if err != nil {
-			return true, 0, postgres.Wrap(from, "looking for earlier heartbeats", err)
+			return true, 0, r.Config.Server(from).Wrap("looking for earlier heartbeats", err)
 		}
 		r.noteGap(g, gap)
 	} else {
 		age, err := replication.OldestUnapplied(ctx, publisher, subscriber, table)
 		if err != nil {
-			return false, 0, postgres.Wrap(from, "reading the oldest heartbeat", err)
+			return false, 0, r.Config.Server(from).Wrap("reading the oldest heartbeat", err)
 		}
 		lag, r.LagSecondsAtLeast = age.Seconds(), true
 	}
@@ -275,7 +274,7 @@ func (r *reader) heartbeat(ctx context.Context, g replication.Group) (seen bool,
 		r.LagSeconds = &lag
 	}
 	after, err := replication.Position(ctx, publisher)
-	return seen, int64(after - before), postgres.Wrap(from, "reading the WAL position", err)
+	return seen, int64(after - before), r.Config.Server(from).Wrap("reading the WAL position", err)
 }
 
 // readTrouble says why a stream does not flow.
@@ -289,12 +288,12 @@ func (r *reader) readTrouble(ctx context.Context) error {
 
 // nativeProgress reads how far a subscription with copy_data is: a table counts
 // when it is synchronized, bytes are what its relation has on disk.
-func nativeProgress(ctx context.Context, source, target *pgx.Conn, v postgres.Version, g replication.Group, sel catalog.Selection) (p event.Progress, err error) {
+func nativeProgress(ctx context.Context, source, target *postgres.Session, g replication.Group, sel catalog.Selection) (p event.Progress, err error) {
 	states, err := replication.SubscriptionTables(ctx, target, g.Name())
 	if err != nil {
 		return p, postgres.Wrap(postgres.Target, "reading the subscription", err)
 	}
-	tables, err := catalog.Tables(ctx, source, v, sel)
+	tables, err := catalog.Tables(ctx, source, sel)
 	if err != nil {
 		return p, postgres.Wrap(postgres.Source, "listing tables", err)
 	}

@@ -23,11 +23,11 @@ import (
 func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
 	views, err := catalog.MatViews(ctx, st.SourceConn, st.Selection)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing materialized views", err)
+		return nil, st.Source.Wrap("listing materialized views", err)
 	}
-	_, add, err := schema.PlanChecks(ctx, st.SourceConn, st.Source.Version())
+	_, add, err := schema.PlanChecks(ctx, st.SourceConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing constraints", err)
+		return nil, st.Source.Wrap("listing constraints", err)
 	}
 	sql, err := st.analyzeSQL(ctx, st.SourceConn)
 	actions := on(postgres.Target, append(add, sql...)...)
@@ -36,7 +36,7 @@ func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
 			actions = append(actions, on(postgres.Target, plannedRefresh(v, false))...)
 		}
 	}
-	return actions, postgres.Wrap(postgres.Source, "listing tables", err)
+	return actions, st.Source.Wrap("listing tables", err)
 }
 
 // doneAnalyze: with --hold the native copy has not even begun.
@@ -48,7 +48,7 @@ func (st *start) doneAnalyze(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	_, ok, err := analyzedEntry.Get(ctx, st.TargetConn)
-	return ok, postgres.Wrap(postgres.Target, "reading the journal", err)
+	return ok, st.Target.Wrap("reading the journal", err)
 }
 
 func (st *start) runAnalyze(ctx context.Context) error {
@@ -57,20 +57,20 @@ func (st *start) runAnalyze(ctx context.Context) error {
 	}
 	views, err := catalog.MatViews(ctx, st.SourceConn, st.Selection)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "listing materialized views", err)
+		return st.Source.Wrap("listing materialized views", err)
 	}
 	if err := st.analyze(ctx); err != nil {
 		return err
 	}
 	err = pgx.BeginFunc(ctx, st.TargetConn, func(tx pgx.Tx) error { return schema.Enlist(ctx, tx, views) })
 	if err != nil {
-		return postgres.Wrap(postgres.Target, "noting the materialized views", err)
+		return st.Target.Wrap("noting the materialized views", err)
 	}
 	if err := refresh(ctx, st.Config, st.Sessions); err != nil {
 		return err
 	}
 	st.refreshed = true
-	return postgres.Wrap(postgres.Target, "writing the journal",
+	return st.Target.Wrap("writing the journal",
 		analyzedEntry.Put(ctx, st.TargetConn, time.Now().UTC().Format(time.RFC3339)))
 }
 
@@ -80,8 +80,8 @@ func (st *start) terms(ctx context.Context, streams int) (replication.Terms, err
 	if conn == nil { // a plan, whose target database does not exist yet
 		conn = st.maintenance
 	}
-	t, err := replication.TermsFor(ctx, conn, st.Source.Version(), st.Target.Version(), st.label, streams, st.Method == Native)
-	return t, postgres.Wrap(postgres.Target, "looking for workers that can apply", err)
+	t, err := replication.TermsFor(ctx, conn, st.Source.Version(), st.label, streams, st.Method == Native)
+	return t, st.Target.Wrap("looking for workers that can apply", err)
 }
 
 func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
@@ -89,7 +89,7 @@ func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
 	if err == nil && st.Target.Version().Major() >= 19 && !terms.Server {
 		// What the target's wrapper will be comes with the schema.
 		terms.Server, err = schema.HasExtension(ctx, st.SourceConn, "postgres_fdw")
-		err = postgres.Wrap(postgres.Source, "looking for an extension", err)
+		err = st.Source.Wrap("looking for an extension", err)
 	}
 	if err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (st *start) doneSubscription(ctx context.Context) (bool, error) {
 	for _, g := range groups {
 		sub, err := replication.ReadSubscription(ctx, st.TargetConn, g.Name())
 		if err != nil || sub == nil {
-			return false, postgres.Wrap(postgres.Target, "looking for the subscription", err)
+			return false, st.Target.Wrap("looking for the subscription", err)
 		}
 	}
 	return len(groups) > 0, nil
@@ -146,7 +146,7 @@ func (st *start) runSubscription(ctx context.Context) error {
 			err = st.subscribe(ctx, g, terms)
 		}
 		if err != nil {
-			return postgres.Wrap(postgres.Target, "creating subscription "+g.Name(), err)
+			return st.Target.Wrap("creating subscription "+g.Name(), err)
 		}
 	}
 	return nil
@@ -158,7 +158,7 @@ func (st *start) subscribe(ctx context.Context, g replication.Group, terms repli
 	err := replication.CreateSubscription(ctx, st.TargetConn, g.Name(), st.SourceFromTarget.For(st.Target.Version()), terms)
 	if err != nil {
 		_, hint := replication.SubscribeFailure(postgres.Target, st.Target.Version(), err)
-		return postgres.WrapHint(postgres.Target, "creating the subscription", err, hint)
+		return st.Target.WrapHint("creating the subscription", err, hint)
 	}
 	state := "r"
 	if st.Method == Native {
@@ -169,7 +169,7 @@ func (st *start) subscribe(ctx context.Context, g replication.Group, terms repli
 		_, dropErr := replication.DropSubscription(context.WithoutCancel(ctx), st.TargetConn, g.Name())
 		err = errors.Join(err, dropErr)
 	}
-	return postgres.WrapHint(postgres.Target, "checking the subscription", err,
+	return st.Target.WrapHint("checking the subscription", err,
 		"--source-from-target must lead to the very database that is given as --source; run start again")
 }
 
@@ -187,7 +187,7 @@ func (st *start) doneSync(ctx context.Context) (bool, error) {
 	if st.targetRecord == nil {
 		return false, nil
 	}
-	p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Group(), st.Selection)
+	p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Group(), st.Selection)
 	return err == nil && p.TablesTotal > 0 && p.TablesCopied == p.TablesTotal, err
 }
 
@@ -198,12 +198,12 @@ func (st *start) runSync(ctx context.Context) error {
 		return err
 	}
 	if err := replication.LetOn(ctx, st.SourceConn, st.TargetConn, st.Group()); err != nil {
-		return postgres.Wrap(postgres.Target, "enabling the subscription", err)
+		return st.Target.Wrap("enabling the subscription", err)
 	}
 	began := time.Now()
 	watch := stuck{}
 	for {
-		p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Source.Version(), st.Group(), st.Selection)
+		p, err := nativeProgress(ctx, st.SourceConn, st.TargetConn, st.Group(), st.Selection)
 		if err != nil {
 			return err
 		}
@@ -225,7 +225,7 @@ func (st *start) runSync(ctx context.Context) error {
 		// On an idle source table after table would wait for the next keepalive
 		// before it counts as synchronized: a marker now and then moves it on.
 		if _, err := replication.WriteMarker(ctx, st.SourceConn, st.Group().MarkerTable(), replication.Heartbeat); err != nil {
-			return postgres.Wrap(postgres.Source, "writing a marker", err)
+			return st.Source.Wrap("writing a marker", err)
 		}
 		if err := postgres.Pause(ctx, 250*time.Millisecond); err != nil {
 			return err
@@ -253,7 +253,7 @@ func (st *start) doneCatchUp(ctx context.Context) (bool, error) {
 		if err == nil && sub != nil && sub.Enabled {
 			st.result.Phase = PhaseStreaming
 		}
-		return true, postgres.Wrap(postgres.Target, "reading the subscription", err)
+		return true, st.Target.Wrap("reading the subscription", err)
 	}
 	return false, nil
 }
@@ -269,7 +269,7 @@ func (st *start) runCatchUp(ctx context.Context) error {
 	}
 	for _, g := range groups {
 		if err := replication.LetOn(ctx, st.SourceConn, st.TargetConn, g); err != nil {
-			return postgres.Wrap(postgres.Target, "enabling subscription "+g.Name(), err)
+			return st.Target.Wrap("enabling subscription "+g.Name(), err)
 		}
 	}
 	for _, g := range groups {
@@ -284,7 +284,7 @@ func (st *start) runCatchUp(ctx context.Context) error {
 func (st *start) catchUp(ctx context.Context, g replication.Group) error {
 	trip, err := replication.SendMarker(ctx, st.SourceConn, g)
 	if err != nil {
-		return postgres.Wrap(postgres.Source, "writing a marker", err)
+		return st.Source.Wrap("writing a marker", err)
 	}
 	began := time.Now()
 	watch := stuck{}
@@ -294,11 +294,11 @@ func (st *start) catchUp(ctx context.Context, g replication.Group) error {
 			return refusal.New("start", gap, lostRemedy(journal.Baton{Side: postgres.Source}))
 		}
 		if err != nil || seen {
-			return postgres.Wrap(postgres.Target, "waiting for a marker", err)
+			return st.Target.Wrap("waiting for a marker", err)
 		}
-		slot, err := replication.ReadSlot(ctx, st.SourceConn, st.Source.Version(), g.Name())
+		slot, err := replication.ReadSlot(ctx, st.SourceConn, g.Name())
 		if err != nil {
-			return postgres.Wrap(postgres.Source, "reading the slot", err)
+			return st.Source.Wrap("reading the slot", err)
 		}
 		behind := int64(0)
 		if slot != nil {

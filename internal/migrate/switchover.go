@@ -265,7 +265,7 @@ func (m *Migration) SetRunning(ctx context.Context, run bool) (stream Running, e
 		}
 		to := b.Side.Other()
 		if err := handover.ClearLeft(ctx, c.handover(Handover{To: to}), s.conn(b.Side), s.conn(to)); err != nil {
-			return stream, postgres.Wrap(to, "removing what an aborted handover has left", err)
+			return stream, m.Server(to).Wrap("removing what an aborted handover has left", err)
 		}
 	}
 	for _, g := range c.streams(b.Side) {
@@ -278,7 +278,7 @@ func (m *Migration) SetRunning(ctx context.Context, run bool) (stream Running, e
 		}
 	}
 	if err := handover.ForgetStream(ctx, s.conn(b.Side)); err != nil || !run {
-		return stream, postgres.Wrap(b.Side, "writing the journal", err)
+		return stream, m.Server(b.Side).Wrap("writing the journal", err)
 	}
 	return stream, refresh(ctx, c, s)
 }
@@ -290,42 +290,42 @@ func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, g r
 	sub, err := replication.ReadSubscription(ctx, s.conn(subscriber), name)
 	switch {
 	case err != nil:
-		return false, postgres.Wrap(subscriber, "reading the subscription", err)
+		return false, c.Server(subscriber).Wrap("reading the subscription", err)
 	case sub == nil && b.Generation > 0:
 		return false, refusal.New(command, handover.NoWayBack, "pgbaton finish, when it is not needed")
 	case sub == nil:
 		return false, refusal.New(command, "there is no subscription yet", "pgbaton start")
 	}
-	slot, err := replication.ReadSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), name)
+	slot, err := replication.ReadSlot(ctx, s.conn(publisher), name)
 	if err != nil {
-		return false, postgres.Wrap(publisher, "reading the slot", err)
+		return false, c.Server(publisher).Wrap("reading the slot", err)
 	}
 	if run && (slot == nil || slot.Lost) {
 		return false, refusal.New(command, fmt.Sprintf("replication slot %s is lost or gone from the %s: what was written since then cannot reach the %s", name, publisher, subscriber),
 			lostRemedy(b))
 	}
 	if run {
-		return false, postgres.Wrap(subscriber, command, replication.LetOn(ctx, s.conn(publisher), s.conn(subscriber), g))
+		return false, c.Server(subscriber).Wrap(command, replication.LetOn(ctx, s.conn(publisher), s.conn(subscriber), g))
 	}
 	if sub.Enabled {
 		if err := replication.SetEnabled(ctx, s.conn(subscriber), name, false); err != nil {
-			return false, postgres.Wrap(subscriber, command, err)
+			return false, c.Server(subscriber).Wrap(command, err)
 		}
-	} else if gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g); err != nil {
-		return false, postgres.Wrap(publisher, "looking for a gap in the stream", err)
+	} else if gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), g); err != nil {
+		return false, c.Server(publisher).Wrap("looking for a gap in the stream", err)
 	} else if gap != "" {
 		c.Observe(event.Warning{Side: string(publisher), Text: gap, Remedy: lostRemedy(b)})
 	}
-	return slot == nil || slot.Lost, postgres.Wrap(publisher, "noting where the slot stands", replication.LeaveSlot(ctx, s.conn(publisher), c.Server(publisher).Version(), g))
+	return slot == nil || slot.Lost, c.Server(publisher).Wrap("noting where the slot stands", replication.LeaveSlot(ctx, s.conn(publisher), g))
 }
 
 // whole refuses to let streams on out of one of which something was left meanwhile.
 func (c Config) whole(ctx context.Context, s *Sessions, b journal.Baton, groups []replication.Group, what string) error {
 	publisher, subscriber := b.Side, b.Side.Other()
 	for _, g := range groups {
-		gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), c.Server(publisher).Version(), g)
+		gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), g)
 		if err != nil {
-			return postgres.Wrap(publisher, "looking for a gap in the stream", err)
+			return c.Server(publisher).Wrap("looking for a gap in the stream", err)
 		}
 		if gap != "" {
 			return refusal.New(what, gap, lostRemedy(b))
@@ -348,15 +348,15 @@ func (m *Migration) PlanSwitchover(ctx context.Context) ([]PlannedStep, error) {
 	c, s := m.Config, m.Sessions
 	saved, err := fence.Read(ctx, s.SourceConn)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "reading the database's grants", err)
+		return nil, m.Source.Wrap("reading the database's grants", err)
 	}
 	sequences, err := catalog.Sequences(ctx, s.SourceConn, c.Selection)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing sequences", err)
+		return nil, m.Source.Wrap("listing sequences", err)
 	}
 	views, err := catalog.MatViews(ctx, s.SourceConn, c.Selection)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing materialized views", err)
+		return nil, m.Source.Wrap("listing materialized views", err)
 	}
 	database := c.Source.Database()
 	operator := func(do string) Action { return Action{Where: "operator", Do: do} }
@@ -371,20 +371,20 @@ func (m *Migration) PlanSwitchover(ctx context.Context) ([]PlannedStep, error) {
 	}
 	granted, err := fence.NeedGrant(ctx, s.SourceConn, c.holderKeeps(postgres.Source))
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "reading roles", err)
+		return nil, m.Source.Wrap("reading roles", err)
 	}
 	fenceSQL := append(saved.RaiseSQL(database, granted),
 		fence.BarrierSQL(database)+" -- the barrier: waits for sessions that start up, then fails by design",
 		"SELECT pg_terminate_backend(<every other session>)",
 		"SELECT pg_create_logical_replication_slot(<leak check>, 'pgoutput', true)")
 	back := c.ReverseGroup()
-	tables, err := catalog.Shapes(ctx, s.SourceConn, c.Source.Version(), c.Selection)
+	tables, err := catalog.Shapes(ctx, s.SourceConn, c.Selection)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "listing tables", err)
+		return nil, m.Source.Wrap("listing tables", err)
 	}
-	terms, err := replication.TermsFor(ctx, s.SourceConn, c.Target.Version(), c.Source.Version(), c.label, 1, false)
+	terms, err := replication.TermsFor(ctx, s.SourceConn, c.Target.Version(), c.label, 1, false)
 	if err != nil {
-		return nil, postgres.Wrap(postgres.Source, "looking for workers that can apply", err)
+		return nil, m.Source.Wrap("looking for workers that can apply", err)
 	}
 	prepare := append(
 		on(postgres.Target, replication.MarkerTableSQL(back.MarkerTable()), replication.PublicationSQL(back.Name(), replication.Publishable(tables, back), c.streamsTruncate())),

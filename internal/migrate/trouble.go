@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/journal"
 	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
@@ -42,18 +40,18 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 	publisher, subscriber := s.conn(from), s.conn(to)
 	sub, err := replication.ReadSubscription(ctx, subscriber, name)
 	if err != nil || sub == nil || !sub.Enabled {
-		return nil, postgres.Wrap(to, "reading the subscription", err)
+		return nil, c.Server(to).Wrap("reading the subscription", err)
 	}
-	slot, err := replication.ReadSlot(ctx, publisher, c.Server(from).Version(), name)
+	slot, err := replication.ReadSlot(ctx, publisher, name)
 	if err != nil {
-		return nil, postgres.Wrap(from, "reading the slot", err)
+		return nil, c.Server(from).Wrap("reading the slot", err)
 	}
 	if slot == nil || slot.Lost {
 		return &Trouble{Text: fmt.Sprintf("replication slot %s is lost or gone from the %s", name, from), Remedy: lostRemedy(b)}, nil
 	}
-	absent, err := replication.AbsentStandbys(ctx, publisher, c.Server(from).Version())
+	absent, err := replication.AbsentStandbys(ctx, publisher)
 	if err != nil {
-		return nil, postgres.Wrap(from, "looking for standbys", err)
+		return nil, c.Server(from).Wrap("looking for standbys", err)
 	}
 	if slot.Failover && len(absent) > 0 {
 		return &Trouble{
@@ -63,11 +61,11 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 	}
 	runs, err := replication.Applies(ctx, subscriber, name)
 	if err != nil {
-		return nil, postgres.Wrap(to, "looking for the apply worker", err)
+		return nil, c.Server(to).Wrap("looking for the apply worker", err)
 	}
-	failures, err := replication.ApplyErrors(ctx, subscriber, c.Server(to).Version(), sub.OID)
+	failures, err := replication.ApplyErrors(ctx, subscriber, sub.OID)
 	if err != nil {
-		return nil, postgres.Wrap(to, "reading the subscription's statistics", err)
+		return nil, c.Server(to).Wrap("reading the subscription's statistics", err)
 	}
 	if runs && failures <= 0 && !long {
 		return nil, nil
@@ -114,7 +112,7 @@ func diagnoseGroup(ctx context.Context, c Config, s *Sessions, b journal.Baton, 
 }
 
 // unsynchronized lists tables whose initial copy is not done.
-func unsynchronized(ctx context.Context, subscriber *pgx.Conn, to postgres.Side, name string) ([]string, error) {
+func unsynchronized(ctx context.Context, subscriber *postgres.Session, to postgres.Side, name string) ([]string, error) {
 	states, err := replication.SubscriptionTables(ctx, subscriber, name)
 	var names []string
 	for _, t := range states {

@@ -19,7 +19,7 @@ func refresh(ctx context.Context, c Config, s *Sessions) error {
 		}
 		failed, err := schema.Refresh(ctx, c.Server(side), s.conn(side))
 		if err != nil {
-			return postgres.Wrap(side, "refreshing materialized views", err)
+			return c.Server(side).Wrap("refreshing materialized views", err)
 		}
 		for _, d := range failed {
 			c.Observe(event.Warning{Side: string(side), Text: d.Text(), Remedy: d.Remedy(c.Server(side).Version(), againFor(side, side.Other()))})
@@ -47,7 +47,7 @@ func (r *reader) noteViews(ctx context.Context, side postgres.Side) error {
 	for _, d := range failed {
 		r.note(string(side)+": "+d.Text(), d.Remedy(r.Server(side).Version(), againFor(side, r.baton.Side)))
 	}
-	return postgres.Wrap(side, "reading the journal", r.unlessDamaged(side, err))
+	return r.Config.Server(side).Wrap("reading the journal", r.unlessDamaged(side, err))
 }
 
 // plannedRefresh is how a plan shows a refresh.

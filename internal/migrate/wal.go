@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/event"
 	"pgbaton/internal/phrase"
 	"pgbaton/internal/postgres"
@@ -77,9 +75,9 @@ type walSample struct {
 }
 
 // retained is what the source keeps for the slot that is furthest behind.
-func (st *start) retained(ctx context.Context, conn *pgx.Conn) (bytes int64, err error) {
+func (st *start) retained(ctx context.Context, conn *postgres.Session) (bytes int64, err error) {
 	for _, g := range st.groups {
-		slot, err := replication.ReadSlot(ctx, conn, st.Source.Version(), g.Name())
+		slot, err := replication.ReadSlot(ctx, conn, g.Name())
 		if err != nil {
 			return 0, err
 		}
@@ -92,7 +90,7 @@ func (st *start) retained(ctx context.Context, conn *pgx.Conn) (bytes int64, err
 
 // reportWAL says how much is kept, how fast that grows, and when the nearest limit
 // is met.
-func (st *start) reportWAL(ctx context.Context, conn *pgx.Conn, samples []walSample) {
+func (st *start) reportWAL(ctx context.Context, conn *postgres.Session, samples []walSample) {
 	first, last := samples[0], samples[len(samples)-1]
 	e := event.RetainedWAL{Bytes: last.bytes}
 	if seconds := last.at.Sub(first.at).Seconds(); seconds > 0 {
@@ -123,7 +121,7 @@ func secondsLeft(e event.RetainedWAL) float64 {
 
 // walLimits are those that are known. A server does not tell how much room its
 // disk has; that of a server on this machine can be seen.
-func (st *start) walLimits(ctx context.Context, conn *pgx.Conn, now int64) (limits []walLimit) {
+func (st *start) walLimits(ctx context.Context, conn *postgres.Session, now int64) (limits []walLimit) {
 	if st.MaxSlotWAL > 0 {
 		limits = append(limits, walLimit{st.MaxSlotWAL, "--max-slot-wal"})
 	}
@@ -141,7 +139,7 @@ func (st *start) walLimits(ctx context.Context, conn *pgx.Conn, now int64) (limi
 // freeDisk is the room on the disk with the server's WAL, where that is a disk of
 // this machine. A connection from this machine to itself may lead through a
 // tunnel: the server's process must be here, in that directory.
-func freeDisk(ctx context.Context, server *postgres.Server, conn *pgx.Conn) (bytes int64, ok bool) {
+func freeDisk(ctx context.Context, server *postgres.Server, conn *postgres.Session) (bytes int64, ok bool) {
 	host := server.Host()
 	if ip := net.ParseIP(host); !filepath.IsAbs(host) && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return 0, false

@@ -48,7 +48,9 @@ func NastySQL(major int) string {
 // NastyWrite runs the i-th transaction of a mixture of all kinds of changes to the tables of NastySQL;
 // i counts from 1. Not for several writers at a time. It updates and deletes rows of the tables without
 // a key too, which a publication forbids unless they have been given a replica identity.
-func NastyWrite(ctx context.Context, conn *pgx.Conn, i int) error {
+func NastyWrite(ctx context.Context, conn interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+}, i int) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, sql := range nastyStatements(i) {
 			// Statements are texts without parameters: no type has to be known to the driver.

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgbaton/internal/cluster"
+	"pgbaton/internal/postgres"
 )
 
 const logLinesOnFailure = 60
@@ -154,15 +155,21 @@ func sharedDir() (string, error) {
 	return dir, nil
 }
 
-// Connect opens a connection that is closed at the end of the test.
-func Connect(t testing.TB, connString string) *pgx.Conn {
+// Connect opens a session that is closed at the end of the test, without any settings of ours; which
+// side it is on makes no difference to a test: it is the source.
+func Connect(t testing.TB, connString string) *postgres.Session {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), connString)
 	if err != nil {
 		t.Fatalf("connect to %s: %v", connString, err)
 	}
 	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // the server may be gone by then
-	return conn
+	at := conn.Config()
+	server, err := postgres.NewServer(postgres.Source, postgres.Conninfo{"host": at.Host, "port": fmt.Sprint(at.Port), "dbname": at.Database, "user": at.User}.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &postgres.Session{Conn: conn, Server: server}
 }
 
 // Exec runs statements, each string as one simple query that may hold several, on one connection.
@@ -192,7 +199,7 @@ func failedPart(sql string, err error) string {
 }
 
 // QueryValue returns the single value of the single row of a query.
-func QueryValue[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) T {
+func QueryValue[T any](t testing.TB, conn postgres.DB, sql string, args ...any) T {
 	t.Helper()
 	rows, err := conn.Query(t.Context(), sql, args...)
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"pgbaton/internal/postgres"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -19,7 +21,7 @@ const (
 // used twice. None: every row is accounted for.
 //
 // A transaction with an unknown outcome may be there or not, but as a whole.
-func (w *Writers) Check(ctx context.Context, conn *pgx.Conn) []string {
+func (w *Writers) Check(ctx context.Context, conn postgres.DB) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	problems := slices.Clone(w.problems)
@@ -82,7 +84,7 @@ func (w *Writers) mine(writer int) bool {
 	return ok
 }
 
-func counts(ctx context.Context, conn *pgx.Conn, sql string) (map[transaction]int, error) {
+func counts(ctx context.Context, conn postgres.DB, sql string) (map[transaction]int, error) {
 	rows, err := conn.Query(ctx, sql)
 	if err != nil {
 		return nil, err
@@ -99,7 +101,7 @@ func counts(ctx context.Context, conn *pgx.Conn, sql string) (map[transaction]in
 
 // checkSlots: whether updated or inserted anew, a slot shows the last of the committed transactions that
 // belong to it, and exactly once.
-func checkSlots(ctx context.Context, conn *pgx.Conn, log map[transaction]int) (problems []string, err error) {
+func checkSlots(ctx context.Context, conn postgres.DB, log map[transaction]int) (problems []string, err error) {
 	type place struct{ writer, slot int }
 	want, got := map[place]int64{}, map[place][]int64{}
 	for tx := range log {

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"path/filepath"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -20,7 +19,7 @@ type Beacon struct{ key int64 }
 
 // LightBeacon marks the server and database of a session, until the session ends or
 // the beacon is put out.
-func LightBeacon(ctx context.Context, conn *pgx.Conn) (Beacon, error) {
+func LightBeacon(ctx context.Context, conn *Session) (Beacon, error) {
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		panic(err) // crypto/rand never fails on a supported system
@@ -31,7 +30,7 @@ func LightBeacon(ctx context.Context, conn *pgx.Conn) (Beacon, error) {
 }
 
 // PutOut ends the mark.
-func (b Beacon) PutOut(ctx context.Context, conn *pgx.Conn) error {
+func (b Beacon) PutOut(ctx context.Context, conn *Session) error {
 	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_advisory_unlock_shared($1)`, b.key)
 	return err
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // Connect opens a session on the side's database.
-func (s *Server) Connect(ctx context.Context) (*pgx.Conn, error) {
+func (s *Server) Connect(ctx context.Context) (*Session, error) {
 	return s.ConnectDatabase(ctx, s.Database())
 }
 
@@ -24,7 +24,7 @@ const connectTries = 3
 
 // ConnectAgain is Connect for whoever may come while others raise a fence: that ends
 // the sessions that began before it, also one that has only just begun, and no later one.
-func (s *Server) ConnectAgain(ctx context.Context) (conn *pgx.Conn, err error) {
+func (s *Server) ConnectAgain(ctx context.Context) (conn *Session, err error) {
 	for range connectTries {
 		if conn, err = s.Connect(ctx); !Ended(err) || NotLetIn(err) {
 			break
@@ -34,12 +34,13 @@ func (s *Server) ConnectAgain(ctx context.Context) (conn *pgx.Conn, err error) {
 }
 
 // ConnectDatabase opens a session on another database of the same server.
-func (s *Server) ConnectDatabase(ctx context.Context, database string) (*pgx.Conn, error) {
+func (s *Server) ConnectDatabase(ctx context.Context, database string) (*Session, error) {
 	return s.connectPgx(ctx, database, func(map[string]string) {})
 }
 
 // connectPgx opens a session with our settings, adapted.
-func (s *Server) connectPgx(ctx context.Context, database string, adapt func(map[string]string)) (conn *pgx.Conn, err error) {
+func (s *Server) connectPgx(ctx context.Context, database string, adapt func(map[string]string)) (*Session, error) {
+	var conn *pgx.Conn
 	whole, err := pgx.ParseConfig("")
 	if err != nil {
 		return nil, err
@@ -57,7 +58,7 @@ func (s *Server) connectPgx(ctx context.Context, database string, adapt func(map
 	if err != nil {
 		return nil, err
 	}
-	return conn, nil
+	return &Session{conn, s}, nil
 }
 
 // ConnectRaw opens a session for COPY and other work on the protocol itself,

@@ -30,7 +30,7 @@ func Pause(ctx context.Context, d time.Duration) error {
 
 // Durably runs f in a transaction whose commit is on disk when it returns, whatever
 // synchronous_commit the role or the database has by default.
-func Durably(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
+func Durably(ctx context.Context, conn *Session, f func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: BeginDurably}, f)
 }
 
@@ -40,7 +40,7 @@ const BeginDurably = "BEGIN; SET LOCAL synchronous_commit = on"
 // EachThere runs f for each item, all in one transaction. Items of which something is
 // not there any more, as f's error says, are left out, and returned; the others are
 // done all the same.
-func EachThere[T any](ctx context.Context, conn *pgx.Conn, items []T, f func(pgx.Tx, T) error) (gone []T, err error) {
+func EachThere[T any](ctx context.Context, conn *Session, items []T, f func(pgx.Tx, T) error) (gone []T, err error) {
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, item := range items {
 			if err := f(tx, item); err != nil {

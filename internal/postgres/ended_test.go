@@ -4,8 +4,6 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/pgtest"
 	"pgbaton/internal/postgres"
 )
@@ -17,11 +15,11 @@ func TestEnded(t *testing.T) {
 	admin := c.ConnString("postgres")
 	pgtest.Exec(t, admin, `CREATE DATABASE closed`, `REVOKE CONNECT ON DATABASE closed FROM PUBLIC`, `CREATE ROLE guest LOGIN`)
 	proxy := pgtest.NewProxy(t, admin)
-	ask := func(conn *pgx.Conn, sql string) error {
+	ask := func(conn *postgres.Session, sql string) error {
 		_, err := conn.Exec(t.Context(), sql)
 		return err
 	}
-	open := func(uri string) *pgx.Conn {
+	open := func(uri string) *postgres.Session {
 		t.Helper()
 		conn, err := serverAt(t, uri).Connect(t.Context())
 		if err != nil {

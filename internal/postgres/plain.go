@@ -4,8 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // shaping are those of our session settings that decide what a query finds and
@@ -17,7 +15,7 @@ var shaping = []string{"search_path", "row_security", "DateStyle", "IntervalStyl
 // names are found and values are printed by the settings of the database and of
 // our role, not by ours. What else keeps a session of ours alive, and harmless,
 // holds in it too.
-func (s *Server) ConnectPlain(ctx context.Context) (*pgx.Conn, error) {
+func (s *Server) ConnectPlain(ctx context.Context) (*Session, error) {
 	return s.connectPgx(ctx, s.Database(), func(settings map[string]string) {
 		for _, name := range shaping {
 			delete(settings, name)

@@ -123,6 +123,19 @@ func (s *Server) Version() Version {
 	return s.learned.version
 }
 
+// Wrap names the side and the action of an error; nil stays nil.
+func (s *Server) Wrap(doing string, err error) error { return Wrap(s.Side, doing, err) }
+
+// WrapHint is Wrap with a remedy.
+func (s *Server) WrapHint(doing string, err error, hint string) error {
+	return WrapHint(s.Side, doing, err, hint)
+}
+
+// WrapRights is Wrap with a remedy for want of rights: whatever else fails it does not help.
+func (s *Server) WrapRights(doing string, err error, hint string) error {
+	return WrapRights(s.Side, doing, err, hint)
+}
+
 // sessionSettings are sent at the start of every connection of ours: names are
 // always qualified, no server or role timeout ends our work (rule 15), values
 // are printed and SQL is read the same on both sides, whatever settings the

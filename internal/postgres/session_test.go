@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
 	"pgbaton/internal/postgres"
@@ -186,7 +184,7 @@ func TestLoginTrigger(t *testing.T) {
 	conn.Close(t.Context())
 }
 
-func mustExec(t *testing.T, conn *pgx.Conn, sql string) {
+func mustExec(t *testing.T, conn *postgres.Session, sql string) {
 	t.Helper()
 	if _, err := conn.Exec(t.Context(), sql); err != nil {
 		t.Fatalf("%s: %v", sql, err)

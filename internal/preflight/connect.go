@@ -52,11 +52,11 @@ func checkSame(ctx context.Context, s *survey) (same bool, err error) {
 		}
 		err := e.conn.QueryRow(ctx, `SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text`).Scan(&started[i])
 		if err != nil {
-			return false, postgres.Wrap(e.Side, "reading when the server was started", err)
+			return false, e.Wrap("reading when the server was started", err)
 		}
 		err = e.conn.QueryRow(ctx, `SELECT system_identifier::text FROM pg_catalog.pg_control_system()`).Scan(&identifier[i])
 		if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege {
-			return false, postgres.Wrap(e.Side, "reading the system identifier", err)
+			return false, e.Wrap("reading the system identifier", err)
 		}
 	}
 	known := identifier[0] != "" && identifier[1] != ""

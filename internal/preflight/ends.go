@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"pgbaton/internal/journal"
-	"pgbaton/internal/postgres"
 )
 
 // checkEnds makes sure that a migration goes on between its own two databases.
@@ -22,7 +21,7 @@ func checkEnds(ctx context.Context, s *survey) error {
 			have.System, err = journal.ReadSystem(ctx, e.conn)
 		}
 		if err != nil {
-			return postgres.Wrap(e.Side, "identifying the database", err)
+			return e.Wrap("identifying the database", err)
 		}
 		for _, other := range []*end{s.source, s.target} {
 			if s.fresh(other) || other.record.Ends == nil {
@@ -31,7 +30,7 @@ func checkEnds(ctx context.Context, s *survey) error {
 			want := other.record.Ends.Of(e.Side)
 			is, err := want.Is(ctx, e.conn, have)
 			if err != nil {
-				return postgres.Wrap(e.Side, "identifying the database", err)
+				return e.Wrap("identifying the database", err)
 			}
 			if is {
 				continue

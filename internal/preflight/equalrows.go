@@ -76,7 +76,8 @@ type coarse struct {
 
 // readCoarse finds the columns of these tables whose equality is coarser than
 // identity, by table.
-func readCoarse(ctx context.Context, q catalog.Querier, v postgres.Version, tables []uint32) (map[uint32]coarse, error) {
+func readCoarse(ctx context.Context, q catalog.Querier, tables []uint32) (map[uint32]coarse, error) {
+	v := postgres.VersionOf(q)
 	found := map[uint32]coarse{}
 	if len(tables) == 0 {
 		return found, nil
@@ -122,7 +123,7 @@ const (
 
 // hasEqualRows looks through a table. unknown says why it could not: the time was
 // up, somebody holds a lock, the role may not read it, or whatever else the server says.
-func hasEqualRows(ctx context.Context, conn *pgx.Conn, t *catalog.Table, c coarse, within time.Duration) (has bool, unknown string, err error) {
+func hasEqualRows(ctx context.Context, conn *postgres.Session, t *catalog.Table, c coarse, within time.Duration) (has bool, unknown string, err error) {
 	if within < time.Millisecond {
 		return false, "the time is up", nil
 	}

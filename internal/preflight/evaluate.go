@@ -53,7 +53,7 @@ func try(ctx context.Context, e *end, x expression, path []string) (failure, ref
 }
 
 // evaluate evaluates an expression on rows, as a role.
-func evaluate(ctx context.Context, conn *pgx.Conn, role, expression, from string, path []string) (rows int64, failure, refusal, err error) {
+func evaluate(ctx context.Context, conn *postgres.Session, role, expression, from string, path []string) (rows int64, failure, refusal, err error) {
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadWrite})
 	if err != nil {
 		return 0, nil, nil, err

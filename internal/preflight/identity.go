@@ -40,7 +40,7 @@ func readNeeds(ctx context.Context, s *survey, e *end) (*needs, error) {
 			full = append(full, t.OID)
 		}
 	}
-	if n.columns, err = readCoarse(ctx, e.conn, e.Version(), full); err != nil {
+	if n.columns, err = readCoarse(ctx, e.conn, full); err != nil {
 		return nil, err
 	}
 	var all []keyless

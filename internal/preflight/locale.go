@@ -12,7 +12,7 @@ import (
 // checkLocale compares encoding and locale with those of the target database,
 // or with what the target can make.
 func checkLocale(ctx context.Context, s *survey, e *end) error {
-	source, err := schema.ReadDatabase(ctx, s.source.conn, s.source.Version())
+	source, err := schema.ReadDatabase(ctx, s.source.conn)
 	if err != nil {
 		return err
 	}
@@ -22,7 +22,7 @@ func checkLocale(ctx context.Context, s *survey, e *end) error {
 	if !e.exists {
 		return checkLocaleKnown(ctx, e, source)
 	}
-	target, err := schema.ReadDatabase(ctx, e.conn, e.Version())
+	target, err := schema.ReadDatabase(ctx, e.conn)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func checkNames(ctx context.Context, e *end) (strange bool, err error) {
 	}
 	rows, err := e.conn.Query(ctx, strangeSQL)
 	if err != nil {
-		return false, postgres.Wrap(e.Side, "reading the names of the database", err)
+		return false, e.Wrap("reading the names of the database", err)
 	}
 	var kind, rename string
 	var bytes []byte
@@ -82,7 +82,7 @@ func checkNames(ctx context.Context, e *end) (strange bool, err error) {
 		return nil
 	})
 	if err != nil || len(objects) == 0 {
-		return false, postgres.Wrap(e.Side, "reading the names of the database", err)
+		return false, e.Wrap("reading the names of the database", err)
 	}
 	e.add(Finding{Code: "names-not-utf8", Severity: Blocker, Side: e.Side, Objects: objects,
 		Text:   fmt.Sprintf("the database has no encoding (SQL_ASCII), and %s that %s not UTF-8", plural(len(objects), "name"), map[bool]string{true: "is", false: "are"}[len(objects) == 1]),

@@ -29,7 +29,7 @@ func TestHealthy(t *testing.T) {
 			source, target := pgtest.Start(t, pair[0]), pgtest.Start(t, pair[1])
 			pgtest.Exec(t, source.ConnString("postgres"), `CREATE ROLE shop LOGIN`, `CREATE DATABASE shop OWNER shop`)
 			owner := pgtest.Connect(t, source.ConnStringAs("shop", "", "shop"))
-			if err := shop.Load(t.Context(), owner, shop.Size{}); err != nil {
+			if err := shop.Load(t.Context(), owner.Conn, shop.Size{}); err != nil {
 				t.Fatal(err)
 			}
 			before := catalogs(t, source, "shop") + catalogs(t, target, "postgres")

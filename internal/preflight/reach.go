@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
@@ -16,7 +14,7 @@ import (
 // session of its own: creating a subscription, even one that is rolled back, is
 // a write.
 func probe(ctx context.Context, subscriber *end, conninfo postgres.Conninfo) error {
-	var conn *pgx.Conn
+	var conn *postgres.Session
 	var err error
 	if subscriber.exists {
 		conn, err = subscriber.Connect(ctx)

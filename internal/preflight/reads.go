@@ -65,7 +65,7 @@ var reads = []struct {
 		return err
 	}},
 	{"a replication slot's state", func(ctx context.Context, s *survey, e *end) error {
-		_, err := replication.ReadSlot(ctx, e.conn, e.Version(), unknown)
+		_, err := replication.ReadSlot(ctx, e.conn, unknown)
 		return err
 	}},
 	{"publications", func(ctx context.Context, s *survey, e *end) error {
@@ -87,13 +87,13 @@ var reads = []struct {
 		return err
 	}},
 	{"tables and sequences", func(ctx context.Context, _ *survey, e *end) error {
-		if _, err := catalog.Shapes(ctx, e.conn, e.Version(), e.selection); err != nil {
+		if _, err := catalog.Shapes(ctx, e.conn, e.selection); err != nil {
 			return err
 		}
 		if _, err := catalog.Sequences(ctx, e.conn, e.selection); err != nil {
 			return err
 		}
-		_, err := replication.Fingerprint(ctx, e.conn, e.Version())
+		_, err := replication.Fingerprint(ctx, e.conn)
 		return err
 	}},
 }
@@ -133,7 +133,7 @@ func checkReads(ctx context.Context, s *survey, e *end) error {
 			err = nil
 		}
 		if err != nil {
-			return postgres.Wrap(e.Side, "reading "+r.what, err)
+			return e.Wrap("reading "+r.what, err)
 		}
 	}
 	if len(f.Objects) > 0 {

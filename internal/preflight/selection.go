@@ -13,7 +13,7 @@ import (
 // checks and for those to which a relation that stays behind does not matter.
 // Neither list is nil: SQL would take that for unknown.
 func (e *end) readSelection(ctx context.Context) (err error) {
-	if e.excluded, err = catalog.Excluded(ctx, e.conn, e.Version(), e.selection); err != nil {
+	if e.excluded, err = catalog.Excluded(ctx, e.conn, e.selection); err != nil {
 		return err
 	}
 	e.schemasOut = append([]string{}, e.excluded.Schemas...)
@@ -58,7 +58,7 @@ func checkSelection(ctx context.Context, _ *survey, e *end) error {
 }
 
 func checkLostForeignKeys(ctx context.Context, e *end) error {
-	keys, err := catalog.LostForeignKeys(ctx, e.conn, e.Version(), e.excluded)
+	keys, err := catalog.LostForeignKeys(ctx, e.conn, e.excluded)
 	if err != nil || len(keys) == 0 {
 		return err
 	}

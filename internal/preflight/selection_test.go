@@ -201,11 +201,11 @@ func restore(t *testing.T, in preflight.Input, target *cluster.Cluster, db strin
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	x, err := catalog.Excluded(t.Context(), conn, in.Source.Version(), in.Selection)
+	x, err := catalog.Excluded(t.Context(), conn, in.Selection)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := catalog.LostForeignKeys(t.Context(), conn, in.Source.Version(), x)
+	keys, err := catalog.LostForeignKeys(t.Context(), conn, x)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ type survey struct {
 // end is one side as the checks see it.
 type end struct {
 	*postgres.Server
-	conn         *pgx.Conn // nil: out of reach
+	conn         *postgres.Session // nil: out of reach
 	standby      bool
 	strange      bool // names of its database cannot be printed
 	exists       bool // false: the database is to be made, and conn is on the maintenance database
@@ -173,7 +173,7 @@ func (s *survey) make(ctx context.Context, e *end, checks []check) error {
 			continue
 		}
 		if err != nil {
-			return postgres.Wrap(e.Side, "checking "+c.name, err)
+			return e.Wrap("checking "+c.name, err)
 		}
 	}
 	return nil
@@ -244,16 +244,16 @@ func (e *end) connect(ctx context.Context) error {
 	}
 	e.conn = conn
 	if _, err := conn.Exec(ctx, "SET default_transaction_read_only = on; SET lock_timeout = '3s'"); err != nil {
-		return postgres.Wrap(e.Side, "making the session read-only", err)
+		return e.Wrap("making the session read-only", err)
 	}
 	if e.role, err = readRole(ctx, conn); err != nil {
-		return postgres.Wrap(e.Side, "reading the role's attributes", err)
+		return e.Wrap("reading the role's attributes", err)
 	}
 	if e.setting, err = readSettings(ctx, conn); err != nil {
-		return postgres.Wrap(e.Side, "reading the settings", err)
+		return e.Wrap("reading the settings", err)
 	}
 	if err := conn.QueryRow(ctx, `SELECT pg_catalog.pg_is_in_recovery()`).Scan(&e.standby); err != nil {
-		return postgres.Wrap(e.Side, "asking whether the server is a standby", err)
+		return e.Wrap("asking whether the server is a standby", err)
 	}
 	if e.standby {
 		e.add(Finding{Code: "standby", Severity: Blocker, Side: e.Side, Text: "the server is a standby: nothing can be written there",
@@ -262,23 +262,23 @@ func (e *end) connect(ctx context.Context) error {
 	if e.exists {
 		e.record, err = journal.Read(ctx, conn)
 		if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege {
-			return postgres.Wrap(e.Side, "looking for an active migration", err)
+			return e.Wrap("looking for an active migration", err)
 		}
 	}
 	if e.exists && e.Side == postgres.Source {
 		if e.strange, err = checkNames(ctx, e); err != nil || e.strange {
 			return err // nothing else that is looked at could be printed
 		}
-		e.tables, err = catalog.Tables(ctx, conn, e.Version(), e.selection)
+		e.tables, err = catalog.Tables(ctx, conn, e.selection)
 		if postgres.Code(err) == postgres.LockNotAvailable {
 			e.unchecked("how large the tables are", err)
-			e.tables, err = catalog.Shapes(ctx, conn, e.Version(), e.selection)
+			e.tables, err = catalog.Shapes(ctx, conn, e.selection)
 		}
 		if err != nil {
-			return postgres.Wrap(e.Side, "listing tables", err)
+			return e.Wrap("listing tables", err)
 		}
 		if err = e.readSelection(ctx); err != nil {
-			return postgres.Wrap(e.Side, "listing what is left out", err)
+			return e.Wrap("listing what is left out", err)
 		}
 	}
 	return nil

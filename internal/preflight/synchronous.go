@@ -47,7 +47,7 @@ func checkSynchronous(ctx context.Context, _ *survey, e *end) error {
 // checkSynchronized finds a server that holds back, for standbys that are not there,
 // what standbys are to carry on: our slots, too.
 func checkSynchronized(ctx context.Context, e *end) error {
-	absent, err := replication.AbsentStandbys(ctx, e.conn, e.Version())
+	absent, err := replication.AbsentStandbys(ctx, e.conn)
 	if err != nil || len(absent) == 0 {
 		return err
 	}

@@ -68,7 +68,7 @@ const largeConfig = 16 << 20
 
 // checkConfigs finds the rows that extensions keep for the user.
 func checkConfigs(ctx context.Context, e *end) error {
-	tables, err := catalog.ConfigTables(ctx, e.conn, e.Version())
+	tables, err := catalog.ConfigTables(ctx, e.conn)
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ type source struct {
 func readPackage(t *testing.T, name string) *source {
 	t.Helper()
 	s := &source{t: t, name: name, fset: token.NewFileSet(), constants: map[string]string{},
-		asked: map[string]asked{"refusal.New": {2, 3, false}, "postgres.WrapHint": {3, 4, false}, "postgres.WrapRights": {3, 4, false}}, answers: map[string]bool{}, tests: map[string]string{}}
+		asked: map[string]asked{"refusal.New": {2, 3, false}, "postgres.WrapHint": {3, 4, false}, "postgres.WrapRights": {3, 4, false}, "WrapHint": {2, 3, false}, "WrapRights": {2, 3, false}}, answers: map[string]bool{}, tests: map[string]string{}}
 	paths, err := filepath.Glob(filepath.Join("..", name, "*.go"))
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 func ApplyFailure(ctx context.Context, from *postgres.Server, publisher postgres.DB, to *postgres.Server, subscriber postgres.DB, group string, oid uint32) (string, error) {
 	applied, known, err := AppliedUpTo(ctx, subscriber, oid)
 	if err != nil {
-		return "", postgres.Wrap(to.Side, "reading the position applied", err)
+		return "", to.Wrap("reading the position applied", err)
 	}
 	if !known {
 		return "", nil

@@ -38,8 +38,8 @@ type slotMemory struct {
 // LeaveSlot remembers where a slot stands whose subscription is disabled, its workers
 // gone, and writes a marker behind it. A WAL sender that has not noticed yet is ended:
 // what it still has in hand would move the slot.
-func LeaveSlot(ctx context.Context, publisher *pgx.Conn, v postgres.Version, g Group) error {
-	slot, err := waitInactive(ctx, publisher, v, g.Name())
+func LeaveSlot(ctx context.Context, publisher *postgres.Session, g Group) error {
+	slot, err := waitInactive(ctx, publisher, g.Name())
 	if err != nil || slot == nil {
 		return err
 	}
@@ -120,10 +120,10 @@ const inactiveTimeout = 5 * time.Second
 // waitInactive waits until nobody reads a slot, for at most 5 s, and returns its
 // state; nil when there is none. Half that time is for whoever reads it to end by
 // itself.
-func waitInactive(ctx context.Context, publisher postgres.DB, v postgres.Version, name string) (*SlotState, error) {
+func waitInactive(ctx context.Context, publisher postgres.DB, name string) (*SlotState, error) {
 	ended := false
 	for began := time.Now(); ; {
-		slot, err := ReadSlot(ctx, publisher, v, name)
+		slot, err := ReadSlot(ctx, publisher, name)
 		if err != nil || slot == nil || !slot.Active || time.Since(began) > inactiveTimeout {
 			return slot, err
 		}
@@ -143,12 +143,12 @@ func waitInactive(ctx context.Context, publisher postgres.DB, v postgres.Version
 
 // Gap says what is to be feared of a group's stream, and why: "" when nothing is. What it
 // finds out is remembered: a stream stays suspect. A subscriber that is out of reach is nil.
-func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Version, g Group) (string, error) {
+func Gap(ctx context.Context, publisher, subscriber *postgres.Session, g Group) (string, error) {
 	m, at, err := recall(ctx, publisher, g)
 	if err != nil || at == nil || m.Suspect != "" {
 		return m.Suspect, err
 	}
-	slot, err := ReadSlot(ctx, publisher, v, g.Name())
+	slot, err := ReadSlot(ctx, publisher, g.Name())
 	if err != nil || slot == nil {
 		return "", err // that it is gone is said elsewhere
 	}
@@ -209,7 +209,7 @@ func Gap(ctx context.Context, publisher, subscriber *pgx.Conn, v postgres.Versio
 }
 
 // reader describes who reads a slot, if that began after the slot was left.
-func reader(ctx context.Context, publisher *pgx.Conn, slot *SlotState, left time.Time) (who string, err error) {
+func reader(ctx context.Context, publisher *postgres.Session, slot *SlotState, left time.Time) (who string, err error) {
 	if !slot.Active {
 		return "", nil
 	}
@@ -236,7 +236,7 @@ func WasRead(ctx context.Context, publisher postgres.DB, name string) (bool, err
 }
 
 // leftOut marks a stream as one that may have left something out.
-func leftOut(ctx context.Context, publisher *pgx.Conn, g Group, why string) (string, error) {
+func leftOut(ctx context.Context, publisher *postgres.Session, g Group, why string) (string, error) {
 	return suspect(ctx, publisher, g, g.incomplete(why))
 }
 
@@ -253,7 +253,7 @@ func (g Group) subscriber() postgres.Side {
 }
 
 // suspect marks a stream as one that is not to be trusted.
-func suspect(ctx context.Context, publisher *pgx.Conn, g Group, why string) (string, error) {
+func suspect(ctx context.Context, publisher *postgres.Session, g Group, why string) (string, error) {
 	_, err := publisher.Exec(ctx, slotEntries.UpdateSQL(`value || pg_catalog.jsonb_build_object('suspect', $2::text)`, "true"), g.Name(), why)
 	return why, err
 }
@@ -283,7 +283,7 @@ type Trip struct {
 }
 
 // SendMarker writes a marker, and notes which ones it must not arrive without.
-func SendMarker(ctx context.Context, publisher *pgx.Conn, g Group) (*Trip, error) {
+func SendMarker(ctx context.Context, publisher *postgres.Session, g Group) (*Trip, error) {
 	t := &Trip{Group: g}
 	var err error
 	if t.before, err = tokens(ctx, publisher, g.MarkerTable()); err == nil {
@@ -296,7 +296,7 @@ func SendMarker(ctx context.Context, publisher *pgx.Conn, g Group) (*Trip, error
 // were committed before it must have: gap says which has not, and the stream is
 // suspect from now on. Of a stream without a gap the markers that were waited for
 // are removed, and what was known of its slot's rest is forgotten.
-func (t *Trip) Arrived(ctx context.Context, publisher, subscriber *pgx.Conn, within time.Duration) (seen bool, gap string, err error) {
+func (t *Trip) Arrived(ctx context.Context, publisher, subscriber *postgres.Session, within time.Duration) (seen bool, gap string, err error) {
 	table := t.Group.MarkerTable()
 	if seen, err = SawMarker(ctx, subscriber, table, t.Token, within); err != nil || !seen {
 		return seen, "", err
@@ -339,7 +339,7 @@ func (t *Trip) Arrived(ctx context.Context, publisher, subscriber *pgx.Conn, wit
 // that was left behind it stays, and must arrive. And it is noted which subscription it
 // is that reads from the slot: how far that has applied is known to it alone
 // (https://www.postgresql.org/docs/current/replication-origins.html).
-func LetOn(ctx context.Context, publisher, subscriber *pgx.Conn, g Group) error {
+func LetOn(ctx context.Context, publisher, subscriber *postgres.Session, g Group) error {
 	sub, err := ReadSubscription(ctx, subscriber, g.Name())
 	if err != nil {
 		return err
@@ -366,7 +366,7 @@ func isRead(ctx context.Context, publisher postgres.DB, g Group) error {
 
 // settle remembers that the slot is read, and removes heartbeats older than the one
 // that arrived. The deletion follows through the stream.
-func (t *Trip) settle(ctx context.Context, publisher *pgx.Conn) error {
+func (t *Trip) settle(ctx context.Context, publisher *postgres.Session) error {
 	if err := isRead(ctx, publisher, t.Group); err != nil || len(t.before) == 0 {
 		return err
 	}

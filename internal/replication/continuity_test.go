@@ -19,12 +19,12 @@ import (
 // markers that it is given.
 type stream struct {
 	t                     *testing.T
-	publisher, subscriber *pgx.Conn
+	publisher, subscriber *postgres.Session
 	v                     postgres.Version
 	group                 replication.Group
 }
 
-func (s *stream) exec(conn *pgx.Conn, sql string, args ...any) {
+func (s *stream) exec(conn *postgres.Session, sql string, args ...any) {
 	s.t.Helper()
 	if _, err := conn.Exec(s.t.Context(), sql, args...); err != nil {
 		s.t.Fatalf("%s: %v", sql, err)
@@ -47,7 +47,7 @@ func (s *stream) deliver(leftOut ...string) {
 
 func (s *stream) make() {
 	s.t.Helper()
-	point, err := replication.CreateSlotHere(s.t.Context(), s.publisher, s.v, s.group.Name())
+	point, err := replication.CreateSlotHere(s.t.Context(), s.publisher, s.group.Name())
 	if err == nil {
 		err = replication.LeaveNewSlot(s.t.Context(), s.publisher, s.group, point)
 	}
@@ -63,7 +63,7 @@ func (s *stream) advance() {
 
 func (s *stream) leave() {
 	s.t.Helper()
-	if err := replication.LeaveSlot(s.t.Context(), s.publisher, s.v, s.group); err != nil {
+	if err := replication.LeaveSlot(s.t.Context(), s.publisher, s.group); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -71,7 +71,7 @@ func (s *stream) leave() {
 // gap wants a gap of which is said what; "" for none.
 func (s *stream) gap(says string) {
 	s.t.Helper()
-	got, err := replication.Gap(s.t.Context(), s.publisher, s.subscriber, s.v, s.group)
+	got, err := replication.Gap(s.t.Context(), s.publisher, s.subscriber, s.group)
 	if err != nil || says == "" && got != "" || !strings.Contains(got, says) {
 		s.t.Errorf("gap %q, %v, want %q", got, err, says)
 	}
@@ -246,7 +246,7 @@ func TestContinuity(t *testing.T) {
 		s := &stream{t: t, v: 120000, group: replication.Group{Label: fmt.Sprintf("t%d", number), Direction: replication.Forward, Number: 1}}
 		t.Run(test.name, func(t *testing.T) {
 			s.t = t
-			for i, into := range []**pgx.Conn{&s.publisher, &s.subscriber} {
+			for i, into := range []**postgres.Session{&s.publisher, &s.subscriber} {
 				db := fmt.Sprintf("db_%d_%d", number, i)
 				s.exec(admin, "CREATE DATABASE "+db)
 				*into = pgtest.Connect(t, c.ConnString(db))

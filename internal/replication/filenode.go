@@ -21,7 +21,8 @@ var filenodeEntries = journal.Many[map[string]uint32](journal.Filenodes)
 
 // RememberFilenodes notes, on the publisher of a stream without TRUNCATE, the
 // files of a group's tables (rule 16): a truncated table has another one.
-func RememberFilenodes(ctx context.Context, publisher postgres.DB, pv, sv postgres.Version, g Group) error {
+func RememberFilenodes(ctx context.Context, publisher postgres.DB, sv postgres.Version, g Group) error {
+	pv := postgres.VersionOf(publisher)
 	if StreamsTruncate(pv, sv) {
 		return nil
 	}
@@ -41,7 +42,8 @@ func ReadFilenodes(ctx context.Context, publisher postgres.DB) error {
 // Rewritten lists the tables whose file has changed since it was remembered:
 // truncated, or rewritten by VACUUM FULL, CLUSTER or ALTER TABLE, which cannot be
 // told apart. In a stream that carries TRUNCATE there are none.
-func Rewritten(ctx context.Context, publisher postgres.DB, pv, sv postgres.Version, g Group) ([]string, error) {
+func Rewritten(ctx context.Context, publisher postgres.DB, sv postgres.Version, g Group) ([]string, error) {
+	pv := postgres.VersionOf(publisher)
 	if StreamsTruncate(pv, sv) {
 		return nil, nil
 	}

@@ -20,10 +20,10 @@ import (
 // GroupNumbers lists the groups of a direction of which anything exists: a
 // publication or a slot on the publisher, a subscription on the subscriber. A side
 // that is nil is not asked.
-func GroupNumbers(ctx context.Context, publisher, subscriber *pgx.Conn, like Group) ([]int, error) {
+func GroupNumbers(ctx context.Context, publisher, subscriber *postgres.Session, like Group) ([]int, error) {
 	var numbers []int
 	prefix := strings.TrimSuffix(like.Name(), strconv.Itoa(like.Number))
-	read := func(conn *pgx.Conn, sql string) error {
+	read := func(conn *postgres.Session, sql string) error {
 		if conn == nil {
 			return nil
 		}
@@ -68,7 +68,7 @@ WHERE name ~ $1 ORDER BY 1`
 // LeftLabel returns a label that something of a migration carries in a session's
 // database whose record is gone; "" when nothing is there. A name that had to be
 // shortened cannot be told.
-func LeftLabel(ctx context.Context, conn *pgx.Conn, migration string) (string, error) {
+func LeftLabel(ctx context.Context, conn *postgres.Session, migration string) (string, error) {
 	rows, err := conn.Query(ctx, leftSQL, "^"+postgres.ClusterName(migration, "")+"([0-9a-f]{8})_(?:forward|reverse)_[0-9]+$")
 	if err != nil {
 		return "", err
@@ -85,7 +85,7 @@ SELECT subname::text FROM pg_catalog.pg_subscription
 WHERE subname ~ $1 AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`
 
 // Subscribed lists the groups of a direction that have a subscription, in order.
-func Subscribed(ctx context.Context, subscriber *pgx.Conn, like Group) ([]Group, error) {
+func Subscribed(ctx context.Context, subscriber *postgres.Session, like Group) ([]Group, error) {
 	numbers, err := GroupNumbers(ctx, nil, subscriber, like)
 	groups := make([]Group, len(numbers))
 	for i, n := range numbers {
@@ -114,7 +114,8 @@ FROM pg_catalog.pg_subscription WHERE subname !~ $1`
 
 // RoomFor says what is missing for so many groups, "" when nothing is. A handover
 // needs a slot and a WAL sender more.
-func RoomFor(ctx context.Context, publisher, subscriber postgres.DB, sv postgres.Version, label string, groups int) (string, error) {
+func RoomFor(ctx context.Context, publisher, subscriber postgres.DB, label string, groups int) (string, error) {
+	sv := postgres.VersionOf(subscriber)
 	var slots, senders, origins, workers, processes int
 	if err := publisher.QueryRow(ctx, roomSQL, AllOf(label)).Scan(&slots, &senders); err != nil {
 		return "", err
@@ -182,12 +183,12 @@ func Withheld(ctx context.Context, db postgres.DB) ([]WithheldKey, error) {
 
 // AddWithheld adds them, not validated. What is there already stays. gone are those of
 // which one of the tables was dropped since.
-func AddWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey) (gone []WithheldKey, err error) {
+func AddWithheld(ctx context.Context, conn *postgres.Session, keys []WithheldKey) (gone []WithheldKey, err error) {
 	return eachWithheld(ctx, conn, keys, false, func(k WithheldKey) string { return k.Add })
 }
 
 // DropWithheld takes them back, for apply to go on in several groups.
-func DropWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey) error {
+func DropWithheld(ctx context.Context, conn *postgres.Session, keys []WithheldKey) error {
 	_, err := eachWithheld(ctx, conn, keys, true, func(k WithheldKey) string {
 		return fmt.Sprintf("ALTER TABLE ONLY %s DROP CONSTRAINT %s", k.Table, postgres.QuoteIdent(k.Name))
 	})
@@ -196,7 +197,7 @@ func DropWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey) error
 
 // eachWithheld runs a statement for each key that is there, or for each that is
 // not, in one transaction.
-func eachWithheld(ctx context.Context, conn *pgx.Conn, keys []WithheldKey, there bool, sql func(WithheldKey) string) (gone []WithheldKey, err error) {
+func eachWithheld(ctx context.Context, conn *postgres.Session, keys []WithheldKey, there bool, sql func(WithheldKey) string) (gone []WithheldKey, err error) {
 	if len(keys) == 0 {
 		return nil, nil
 	}
@@ -234,7 +235,7 @@ func foreignKeyExists(ctx context.Context, db postgres.DB, k WithheldKey) (exist
 
 // ValidateWithheld looks at the rows, and forgets each key that is complete, or whose
 // table is gone. left is what the server refuses: rows that violate it, above all.
-func ValidateWithheld(ctx context.Context, conn *pgx.Conn) (left []refusal.Reason, err error) {
+func ValidateWithheld(ctx context.Context, conn *postgres.Session) (left []refusal.Reason, err error) {
 	keys, err := Withheld(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -260,7 +261,7 @@ func ValidateWithheld(ctx context.Context, conn *pgx.Conn) (left []refusal.Reaso
 
 // complete makes a key that is there as it was; left are the statements from the one on
 // that failed.
-func (k WithheldKey) complete(ctx context.Context, conn *pgx.Conn) (left string, err error) {
+func (k WithheldKey) complete(ctx context.Context, conn *postgres.Session) (left string, err error) {
 	statements := slices.DeleteFunc([]string{k.Validate, k.Whole, k.Comment}, func(sql string) bool { return sql == "" })
 	for i, sql := range statements {
 		exists := false

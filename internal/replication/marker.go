@@ -25,7 +25,7 @@ const (
 // WriteMarker writes a row into the group's marker table on the side that holds
 // the baton and returns its token. The commit is synchronous: what is then seen
 // on the other side is durable here.
-func WriteMarker(ctx context.Context, conn *pgx.Conn, table postgres.Ident, kind string) (token string, err error) {
+func WriteMarker(ctx context.Context, conn *postgres.Session, table postgres.Ident, kind string) (token string, err error) {
 	token = rand.Text()
 	err = postgres.Durably(ctx, conn, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s VALUES ($1, $2, pg_catalog.clock_timestamp())", table), token, kind)

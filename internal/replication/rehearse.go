@@ -31,7 +31,7 @@ func Rehearse(ctx context.Context, from *postgres.Server, publisher postgres.DB,
 		return "", nil
 	}
 	if err != nil {
-		return "", postgres.Wrap(from.Side, "looking at what the slot holds", err)
+		return "", from.Wrap("looking at what the slot holds", err)
 	}
 	messages = unapplied(messages, applied)
 	conn, err := subscriber.Connect(ctx)
@@ -54,7 +54,7 @@ func Rehearse(ctx context.Context, from *postgres.Server, publisher postgres.DB,
 	if errors.Is(err, errRehearsed) {
 		err = nil
 	}
-	return message, postgres.Wrap(subscriber.Side, "trying the changes that are not applied", err)
+	return message, subscriber.Wrap("trying the changes that are not applied", err)
 }
 
 // unapplied drops the changes of transactions that were applied. Relations are kept:

@@ -20,15 +20,16 @@ type Difference struct {
 // and columns of the publisher, the groups' publications, the tables the
 // subscriptions apply (all ready), and the subscriber's tables. No difference means
 // that every row of every table flows.
-func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv postgres.Version, groups []Group, sel catalog.Selection) ([]Difference, error) {
+func Streams(ctx context.Context, publisher, subscriber postgres.DB, groups []Group, sel catalog.Selection) ([]Difference, error) {
+	sv := postgres.VersionOf(subscriber)
 	var here, there []catalog.Table
 	both, readCtx := routine.WithContext(ctx)
 	both.Go(func() (err error) {
-		here, err = catalog.Shapes(readCtx, publisher, pv, sel)
+		here, err = catalog.Shapes(readCtx, publisher, sel)
 		return err
 	})
 	both.Go(func() (err error) {
-		there, err = catalog.Shapes(readCtx, subscriber, sv, sel)
+		there, err = catalog.Shapes(readCtx, subscriber, sel)
 		return err
 	})
 	if err := both.Wait(); err != nil {
@@ -59,7 +60,7 @@ func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv post
 	}
 	var diff []Difference
 	for _, g := range groups {
-		rewritten, err := Rewritten(ctx, publisher, pv, sv, g)
+		rewritten, err := Rewritten(ctx, publisher, sv, g)
 		if err != nil {
 			return nil, err
 		}
@@ -109,7 +110,8 @@ func Streams(ctx context.Context, publisher, subscriber postgres.DB, pv, sv post
 // Fingerprint sums up everything about a side's tables and sequences that must not
 // change between a comparison by Streams and the end of a handover: whoever finds
 // it unchanged need not compare again. It is cheap: no row is sorted or sent.
-func Fingerprint(ctx context.Context, db postgres.DB, v postgres.Version) (string, error) {
+func Fingerprint(ctx context.Context, db postgres.DB) (string, error) {
+	v := postgres.VersionOf(db)
 	generated := "a.attgenerated"
 	if v.Major() < 12 {
 		generated = "''"

@@ -89,7 +89,7 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 			}
 			if err != nil {
 				conn.Close(context.WithoutCancel(ctx))
-				return nil, postgres.WrapHint(server.Side, "creating replication slot "+name, err, SlotHint(err))
+				return nil, server.WrapHint("creating replication slot "+name, err, SlotHint(err))
 			}
 			return slot, nil
 		case <-tick.C:
@@ -106,7 +106,8 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 // reads. From 17 on nothing is sent from a slot that standbys carry on before all of
 // those have it
 // (https://www.postgresql.org/docs/17/runtime-config-replication.html#GUC-SYNCHRONIZED-STANDBY-SLOTS).
-func AbsentStandbys(ctx context.Context, publisher postgres.DB, v postgres.Version) ([]string, error) {
+func AbsentStandbys(ctx context.Context, publisher postgres.DB) ([]string, error) {
+	v := postgres.VersionOf(publisher)
 	if !FailoverSlot(v) {
 		return nil, nil
 	}
@@ -140,7 +141,8 @@ func CreateSlotHereSQL(publisher postgres.Version) string {
 // CreateSlotHere makes a slot by SQL, at the server's position now, which it
 // returns. Like CreateSlot it waits for the cluster's open writing transactions. One
 // that is cut short leaves none.
-func CreateSlotHere(ctx context.Context, db postgres.DB, v postgres.Version, name string) (postgres.LSN, error) {
+func CreateSlotHere(ctx context.Context, db postgres.DB, name string) (postgres.LSN, error) {
+	v := postgres.VersionOf(db)
 	var point string
 	err := db.QueryRow(ctx, CreateSlotHereSQL(v), name).Scan(&point)
 	if err != nil {
@@ -219,7 +221,8 @@ type SlotState struct {
 }
 
 // ReadSlot returns the state of this database's slot, nil when there is none.
-func ReadSlot(ctx context.Context, db postgres.DB, v postgres.Version, name string) (*SlotState, error) {
+func ReadSlot(ctx context.Context, db postgres.DB, name string) (*SlotState, error) {
+	v := postgres.VersionOf(db)
 	lost := "false"
 	if v.Major() >= 13 {
 		lost = "coalesce(wal_status = 'lost', false)"

@@ -17,7 +17,7 @@ import (
 // CreateSubscription makes the subscription; conninfo is how the subscriber
 // reaches the publisher and may hold a password. A keyword that libpq knows and a
 // foreign server does not take leads to a subscription without one.
-func CreateSubscription(ctx context.Context, conn *pgx.Conn, name string, conninfo postgres.Conninfo, t Terms) error {
+func CreateSubscription(ctx context.Context, conn *postgres.Session, name string, conninfo postgres.Conninfo, t Terms) error {
 	err := discreetly(ctx, conn, func(tx pgx.Tx) error { return createSubscription(ctx, tx, name, conninfo, t) })
 	if t.Server && postgres.Code(err) == postgres.InvalidOptionName {
 		t.Server = false
@@ -59,7 +59,7 @@ func mayCreateSubscription(ctx context.Context, db postgres.DB) error {
 // Probe lets one server connect to another and leaves nothing behind: a
 // subscription is created and rolled back. SQLSTATE 42501 says that it could not
 // be tried.
-func Probe(ctx context.Context, conn *pgx.Conn, conninfo postgres.Conninfo) error {
+func Probe(ctx context.Context, conn *postgres.Session, conninfo postgres.Conninfo) error {
 	if err := mayCreateSubscription(ctx, conn); err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func Probe(ctx context.Context, conn *pgx.Conn, conninfo postgres.Conninfo) erro
 // discreetly runs statements that carry a password in a transaction that the
 // server's log and pg_stat_statements do not see, as far as the role may say so
 // (rule 8; check warns where it may not).
-func discreetly(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
+func discreetly(ctx context.Context, conn *postgres.Session, f func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		for _, setting := range []string{
 			"log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'",
@@ -293,7 +293,8 @@ func AppliedUpTo(ctx context.Context, db postgres.DB, oid uint32) (applied postg
 
 // ApplyErrors is how often the subscription's workers ended with an error:
 // known on 15 and newer, -1 elsewhere.
-func ApplyErrors(ctx context.Context, db postgres.DB, v postgres.Version, oid uint32) (n int64, err error) {
+func ApplyErrors(ctx context.Context, db postgres.DB, oid uint32) (n int64, err error) {
+	v := postgres.VersionOf(db)
 	if v.Major() < 15 {
 		return -1, nil
 	}

@@ -87,7 +87,8 @@ func ParallelApply(ctx context.Context, subscriber postgres.DB, label string, st
 }
 
 // TermsFor are the terms for so many streams of a migration to a subscriber.
-func TermsFor(ctx context.Context, subscriber postgres.DB, pv, sv postgres.Version, label string, streams int, copyData bool) (Terms, error) {
+func TermsFor(ctx context.Context, subscriber postgres.DB, pv postgres.Version, label string, streams int, copyData bool) (Terms, error) {
+	sv := postgres.VersionOf(subscriber)
 	t := KnownTerms(pv, sv, copyData)
 	if sv.Major() >= 19 {
 		if err := subscriber.QueryRow(ctx, foreignServerSQL).Scan(&t.Server); err != nil {

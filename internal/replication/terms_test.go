@@ -67,7 +67,7 @@ func TestServerTerms(t *testing.T) {
 		{"with it", "RESET ROLE; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO plain; SET ROLE plain", true},
 	} {
 		exec(c.before)
-		terms, err := replication.TermsFor(t.Context(), conn, v, v, "demo", 1, false)
+		terms, err := replication.TermsFor(t.Context(), conn, v, "demo", 1, false)
 		if err != nil || terms.Server != c.want {
 			t.Errorf("%s: %t, %v", c.name, terms.Server, err)
 		}
@@ -123,7 +123,7 @@ func TestParallelApplyNeedsWorkers(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			terms, err := replication.TermsFor(t.Context(), tx, v, v, "demo", c.streams, false)
+			terms, err := replication.TermsFor(t.Context(), tx, v, "demo", c.streams, false)
 			if err != nil || terms.Streaming != c.want {
 				t.Errorf("streaming %q, want %q (%v)", terms.Streaming, c.want, err)
 			}

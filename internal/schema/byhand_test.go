@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/pgtest"
@@ -27,7 +25,7 @@ func TestByHand(t *testing.T) {
 }
 
 // asMover makes a database of the role's, and returns its session there.
-func asMover(t *testing.T, c *cluster.Cluster, db string) (*postgres.Server, *pgx.Conn) {
+func asMover(t *testing.T, c *cluster.Cluster, db string) (*postgres.Server, *postgres.Session) {
 	t.Helper()
 	pgtest.Exec(t, c.ConnString("postgres"), `CREATE DATABASE `+db+` OWNER mover`)
 	server := newServer(t, postgres.Target, c.ConnStringAs("mover", "", db))

@@ -63,10 +63,10 @@ func (h HeldCheck) dropSQL() string {
 // HoldChecks drops them from tables that have no rows yet, and remembers them, in
 // the caller's transaction. What was only inherited goes with where it came from;
 // what a child had of its own is a constraint of its own then, and is next.
-func HoldChecks(ctx context.Context, tx pgx.Tx, v postgres.Version) error {
+func HoldChecks(ctx context.Context, tx pgx.Tx) error {
 	order := 0
 	for {
-		checks, err := catalog.UserChecks(ctx, tx, v)
+		checks, err := catalog.UserChecks(ctx, tx)
 		if err != nil || len(checks) == 0 {
 			return err
 		}
@@ -85,8 +85,8 @@ func HoldChecks(ctx context.Context, tx pgx.Tx, v postgres.Version) error {
 
 // PlanChecks is what HoldChecks, and later AddChecks and ValidateChecks, will do for
 // the constraints of a source.
-func PlanChecks(ctx context.Context, source catalog.Querier, v postgres.Version) (hold, add []string, err error) {
-	checks, err := catalog.UserChecks(ctx, source, v)
+func PlanChecks(ctx context.Context, source catalog.Querier) (hold, add []string, err error) {
+	checks, err := catalog.UserChecks(ctx, source)
 	for i, c := range checks {
 		h := heldCheck(i, c)
 		hold, add = append(hold, h.dropSQL()), append(add, h.Add)
@@ -111,7 +111,7 @@ func HeldChecks(ctx context.Context, db postgres.DB) ([]HeldCheck, error) {
 
 // AddChecks adds them, not validated. What is there already stays. gone are those of
 // which what they belong to, or call, was dropped since.
-func AddChecks(ctx context.Context, conn *pgx.Conn) (gone []HeldCheck, err error) {
+func AddChecks(ctx context.Context, conn *postgres.Session) (gone []HeldCheck, err error) {
 	checks, err := HeldChecks(ctx, conn)
 	if err != nil || len(checks) == 0 {
 		return nil, err
@@ -131,13 +131,13 @@ func AddChecks(ctx context.Context, conn *pgx.Conn) (gone []HeldCheck, err error
 }
 
 // ReadChecks reads what is remembered of them.
-func ReadChecks(ctx context.Context, conn *pgx.Conn) error {
+func ReadChecks(ctx context.Context, conn *postgres.Session) error {
 	_, err := HeldChecks(ctx, conn)
 	return err
 }
 
 // DropChecks takes them back, for rows to come in several groups.
-func DropChecks(ctx context.Context, conn *pgx.Conn) error {
+func DropChecks(ctx context.Context, conn *postgres.Session) error {
 	checks, err := HeldChecks(ctx, conn)
 	if err != nil || len(checks) == 0 {
 		return err
@@ -191,7 +191,7 @@ func (u Unvalidated) Remedy() string {
 
 // ValidateChecks looks at the rows, and forgets the constraints: they are what they
 // can be. It returns those that do not hold.
-func ValidateChecks(ctx context.Context, conn *pgx.Conn) (not []Unvalidated, err error) {
+func ValidateChecks(ctx context.Context, conn *postgres.Session) (not []Unvalidated, err error) {
 	checks, err := HeldChecks(ctx, conn)
 	if err != nil {
 		return nil, err

@@ -79,7 +79,7 @@ func TestChecks(t *testing.T) {
 			}
 			hold := func() {
 				t.Helper()
-				must(pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error { return schema.HoldChecks(t.Context(), tx, server.Version()) }))
+				must(pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error { return schema.HoldChecks(t.Context(), tx) }))
 			}
 			add := func() {
 				t.Helper()

@@ -25,12 +25,12 @@ type Config struct {
 
 // ReadConfigs lists those tables that can be copied from one side to another, and
 // says of others why not.
-func ReadConfigs(ctx context.Context, from, to catalog.Querier, fromVersion, toVersion postgres.Version) (all []Config, left []string, err error) {
-	have, err := catalog.ConfigTables(ctx, from, fromVersion)
+func ReadConfigs(ctx context.Context, from, to catalog.Querier) (all []Config, left []string, err error) {
+	have, err := catalog.ConfigTables(ctx, from)
 	if err != nil || len(have) == 0 {
 		return nil, nil, err
 	}
-	there, err := catalog.ConfigTables(ctx, to, toVersion)
+	there, err := catalog.ConfigTables(ctx, to)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,7 +79,7 @@ func (c Config) ClearSQL() string {
 }
 
 // Read returns the user's rows.
-func (c Config) Read(ctx context.Context, conn *pgx.Conn) ([]byte, error) {
+func (c Config) Read(ctx context.Context, conn *postgres.Session) ([]byte, error) {
 	var rows bytes.Buffer
 	_, err := conn.PgConn().CopyTo(ctx, &rows, c.ReadSQL())
 	if err != nil {
@@ -126,7 +126,7 @@ const UnheardRemedy = "once the side is open, change a row there in the way of t
 // only some rows are the user's, one that the extension has made there itself stays.
 // The session must be one of which ReadConfigs has said that it may. unheard is why the
 // extension was not told that its rows have changed; they are written all the same.
-func (c Config) Write(ctx context.Context, conn *pgx.Conn, rows []byte) (unheard, err error) {
+func (c Config) Write(ctx context.Context, conn *postgres.Session, rows []byte) (unheard, err error) {
 	into := c.To.Ident.String()
 	before := []string{c.ClearSQL()}
 	var after []string

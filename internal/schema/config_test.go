@@ -42,7 +42,7 @@ func TestConfigWrite(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { conn.Close(t.Context()) })
-				all, err := catalog.ConfigTables(t.Context(), conn, server.Version())
+				all, err := catalog.ConfigTables(t.Context(), conn)
 				if err != nil || len(all) != 1 {
 					t.Fatalf("%d tables, %v", len(all), err)
 				}

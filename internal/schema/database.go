@@ -28,7 +28,8 @@ type Database struct {
 }
 
 // ReadDatabase describes the database that the session is connected to.
-func ReadDatabase(ctx context.Context, q catalog.Querier, v postgres.Version) (Database, error) {
+func ReadDatabase(ctx context.Context, q catalog.Querier) (Database, error) {
+	v := postgres.VersionOf(q)
 	provider, locale := "'c'", "''"
 	switch {
 	case v.Major() >= 17:
@@ -121,7 +122,7 @@ func (d Database) FollowSQL(name string, exists func(role string) bool) []string
 
 // ConnectMaintenance opens a session on a database that every cluster has, for
 // what cannot be done from inside the database itself.
-func ConnectMaintenance(ctx context.Context, s *postgres.Server) (*pgx.Conn, error) {
+func ConnectMaintenance(ctx context.Context, s *postgres.Server) (*postgres.Session, error) {
 	var errs []error
 	for _, name := range []string{"postgres", "template1"} {
 		conn, err := s.ConnectDatabase(ctx, name)
@@ -150,7 +151,8 @@ func Roles(ctx context.Context, q catalog.Querier) (map[string]bool, error) {
 // CreateDatabase makes the target database like the source's, from a
 // maintenance session on the target. Where the target lacks the locale it takes
 // its own default and returns a sentence that says so.
-func CreateDatabase(ctx context.Context, conn *pgx.Conn, d Database, name string, v postgres.Version) (note string, err error) {
+func CreateDatabase(ctx context.Context, conn *postgres.Session, d Database, name string) (note string, err error) {
+	v := postgres.VersionOf(conn)
 	_, err = conn.Exec(ctx, d.CreateSQL(name, v, false))
 	switch postgres.Code(err) {
 	case "42809", "22023": // wrong_object_type, invalid_parameter_value: no such locale here
@@ -167,7 +169,7 @@ func CreateDatabase(ctx context.Context, conn *pgx.Conn, d Database, name string
 // DressDatabase gives a database that CreateDatabase made the source's owner, comment
 // and settings, from any session on the target. It may be repeated. It returns the
 // settings that the target does not take.
-func DressDatabase(ctx context.Context, server *postgres.Server, conn *pgx.Conn, d Database, name string) (refused []RefusedSetting, err error) {
+func DressDatabase(ctx context.Context, server *postgres.Server, conn *postgres.Session, d Database, name string) (refused []RefusedSetting, err error) {
 	exists, err := Roles(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -188,7 +190,7 @@ func DressDatabase(ctx context.Context, server *postgres.Server, conn *pgx.Conn,
 // DropDatabase removes a database from a maintenance session, ending whoever is
 // connected to it. The subscriptions in it must have been dropped. A worker of autovacuum,
 // which belongs to no role and which not every role may end, makes way for DROP DATABASE.
-func DropDatabase(ctx context.Context, conn *pgx.Conn, name string) error {
+func DropDatabase(ctx context.Context, conn *postgres.Session, name string) error {
 	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
 		WHERE datname = $1 AND usesysid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()`, name)
 	if err != nil {

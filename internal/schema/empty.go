@@ -121,7 +121,7 @@ ORDER BY 2`
 // to its baseline. It is for a database that was there, empty, before pgbaton;
 // one that pgbaton made is dropped instead. left is what could not be taken out, or
 // not be made as it was.
-func Empty(ctx context.Context, conn *pgx.Conn, b Baseline) (left []refusal.Reason, err error) {
+func Empty(ctx context.Context, conn *postgres.Session, b Baseline) (left []refusal.Reason, err error) {
 	names := make([]string, len(b.Schemas))
 	for i, n := range b.Schemas {
 		names[i] = n.Name

@@ -54,7 +54,7 @@ var eventEntries = journal.Many[string](journal.EventTrigger)
 
 // EventTriggersBefore is how a side's event triggers were, by name, as far as they
 // were changed: what its archive says of these is not so.
-func EventTriggersBefore(ctx context.Context, conn *pgx.Conn) (map[string]string, error) {
+func EventTriggersBefore(ctx context.Context, conn *postgres.Session) (map[string]string, error) {
 	return eventTriggersBefore(ctx, conn)
 }
 
@@ -69,7 +69,7 @@ func eventTriggersBefore(ctx context.Context, db postgres.DB) (map[string]string
 }
 
 // disableEventTriggers is for a side that receives.
-func disableEventTriggers(ctx context.Context, conn *pgx.Conn, before map[string]string) error {
+func disableEventTriggers(ctx context.Context, conn *postgres.Session, before map[string]string) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		triggers, err := eventTriggers(ctx, tx)
 		if err != nil {
@@ -96,13 +96,13 @@ func disableEventTriggers(ctx context.Context, conn *pgx.Conn, before map[string
 
 // EventTriggersHeld says whether OpenEventTriggers has something to do: applications
 // wait for it.
-func EventTriggersHeld(ctx context.Context, conn *pgx.Conn) (any bool, err error) {
+func EventTriggersHeld(ctx context.Context, conn *postgres.Session) (any bool, err error) {
 	return eventEntries.Any(ctx, conn)
 }
 
 // OpenEventTriggers is for a side that has taken the baton: its event triggers fire
 // for the application again.
-func OpenEventTriggers(ctx context.Context, conn *pgx.Conn) error {
+func OpenEventTriggers(ctx context.Context, conn *postgres.Session) error {
 	if any, err := EventTriggersHeld(ctx, conn); err != nil || !any {
 		return err
 	}
@@ -125,7 +125,7 @@ func OpenEventTriggers(ctx context.Context, conn *pgx.Conn) error {
 // CreateJournal makes schema pgbaton with a record and what more is done with it, on
 // a side whose event triggers might refuse that or write it down: they are made
 // quiet first.
-func CreateJournal(ctx context.Context, conn *pgx.Conn, r journal.Record, more func(pgx.Tx) error) error {
+func CreateJournal(ctx context.Context, conn *postgres.Session, r journal.Record, more func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		changed, err := keepQuiet(ctx, tx, nil)
 		if err != nil {
@@ -142,7 +142,7 @@ func CreateJournal(ctx context.Context, conn *pgx.Conn, r journal.Record, more f
 
 // DropJournal removes schema pgbaton, the last thing of ours on a side, and then puts
 // its event triggers back as they were.
-func DropJournal(ctx context.Context, conn *pgx.Conn) error {
+func DropJournal(ctx context.Context, conn *postgres.Session) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		before, err := eventTriggersBefore(ctx, tx)
 		if err != nil {

@@ -75,7 +75,8 @@ type functionState struct {
 	atomic bool // has a body that same may be without
 }
 
-func readFunctions(ctx context.Context, q catalog.Querier, v postgres.Version, bodies bool, without []string) ([]functionState, error) {
+func readFunctions(ctx context.Context, q catalog.Querier, bodies bool, without []string) ([]functionState, error) {
+	v := postgres.VersionOf(q)
 	body, atomic, plain, kind := "NULL", "false", "NOT p.proisagg AND NOT p.proiswindow", "'FUNCTION'"
 	if v.Major() >= 11 {
 		plain, kind = "p.prokind IN ('f', 'p')", "CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END"
@@ -116,17 +117,18 @@ func (f *Functions) Settled() bool { return len(f.Changes) == 0 && !f.fresh }
 // ReadFunctions lists the functions of the source that have changed there since the
 // target got them; without those of the schemas that are left out. What the target
 // alone has, or has dropped or changed since, stays as it is.
-func ReadFunctions(ctx context.Context, source, target postgres.DB, from, to postgres.Version, exclude catalog.Exclusion) (*Functions, error) {
+func ReadFunctions(ctx context.Context, source, target postgres.DB, exclude catalog.Exclusion) (*Functions, error) {
+	from, to := postgres.VersionOf(source), postgres.VersionOf(target)
 	without := exclude.Schemas
 	if without == nil {
 		without = []string{}
 	}
 	bodies := from.Major() == to.Major() && to.Major() >= 14
-	want, err := readFunctions(ctx, source, from, bodies, without)
+	want, err := readFunctions(ctx, source, bodies, without)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Source, "listing functions", err)
 	}
-	have, err := readFunctions(ctx, target, to, bodies, without)
+	have, err := readFunctions(ctx, target, bodies, without)
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "listing functions", err)
 	}
@@ -172,7 +174,7 @@ func (e *MissingOwner) Error() string {
 // Apply gives a target the definitions, each by itself, and remembers them: failed are
 // those that it does not take, with the reason. They are made in the source's order,
 // then those that failed once more: one may need another that comes later.
-func (f *Functions) Apply(ctx context.Context, conn *pgx.Conn) (failed map[string]error, err error) {
+func (f *Functions) Apply(ctx context.Context, conn *postgres.Session) (failed map[string]error, err error) {
 	roles, err := Roles(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -205,7 +207,7 @@ func (f *Functions) Apply(ctx context.Context, conn *pgx.Conn) (failed map[strin
 // apply makes a function, or gives it the source's definition. One that is new, or newly
 // SECURITY DEFINER, gets the source's owner, grants and comment in the same transaction,
 // as far as the roles are there: nobody else can execute it in between.
-func (f FunctionChange) apply(ctx context.Context, conn *pgx.Conn, roles map[string]bool) error {
+func (f FunctionChange) apply(ctx context.Context, conn *postgres.Session, roles map[string]bool) error {
 	if f.definer && !roles[f.Owner] {
 		return &MissingOwner{f.Owner}
 	}

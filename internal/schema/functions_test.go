@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/journal"
 	"pgbaton/internal/pgtest"
@@ -25,7 +23,7 @@ func TestFunctions(t *testing.T) {
 	for _, pair := range [][2]int{{10, 18}, {18, 18}} {
 		t.Run(fmt.Sprintf("%d to %d", pair[0], pair[1]), func(t *testing.T) {
 			t.Parallel()
-			conns, uris, servers := map[postgres.Side]*pgx.Conn{}, map[postgres.Side]string{}, map[postgres.Side]*postgres.Server{}
+			conns, uris, servers := map[postgres.Side]*postgres.Session{}, map[postgres.Side]string{}, map[postgres.Side]*postgres.Server{}
 			for i, side := range []postgres.Side{postgres.Source, postgres.Target} {
 				uris[side] = pgtest.Start(t, pair[i]).ConnString("postgres")
 				var err error
@@ -48,7 +46,7 @@ func TestFunctions(t *testing.T) {
 			}
 			read := func() *schema.Functions {
 				t.Helper()
-				f, err := schema.ReadFunctions(t.Context(), conns[postgres.Source], conns[postgres.Target], servers[postgres.Source].Version(), servers[postgres.Target].Version(), catalog.Exclusion{})
+				f, err := schema.ReadFunctions(t.Context(), conns[postgres.Source], conns[postgres.Target], catalog.Exclusion{})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -71,7 +71,7 @@ func Unlist(ctx context.Context, db postgres.DB) error {
 // Refresh does what is due on a side: each view after those it reads, as a session
 // of its owner would do it, concurrently where the view allows it. It returns those
 // that cannot be refreshed now; they stay due.
-func Refresh(ctx context.Context, server *postgres.Server, conn *pgx.Conn) (failed []Due, err error) {
+func Refresh(ctx context.Context, server *postgres.Server, conn *postgres.Session) (failed []Due, err error) {
 	due, err := dueEntries.List(ctx, conn)
 	if err != nil || len(due) == 0 {
 		return nil, err
@@ -143,8 +143,8 @@ func (r *refresher) left(ctx context.Context, views []catalog.MatView) (failed [
 // settings.
 type refresher struct {
 	server *postgres.Server
-	conn   *pgx.Conn // ours, for the catalogs and the journal
-	plain  *pgx.Conn
+	conn   *postgres.Session // ours, for the catalogs and the journal
+	plain  *postgres.Session
 }
 
 func (r *refresher) close() {

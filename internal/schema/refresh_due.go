@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
 )
@@ -18,7 +16,7 @@ func sortDue(all []Due) {
 
 // Failed lists the views of a side that could not be refreshed. One that was not
 // populated and is by now was refreshed by somebody else.
-func Failed(ctx context.Context, conn *pgx.Conn) (failed []Due, err error) {
+func Failed(ctx context.Context, conn *postgres.Session) (failed []Due, err error) {
 	due, err := dueEntries.List(ctx, conn)
 	if err != nil || len(due) == 0 {
 		return nil, err

@@ -27,7 +27,7 @@ type Role struct {
 
 // ReadRoles reads all roles that are not the server's own. Password verifiers
 // are read where the session may (superuser); withPasswords tells whether.
-func ReadRoles(ctx context.Context, conn *pgx.Conn) (roles []Role, withPasswords bool, err error) {
+func ReadRoles(ctx context.Context, conn *postgres.Session) (roles []Role, withPasswords bool, err error) {
 	if err = conn.QueryRow(ctx, `SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')`).Scan(&withPasswords); err != nil {
 		return nil, false, err
 	}
@@ -129,7 +129,7 @@ func (r Role) memberSQL(exists func(string) bool) []string {
 // CopyRoles creates on the target the roles that are missing there, and returns
 // their names, and the settings that the target does not take. Roles that exist are
 // left as they are.
-func CopyRoles(ctx context.Context, server *postgres.Server, conn *pgx.Conn, roles []Role) (created []string, refused []RefusedSetting, err error) {
+func CopyRoles(ctx context.Context, server *postgres.Server, conn *postgres.Session, roles []Role) (created []string, refused []RefusedSetting, err error) {
 	exists, err := Roles(ctx, conn)
 	if err != nil {
 		return nil, nil, err

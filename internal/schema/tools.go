@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/postgres"
 )
 
@@ -126,7 +124,7 @@ const applicationPrefix = "pgbaton "
 // outlived the pgbaton that started them: a server builds an index to its end, and
 // commits it, although nobody listens any more. The caller holds the operator's
 // lock and has none of these itself, so they are nobody else's.
-func EndOrphans(ctx context.Context, conn *pgx.Conn) error {
+func EndOrphans(ctx context.Context, conn *postgres.Session) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {

@@ -30,8 +30,8 @@ const trialLocks = "postgres"
 type Trial struct {
 	Tools          Tools
 	Source, Target *postgres.Server
-	SourceConn     *pgx.Conn // to read from
-	TargetConn     *pgx.Conn // on the target database; nil when start will make it
+	SourceConn     *postgres.Session // to read from
+	TargetConn     *postgres.Session // on the target database; nil when start will make it
 	Exclusion      catalog.Exclusion
 	Roles          bool // start will copy roles that are missing now
 }
@@ -49,13 +49,13 @@ func (t Trial) Run(ctx context.Context) (failures []Failure, err error) {
 	if err := Dump(ctx, t.Tools, DumpSchema(t.Source, "", archive, t.Exclusion)); err != nil {
 		return nil, err
 	}
-	like, from, side := t.SourceConn, t.Source, postgres.Source
+	like := t.SourceConn
 	if t.TargetConn != nil { // somebody has made it: its locale and settings count
-		like, from, side = t.TargetConn, t.Target, postgres.Target
+		like = t.TargetConn
 	}
-	d, err := ReadDatabase(ctx, like, from.Version())
+	d, err := ReadDatabase(ctx, like)
 	if err != nil {
-		return nil, postgres.Wrap(side, "reading the database's properties", err)
+		return nil, like.Wrap("reading the database's properties", err)
 	}
 	if t.TargetConn != nil {
 		d.Owner = "" // ours, as whom else could we drop it
@@ -73,7 +73,7 @@ func (t Trial) Run(ctx context.Context) (failures []Failure, err error) {
 	d.Comment, d.IsTemplate = "a throw-away database of pgbaton, which its next command removes", false
 	// The lock first: it tells others that this database is not one of a dead process.
 	if _, err = lockTrial(ctx, conn, name); err == nil {
-		_, err = CreateDatabase(ctx, conn, d, name, t.Target.Version())
+		_, err = CreateDatabase(ctx, conn, d, name)
 	}
 	if err != nil {
 		return nil, postgres.Wrap(postgres.Target, "creating a throw-away database", err)
@@ -101,7 +101,7 @@ func (t Trial) options(ctx context.Context, archive, list string) (o RestoreOpti
 	if err != nil {
 		return o, postgres.Wrap(postgres.Source, "reading owners and grants", err)
 	}
-	lost, err := catalog.LostForeignKeys(ctx, t.SourceConn, t.Source.Version(), t.Exclusion)
+	lost, err := catalog.LostForeignKeys(ctx, t.SourceConn, t.Exclusion)
 	if err != nil {
 		return o, postgres.Wrap(postgres.Source, "listing foreign keys", err)
 	}
@@ -140,14 +140,14 @@ func trialName() string {
 
 // lockTrial takes the lock of a throw-away database, in a session on trialLocks. It
 // ends with that session.
-func lockTrial(ctx context.Context, conn *pgx.Conn, name string) (ok bool, err error) {
+func lockTrial(ctx context.Context, conn *postgres.Session, name string) (ok bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext($1), pg_catalog.hashtext('pgbaton'))`, name).Scan(&ok)
 	return ok, err
 }
 
 // RemoveTrials drops the throw-away databases of processes that were killed. conn is
 // any session on the target.
-func RemoveTrials(ctx context.Context, target *postgres.Server, conn *pgx.Conn) error {
+func RemoveTrials(ctx context.Context, target *postgres.Server, conn *postgres.Session) error {
 	rows, err := conn.Query(ctx, `
 		SELECT datname FROM pg_catalog.pg_database
 		WHERE pg_catalog.strpos(datname, $1) = 1 AND pg_catalog.pg_has_role(datdba, 'USAGE')`, trialPrefix)
@@ -179,7 +179,7 @@ func RemoveTrials(ctx context.Context, target *postgres.Server, conn *pgx.Conn) 
 
 // dropTrial drops a throw-away database. Our role may not be allowed to end the session
 // of a superuser who looks into it.
-func dropTrial(ctx context.Context, maintenance *pgx.Conn, name string) error {
+func dropTrial(ctx context.Context, maintenance *postgres.Session, name string) error {
 	quoted := postgres.QuoteIdent(name)
 	return postgres.WrapHint(postgres.Target, "dropping the throw-away database "+quoted, DropDatabase(ctx, maintenance, name),
 		"end the sessions in it, then DROP DATABASE "+quoted)

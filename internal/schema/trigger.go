@@ -69,7 +69,7 @@ var quietEntries = journal.Many[Trigger](journal.QuietTrigger)
 // workers, and its event triggers from firing at all, and remembers how they were;
 // events says so of event triggers that were restored from an archive
 // (EventTriggersBefore), nil for none.
-func QuietTriggers(ctx context.Context, conn *pgx.Conn, events map[string]string) error {
+func QuietTriggers(ctx context.Context, conn *postgres.Session, events map[string]string) error {
 	if err := disableEventTriggers(ctx, conn, events); err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func Quieted(ctx context.Context, db postgres.DB) (map[string]Trigger, error) {
 // RestoreTriggers puts the quieted triggers back, once the side receives no more, each
 // by itself, and forgets them. A trigger that is gone, or that somebody has enabled or
 // disabled since, needs nothing. left is what cannot be put back.
-func RestoreTriggers(ctx context.Context, conn *pgx.Conn) (restored int, left []refusal.Reason, err error) {
+func RestoreTriggers(ctx context.Context, conn *postgres.Session) (restored int, left []refusal.Reason, err error) {
 	triggers, err := Quieted(ctx, conn)
 	var errs []error
 	for _, key := range slices.Sorted(maps.Keys(triggers)) {
@@ -123,7 +123,7 @@ func RestoreTriggers(ctx context.Context, conn *pgx.Conn) (restored int, left []
 }
 
 // restore does so for one, by the name that it has now.
-func (t *Trigger) restore(ctx context.Context, conn *pgx.Conn) (did bool, err error) {
+func (t *Trigger) restore(ctx context.Context, conn *postgres.Session) (did bool, err error) {
 	var now string
 	err = conn.QueryRow(ctx, `
 		SELECT n.nspname, c.relname, t.tgname, t.tgenabled::text

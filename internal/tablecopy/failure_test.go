@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/pgtest"
 	"pgbaton/internal/postgres"
 )
@@ -147,7 +145,7 @@ func testFailures(t *testing.T, l lab) {
 					WHERE l.relation = 'gated'::regclass AND l.mode = 'AccessShareLock' AND a.application_name = 'pgbaton')`); held != split {
 					t.Errorf("the table is locked: %t", held)
 				}
-				conn := map[postgres.Side]*pgx.Conn{postgres.Source: m.sourceConn, postgres.Target: m.targetConn}[side]
+				conn := map[postgres.Side]*postgres.Session{postgres.Source: m.sourceConn, postgres.Target: m.targetConn}[side]
 				for _, sql := range []string{"COPY", "copy"} { // every copy of this moment
 					pgtest.QueryValue[int64](t, conn, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgbaton load' AND datname = current_database() AND query LIKE $1", sql+"%")
 				}

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
@@ -48,7 +46,7 @@ func newLab(t *testing.T, majors ...int) lab {
 type move struct {
 	source, target         *postgres.Server
 	sourceURI, targetURI   string
-	sourceConn, targetConn *pgx.Conn // the test's own sessions
+	sourceConn, targetConn *postgres.Session // the test's own sessions
 }
 
 // move makes a database on either server. with is what follows CREATE DATABASE
@@ -64,7 +62,7 @@ func (l lab) move(t *testing.T, from, to int, with ...string) *move {
 
 var notName = regexp.MustCompile(`[^a-z0-9]+`)
 
-func (l lab) database(t *testing.T, major int, side postgres.Side, with string) (*postgres.Server, string, *pgx.Conn) {
+func (l lab) database(t *testing.T, major int, side postgres.Side, with string) (*postgres.Server, string, *postgres.Session) {
 	t.Helper()
 	name := notName.ReplaceAllString(strings.ToLower(t.Name()), "_") + "_" + string(side)
 	pgtest.Exec(t, l[major].ConnString("postgres"), "CREATE DATABASE "+name+" "+with)
@@ -106,7 +104,7 @@ func (m *move) job(t *testing.T, jobs int) Job {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	tables, err := catalog.Tables(t.Context(), conn, m.source.Version(), catalog.Selection{})
+	tables, err := catalog.Tables(t.Context(), conn, catalog.Selection{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +152,7 @@ func digest(table catalog.Table) string {
 }
 
 // await waits until a query says true.
-func await(t *testing.T, conn *pgx.Conn, query string, args ...any) {
+func await(t *testing.T, conn *postgres.Session, query string, args ...any) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -170,7 +168,7 @@ func await(t *testing.T, conn *pgx.Conn, query string, args ...any) {
 // awaitNoSessions waits until a Run's sessions in this database are gone.
 func (m *move) awaitNoSessions(t *testing.T) {
 	t.Helper()
-	for _, conn := range []*pgx.Conn{m.sourceConn, m.targetConn} {
+	for _, conn := range []*postgres.Session{m.sourceConn, m.targetConn} {
 		await(t, conn, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbaton load' AND datname = current_database()")
 	}
 }
@@ -242,7 +240,7 @@ BEGIN
 END $$;
 CREATE TABLE gated (id integer, t text);`
 
-type gate struct{ conn *pgx.Conn }
+type gate struct{ conn *postgres.Session }
 
 // gated prepares the table and closes the gate. The target holds one row from
 // before.
@@ -268,7 +266,7 @@ func (g gate) open(t *testing.T) {
 }
 
 // copyPID is the backend that runs COPY in this database.
-func copyPID(t *testing.T, conn *pgx.Conn) int32 {
+func copyPID(t *testing.T, conn *postgres.Session) int32 {
 	t.Helper()
 	return pgtest.QueryValue[int32](t, conn, "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbaton load' AND datname = current_database() AND query LIKE 'COPY%'")
 }

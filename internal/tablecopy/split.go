@@ -42,7 +42,7 @@ func (l *loader) planSplits(ctx context.Context) (splits map[uint32][]string, re
 		above = max(leastSplit, total/int64(l.job.Jobs))
 	}
 	splits = map[uint32][]string{}
-	var conn *pgx.Conn
+	var conn *postgres.Session
 	release = func() {
 		if conn != nil {
 			end(ctx, conn.PgConn(), false)
@@ -66,7 +66,7 @@ func (l *loader) planSplits(ctx context.Context) (splits map[uint32][]string, re
 		_, err := conn.Exec(ctx, "LOCK TABLE ONLY "+t.Ident.String()+" IN ACCESS SHARE MODE")
 		var conditions []string
 		if err == nil {
-			conditions, err = split(ctx, conn, l.job.Source.Version(), t.Table, n)
+			conditions, err = split(ctx, conn, t.Table, n)
 		}
 		if err != nil {
 			return nil, release, postgres.Wrap(postgres.Source, "dividing "+t.Ident.String(), err)
@@ -81,7 +81,8 @@ func (l *loader) planSplits(ctx context.Context) (splits map[uint32][]string, re
 // split returns conditions that divide the rows of a table: each row that a
 // snapshot taken before shows satisfies exactly one, unless the table is rewritten. None: it cannot be divided
 // without reading all of it for each part.
-func split(ctx context.Context, q catalog.Querier, v postgres.Version, t catalog.Table, n int) ([]string, error) {
+func split(ctx context.Context, q catalog.Querier, t catalog.Table, n int) ([]string, error) {
+	v := postgres.VersionOf(q)
 	if n < 2 {
 		return nil, nil
 	}

@@ -8,10 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
+	"pgbaton/internal/postgres"
 )
 
 // stand is a PgBouncer before the first of two servers, and how a command is told of it.
@@ -82,7 +81,7 @@ func (s *stand) moves(t *testing.T) {
 	}
 }
 
-func (s *stand) client(t *testing.T, database string) *pgx.Conn {
+func (s *stand) client(t *testing.T, database string) *postgres.Session {
 	t.Helper()
 	return pgtest.Connect(t, s.pooler.ConnString(database, "postgres")+"&default_query_exec_mode=simple_protocol")
 }

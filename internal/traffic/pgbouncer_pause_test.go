@@ -11,10 +11,11 @@ import (
 
 	"pgbaton/internal/cluster"
 	"pgbaton/internal/pgtest"
+	"pgbaton/internal/postgres"
 )
 
 // client is one connection through a PgBouncer.
-func client(t *testing.T, p *cluster.Pooler, application string) *pgx.Conn {
+func client(t *testing.T, p *cluster.Pooler, application string) *postgres.Session {
 	t.Helper()
 	return pgtest.Connect(t, p.ConnString("shop", "postgres")+"&default_query_exec_mode=simple_protocol&application_name="+application)
 }
@@ -26,7 +27,7 @@ type outcome struct {
 }
 
 // ask sends a query and does not wait for it.
-func ask(conn *pgx.Conn) <-chan outcome {
+func ask(conn postgres.DB) <-chan outcome {
 	c := make(chan outcome, 1)
 	go func() {
 		var o outcome
