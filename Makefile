@@ -44,11 +44,12 @@ fetch: ## the servers and PgBouncer that tests need, into POSTGRES_DIR
 fetch-bench: ## the tools that bench-copy compares with
 	scripts/fetch-postgres pgcopydb
 
-lint: ## gofmt, go vet, staticcheck
+lint: ## gofmt, go vet, staticcheck, imports run downwards only
 	@files=$$(gofmt -l $$(find . -name .postgres -prune -o -name '*.go' -print)); \
 	if [ -n "$$files" ]; then echo "not formatted (make fmt):"; echo "$$files"; exit 1; fi
 	go vet ./...
 	$(STATICCHECK) ./...
+	go test ./internal
 
 fmt: ## format all Go files
 	gofmt -w $$(find . -name .postgres -prune -o -name '*.go' -print)
