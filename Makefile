@@ -10,10 +10,13 @@ export POSTGRES_DIR
 # `make test ARGS='-v -run Name'` adds to the flags.
 TESTFLAGS ?= -count=1 -timeout 40m -p 2 -parallel 4
 
+# -short leaves out what needs servers (pgtest.NeedServers) or minutes; what has not changed is not run again.
+UNITFLAGS ?= -short -vet=off
+
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench bench-copy bench-large lint fmt clean fetch fetch-bench
+.PHONY: help build demo test test-unit race bench bench-copy bench-large lint fmt clean fetch fetch-bench
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' Makefile | expand -t 20
@@ -27,6 +30,12 @@ demo: build ## the whole story on throw-away servers: a shop under load moves fr
 
 test: fetch ## all tests, on real servers
 	go test $(TESTFLAGS) $(ARGS) ./...
+
+test-unit: ## the tests that need no servers, in seconds: for the inner loop
+	go test $(UNITFLAGS) $(ARGS) ./...
+
+race: ## the tests that need no servers, under the race detector
+	go test $(UNITFLAGS) -race $(ARGS) ./...
 
 bench: fetch build ## measurements; the results go to bench-out/
 	go run ./internal/bench
@@ -44,7 +53,7 @@ fetch: ## the servers and PgBouncer that tests need, into POSTGRES_DIR
 fetch-bench: ## the tools that bench-copy compares with
 	scripts/fetch-postgres pgcopydb
 
-lint: ## gofmt, go vet, staticcheck, imports run downwards only
+lint: ## gofmt, go vet, staticcheck, imports run downwards only, no test is skipped
 	@files=$$(gofmt -l $$(find . -name .postgres -prune -o -name '*.go' -print)); \
 	if [ -n "$$files" ]; then echo "not formatted (make fmt):"; echo "$$files"; exit 1; fi
 	go vet ./...

@@ -14,8 +14,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// needServers is pgtest.NeedServers, which is above this package.
+func needServers(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs servers: make test runs it")
+	}
+}
+
 func start(t *testing.T, o Options) *Cluster {
 	t.Helper()
+	needServers(t)
 	c, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -121,6 +130,7 @@ func TestPassword(t *testing.T) {
 }
 
 func TestFailedStartShowsLogAndLeavesNothing(t *testing.T) {
+	needServers(t)
 	t.Parallel()
 	parent := longDir(t)
 	_, err := Start(t.Context(), Options{Major: 15, Dir: parent, Settings: map[string]string{"shared_buffers": "lots"}})
@@ -154,6 +164,7 @@ func open(t *testing.T, dir string) string {
 }
 
 func TestLongPathAndTemplate(t *testing.T) {
+	needServers(t)
 	t.Parallel()
 	dir, templates := longDir(t), t.TempDir()
 	type result struct {
@@ -193,6 +204,7 @@ func TestDiesWithParent(t *testing.T) {
 		os.Stdout.WriteString(strconv.Itoa(c.PID()) + "\n")
 		select {} // until killed
 	}
+	needServers(t)
 	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDiesWithParent$")
 	cmd.Env = append(os.Environ(), role+"="+open(t, t.TempDir()))
@@ -233,6 +245,7 @@ func TestFindBinDir(t *testing.T) {
 	if _, err := FindBinDir(t.TempDir(), 99); err == nil || !strings.Contains(err.Error(), "scripts/fetch-postgres 99") {
 		t.Errorf("error without the remedy: %v", err)
 	}
+	needServers(t)
 	dir, err := FindBinDir("", 12)
 	if err != nil {
 		t.Fatal(err)

@@ -93,6 +93,7 @@ func TestPoolerLife(t *testing.T) {
 }
 
 func TestPoolerThatCannotStart(t *testing.T) {
+	needServers(t)
 	t.Parallel()
 	parent := open(t, t.TempDir())
 	_, err := StartPooler(t.Context(), PoolerOptions{Dir: parent, PoolMode: "lots"})

@@ -25,6 +25,16 @@ import (
 
 const logLinesOnFailure = 60
 
+// NeedServers leaves a test out when the tests run with -short, as make test-unit runs those that
+// need no servers. Nothing else leaves a test out: make test runs all. What starts a server or pgbaton
+// calls it; a test calls it that starts its servers in goroutines of its own.
+func NeedServers(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs servers, or pgbaton as a program: make test runs it")
+	}
+}
+
 // Start returns a fresh running server of a major version; later settings win over earlier ones. It is
 // removed at the end of the test, and the end of its log is shown if the test failed.
 func Start(t testing.TB, major int, settings ...map[string]string) *cluster.Cluster {
@@ -41,6 +51,7 @@ func Start(t testing.TB, major int, settings ...map[string]string) *cluster.Clus
 // StartOptions is Start for a test that needs more than settings: a password, a durable server.
 func StartOptions(t testing.TB, o cluster.Options) *cluster.Cluster {
 	t.Helper()
+	NeedServers(t)
 	if o.BinDir == "" {
 		o.BinDir = BinDir(t, o.Major)
 	}
@@ -69,6 +80,7 @@ var binDirs sync.Map // int → func() (string, error)
 // is fetched; when that fails the test fails.
 func BinDir(t testing.TB, major int) string {
 	t.Helper()
+	NeedServers(t)
 	find, _ := binDirs.LoadOrStore(major, sync.OnceValues(func() (string, error) { return findOrFetch(major) }))
 	dir, err := find.(func() (string, error))()
 	if err != nil {

@@ -20,6 +20,7 @@ const OldPooler = "1.18.0"
 // failed.
 func StartPooler(t testing.TB, version string, o cluster.PoolerOptions) *cluster.Pooler {
 	t.Helper()
+	NeedServers(t)
 	if o.Program == "" {
 		o.Program = Pooler(t, version)
 	}
@@ -45,6 +46,7 @@ var poolers sync.Map // string → func() (string, error)
 // that fails the test fails.
 func Pooler(t testing.TB, version string) string {
 	t.Helper()
+	NeedServers(t)
 	find, _ := poolers.LoadOrStore(version, sync.OnceValues(func() (string, error) { return findOrFetchPooler(version) }))
 	program, err := find.(func() (string, error))()
 	if err != nil {

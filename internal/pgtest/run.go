@@ -71,6 +71,7 @@ func sameContent(old, fresh string) (bool, error) {
 // with the race detector if PGTEST_RACE is set.
 func Build(t testing.TB) string {
 	t.Helper()
+	NeedServers(t)
 	program, err := build()
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ type lab map[int]*cluster.Cluster
 
 func newLab(t *testing.T, majors ...int) lab {
 	t.Helper()
+	pgtest.NeedServers(t)
 	l := lab{}
 	var mu sync.Mutex
 	var starts sync.WaitGroup
