@@ -13,10 +13,13 @@ TESTFLAGS ?= -count=1 -timeout 40m -p 2 -parallel 4
 # -short leaves out what needs servers (pgtest.NeedServers) or minutes; what has not changed is not run again.
 UNITFLAGS ?= -short -vet=off
 
+# How long each fuzz target runs.
+FUZZTIME ?= 30s
+
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-unit race bench bench-copy bench-large lint fmt clean fetch fetch-bench
+.PHONY: help build demo test test-unit race fuzz bench bench-copy bench-large lint fmt clean fetch fetch-bench
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' Makefile | expand -t 20
@@ -36,6 +39,12 @@ test-unit: ## the tests that need no servers, in seconds: for the inner loop
 
 race: ## the tests that need no servers, under the race detector
 	go test $(UNITFLAGS) -race $(ARGS) ./...
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@set -e; grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z]+' cmd internal | while IFS=: read -r file name; do \
+		echo "$${name#func }"; \
+		go test -run '^$$' -fuzz "^$${name#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x -parallel 2 "./$${file%/*}"; \
+	done
 
 bench: fetch build ## measurements; the results go to bench-out/
 	go run ./internal/bench

@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -49,14 +50,22 @@ func Entries(ctx context.Context, tools Tools, archive, section string) ([]Entry
 	if err != nil {
 		return nil, fmt.Errorf("pg_restore --list: %w", err)
 	}
-	var entries []Entry
-	for line := range strings.Lines(string(out)) {
+	return parseList(string(out))
+}
+
+// parseList takes a list as pg_restore prints it apart. Its comments begin with a
+// semicolon.
+func parseList(list string) (entries []Entry, err error) {
+	for line := range strings.Lines(list) {
 		m := entryLine.FindStringSubmatch(line)
 		if m == nil {
 			continue
 		}
-		class, _ := strconv.ParseUint(m[1], 10, 32) // they match \d+, and are OIDs
-		oid, _ := strconv.ParseUint(m[2], 10, 32)
+		class, err := strconv.ParseUint(m[1], 10, 32)
+		oid, oidErr := strconv.ParseUint(m[2], 10, 32)
+		if err := errors.Join(err, oidErr); err != nil {
+			return nil, fmt.Errorf("pg_restore --list: %q: %w", strings.TrimSpace(line), err)
+		}
 		entries = append(entries, Entry{Object{uint32(class), uint32(oid)}, line})
 	}
 	return entries, nil
