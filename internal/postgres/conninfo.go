@@ -129,11 +129,25 @@ func parseURI(s string) (Conninfo, error) {
 		if !ok {
 			return nil, errors.New("a parameter of the connection URI has no value")
 		}
-		if err := c.setDecoded(k, v); err != nil {
+		key, err := url.PathUnescape(k)
+		if err != nil || !isKeyword(key) {
+			return nil, errNoKeyword
+		}
+		if err := c.setDecoded(key, v); err != nil {
 			return nil, err
 		}
 	}
 	return c, c.normalize()
+}
+
+var errNoKeyword = errors.New("the connection string has a parameter whose name is not made of letters, digits and underscores; in the password of a URI ?, & and @ are written %3F, %26 and %40")
+
+// isKeyword says whether a name can be a keyword of libpq, or a setting of the session.
+// Any other could not be printed so that it is read as the same again.
+func isKeyword(name string) bool {
+	return name != "" && strings.IndexFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '.'
+	}) < 0
 }
 
 func splitHostPort(s string) (host, port string) {
@@ -166,8 +180,11 @@ func parseKeywords(s string) (Conninfo, error) {
 			return nil, errors.New(`the connection string is neither a URI nor of the form "keyword=value ..."`)
 		}
 		key := strings.TrimSpace(rest[:i])
-		if key == "" || strings.ContainsAny(key, " \t'\"") {
+		if key == "" || strings.ContainsAny(key, " \t\r\n'\"") {
 			return nil, errors.New("the connection string has a keyword without a value")
+		}
+		if !isKeyword(key) {
+			return nil, errNoKeyword
 		}
 		var value strings.Builder
 		rest = strings.TrimLeft(rest[i+1:], " \t\r\n")
