@@ -174,7 +174,7 @@ func repoint(name, value string, to destination) (string, error) {
 		{"dbname", to.database, now.database != to.database},
 	} {
 		if change.differs {
-			if value, err = setPair(value, change.key, quoteValue(change.value)); err != nil {
+			if value, err = setPair(value, change.key, change.value); err != nil {
 				return "", err
 			}
 		}
@@ -182,16 +182,22 @@ func repoint(name, value string, to destination) (string, error) {
 	return value, nil
 }
 
-func setPair(entry, key, quoted string) (string, error) {
+func setPair(entry, key, value string) (string, error) {
 	pairs, err := splitEntry(entry)
 	if err != nil {
 		return "", err
 	}
-	if p := last(pairs, key); p != nil {
-		return entry[:p.start] + quoted + entry[p.end:], nil
-	}
-	if entry == "" {
+	p, quoted := last(pairs, key), quoteValue(value)
+	switch {
+	case p == nil && entry == "":
 		return key + "=" + quoted, nil
+	case p == nil:
+		return entry + " " + key + "=" + quoted, nil
 	}
-	return entry + " " + key + "=" + quoted, nil
+	// What stands right behind a closing quote is dropped: without a quote it would be
+	// part of the value.
+	if p.end < len(entry) && entry[p.end] != ' ' && quoted == value {
+		quoted = "'" + value + "'"
+	}
+	return entry[:p.start] + quoted + entry[p.end:], nil
 }

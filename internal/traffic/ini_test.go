@@ -37,6 +37,7 @@ func TestRepoint(t *testing.T) {
 		{"host=db1", destination{host: "db1", port: 5432, database: "o'ther one"}, "host=db1 dbname='o''ther one'"},
 		{"host=db1", destination{host: "/run/my sockets", port: 5432, database: "shop"}, "host='/run/my sockets'"},
 		{"host=db1", destination{host: "::1", port: 5432, database: "Läden"}, "host=::1 dbname='Läden'"},
+		{"host='db1'x port='1',dbname=y", there, "host='db2'x port='6543',dbname=shop"},
 		{"host=db1 dbname='it''s'", destination{host: "db1", port: 5432, database: "shop"}, "host=db1 dbname=shop"},
 	} {
 		got, err := repoint("shop", test.entry, test.to)
