@@ -25,7 +25,7 @@ var floors = [][]string{
 	{"internal/handover"},                     // the handover, direction-free
 	{"internal/preflight"},                    // findings
 	{"internal/fence", "internal/replication", "internal/schema", "internal/tablecopy", "internal/traffic"}, // one craft each
-	{"internal/catalog", "internal/journal"},    // what databases hold: theirs, and ours
+	{"internal/catalog", "internal/journal", "internal/plan"},                                               // what databases hold: theirs, and ours; what would be done to them
 	{"internal/pgtest"},                         // servers for tests, poolers, writers
 	{"internal/demo/shop", "internal/postgres"}, // connections; an application
 	{"internal/cluster"},                        // throw-away servers

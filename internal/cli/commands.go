@@ -12,6 +12,7 @@ import (
 	"pgbaton/internal/migrate"
 	"pgbaton/internal/outcome"
 	"pgbaton/internal/phrase"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/preflight"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/ui"
@@ -102,7 +103,7 @@ func (a *app) planCommand() *cobra.Command {
 }
 
 // planned is the phase of a migration that is planned: "" when it has begun.
-func planned(steps []migrate.PlannedStep) string {
+func planned(steps []plan.Step) string {
 	if len(steps) > 0 && steps[0].Done {
 		return ""
 	}

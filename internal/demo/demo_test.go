@@ -134,7 +134,7 @@ func check(t *testing.T, r demo.Report, from, to int, direct bool) {
 		for _, p := range h.Phases {
 			names = append(names, p.Name)
 		}
-		if !slices.Equal(names, handover.Phases) {
+		if !slices.Equal(names, handover.Phases()) {
 			t.Errorf("handover %d, its phases: %q", i, names)
 		}
 		if !strings.Contains(h.Refusal, "42501") {

@@ -17,8 +17,6 @@ import (
 	"pgbaton/internal/replication"
 )
 
-// keyStale is on a side that came back after the other had been given the baton
-// by force; value: when it was fenced.
 // LastWord is the last that a taker has applied of a holder that is lost.
 type LastWord struct {
 	Marker    time.Time `json:"marker"`      // when the last marker that arrived was written; zero: none did

@@ -89,8 +89,8 @@ func (r *run) moveTraffic(ctx context.Context, began time.Time) (moved bool) {
 // led goes through the phases that move traffic. Traffic that points at the fenced
 // side must not be let go: the applications would get errors instead of waiting.
 func (r *run) led(ctx context.Context) bool {
-	for _, p := range []phase{{name: PhaseSwitch, do: r.switchTraffic}, {name: PhaseResume, do: r.resume}} {
-		if err := r.timed(ctx, p); err != nil {
+	for _, name := range []string{PhaseSwitch, PhaseResume} {
+		if err := r.timed(ctx, row(name)); err != nil {
 			r.problems = append(r.problems, r.Taker.WrapHint("moving traffic", err, again))
 			return false
 		}

@@ -56,8 +56,18 @@ func (r *run) undoPause(ctx context.Context) error {
 	if err := r.mine(ctx); err != nil {
 		return err
 	}
+	held, err := ReadPaused(ctx, r.holder)
+	if err != nil {
+		return r.Holder.Wrap("reading the journal", err)
+	}
+	if err := r.canLetGo(held); err != nil {
+		return err
+	}
 	if err := r.Traffic.Abort(ctx, r.Route()); err != nil {
 		return err
+	}
+	if !r.paused.IsZero() { // by this very run
+		r.result.PauseMS = event.MS(time.Since(r.paused))
 	}
 	return pausedEntry.Delete(ctx, r.holder)
 }

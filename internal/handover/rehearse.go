@@ -72,10 +72,11 @@ func Rehearse(ctx context.Context, c Config, holder, taker *postgres.Session) (R
 	if err := r.openWatch(ctx); err != nil {
 		return result, err
 	}
-	for _, part := range []func(context.Context) (Part, error){
-		r.rehearsePause, r.rehearseFence, r.rehearseDrain, r.rehearseSequences, r.rehearseWayBack, r.rehearsePass, r.rehearseOpen, r.rehearseMove,
-	} {
-		p, err := part(ctx)
+	for _, phase := range table {
+		if phase.rehearse == nil {
+			continue
+		}
+		p, err := phase.rehearse(r, ctx)
 		if err != nil {
 			return result, err
 		}

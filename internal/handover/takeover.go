@@ -207,38 +207,6 @@ func (r *run) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error)
 	return false, &Superseded{"the migration has moved on"}
 }
 
-// undoDead undoes every phase before the pass, whichever of them were begun.
-func (r *run) undoDead(ctx context.Context) error {
-	if err := r.undoWayBack(ctx); errors.Is(err, errTakenOver) {
-		return err // what else it may be, flowAgain tells
-	}
-	ajar := r.undoFence(ctx)
-	if ajar != nil {
-		ajar = r.Holder.Wrap("lifting the fence", ajar)
-		if !serves(r.Holder, ajar) {
-			return ajar
-		}
-	}
-	paused, err := ReadPaused(ctx, r.holder)
-	if err != nil {
-		return r.Holder.Wrap("reading the journal", err)
-	}
-	var held error
-	if paused != nil {
-		held = r.undoPause(ctx)
-	}
-	if err := r.flowAgain(ctx); err != nil {
-		return err
-	}
-	if err := errors.Join(ajar, held); err != nil {
-		return &TrafficHeld{err}
-	}
-	streamCtx, cancel := context.WithTimeout(ctx, streamTimeout)
-	defer cancel()
-	_ = r.undoPrepare(streamCtx) // the next handover makes it anew, finish and reset remove it
-	return nil
-}
-
 func (r *run) note(ctx context.Context, conn *postgres.Session, text string) {
 	// The work is done; a note that cannot be written is no reason to do it again.
 	_ = guardianEntry.Put(ctx, conn, GuardianNote{time.Now().UTC(), text})

@@ -8,6 +8,7 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
 )
@@ -73,15 +74,15 @@ func (st *start) dumpConfigs(ctx context.Context, snapshot string) (err error) {
 }
 
 // planConfigs adds what copyConfigs does to the actions before it.
-func (st *start) planConfigs(ctx context.Context, before []Action, err error) ([]Action, error) {
+func (st *start) planConfigs(ctx context.Context, before []plan.Action, err error) ([]plan.Action, error) {
 	if err != nil {
 		return nil, err
 	}
 	configs, _, err := schema.ReadConfigs(ctx, st.SourceConn, st.SourceConn)
 	for _, c := range configs {
-		before = append(before, on(postgres.Source, c.ReadSQL())...)
-		before = append(before, on(postgres.Target, c.ClearSQL(), "COPY "+c.To.Ident.String()+" FROM STDIN")...)
-		before = append(before, on(postgres.Target, c.HeedSQL()...)...)
+		before = append(before, plan.On(postgres.Source, c.ReadSQL())...)
+		before = append(before, plan.On(postgres.Target, c.ClearSQL(), "COPY "+c.To.Ident.String()+" FROM STDIN")...)
+		before = append(before, plan.On(postgres.Target, c.HeedSQL()...)...)
 	}
 	return before, st.Source.Wrap("listing the tables of extensions", err)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"pgbaton/internal/event"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
 )
@@ -32,7 +33,7 @@ func (st *start) readFunctions(ctx context.Context) (*schema.Functions, error) {
 	return schema.ReadFunctions(ctx, st.SourceConn, st.TargetConn, st.exclusion)
 }
 
-func (st *start) planFunctions(ctx context.Context) ([]Action, error) {
+func (st *start) planFunctions(ctx context.Context) ([]plan.Action, error) {
 	functions, err := st.readFunctions(ctx)
 	if err != nil || functions == nil {
 		return nil, err
@@ -41,7 +42,7 @@ func (st *start) planFunctions(ctx context.Context) ([]Action, error) {
 	for _, f := range functions.Changes {
 		sql = append(sql, f.Definition)
 	}
-	return on(postgres.Target, sql...), nil
+	return plan.On(postgres.Target, sql...), nil
 }
 
 // doneFunctions: what the target refuses is tried again by the next start.

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgbaton/internal/catalog"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -77,15 +78,15 @@ func (st *start) isDefined(ctx context.Context) (bool, error) {
 	return ok, st.Target.Wrap("reading the journal", err)
 }
 
-func (st *start) planGroups(context.Context) ([]Action, error) {
-	var actions []Action
+func (st *start) planGroups(context.Context) ([]plan.Action, error) {
+	var actions []plan.Action
 	for i, members := range st.divided {
 		g := st.forward(i + 1)
 		if i > 0 {
-			actions = append(actions, on(postgres.Source, replication.MarkerTableSQL(g.MarkerTable()))...)
-			actions = append(actions, on(postgres.Target, replication.MarkerTableSQL(g.MarkerTable()))...)
+			actions = append(actions, plan.On(postgres.Source, replication.MarkerTableSQL(g.MarkerTable()))...)
+			actions = append(actions, plan.On(postgres.Target, replication.MarkerTableSQL(g.MarkerTable()))...)
 		}
-		actions = append(actions, on(postgres.Source, replication.PublicationSQL(g.Name(), replication.Publishable(members, g), st.streamsTruncate()))...)
+		actions = append(actions, plan.On(postgres.Source, replication.PublicationSQL(g.Name(), replication.Publishable(members, g), st.streamsTruncate()))...)
 	}
 	return actions, nil
 }
@@ -224,10 +225,10 @@ func (st *start) clearAll(ctx context.Context) error {
 // between publication and slot.
 const slotAttempts = 5
 
-func (st *start) planSlots(context.Context) ([]Action, error) {
-	var actions []Action
+func (st *start) planSlots(context.Context) ([]plan.Action, error) {
+	var actions []plan.Action
 	for i := range st.divided {
-		actions = append(actions, on(postgres.Source, replication.CreateSlotCommand(st.forward(i+1).Name(), true, st.Source.Version()))...)
+		actions = append(actions, plan.On(postgres.Source, replication.CreateSlotCommand(st.forward(i+1).Name(), true, st.Source.Version()))...)
 	}
 	return actions, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
 )
@@ -29,12 +30,12 @@ func (st *start) holdChecks(ctx context.Context, more func(pgx.Tx) error) error 
 }
 
 // planHeld adds what holdChecks does to the actions before it.
-func (st *start) planHeld(ctx context.Context, before []Action, err error) ([]Action, error) {
+func (st *start) planHeld(ctx context.Context, before []plan.Action, err error) ([]plan.Action, error) {
 	if err != nil {
 		return nil, err
 	}
 	hold, _, err := schema.PlanChecks(ctx, st.SourceConn)
-	return append(before, on(postgres.Target, hold...)...), st.Source.Wrap("listing constraints", err)
+	return append(before, plan.On(postgres.Target, hold...)...), st.Source.Wrap("listing constraints", err)
 }
 
 // addChecks gives them back when all rows are there. With several groups of changes

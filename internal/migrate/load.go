@@ -14,6 +14,7 @@ import (
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -49,8 +50,8 @@ func (st *start) isLoaded(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-func (st *start) planSlot(context.Context) ([]Action, error) {
-	return on(postgres.Source, replication.CreateSlotCommand(st.Group().Name(), st.Method != Native, st.Source.Version())), nil
+func (st *start) planSlot(context.Context) ([]plan.Action, error) {
+	return plan.On(postgres.Source, replication.CreateSlotCommand(st.Group().Name(), st.Method != Native, st.Source.Version())), nil
 }
 
 func (st *start) runSlot(ctx context.Context) error {
@@ -169,9 +170,9 @@ func (st *start) snapshot() string {
 
 func (st *start) archiveFile() string { return filepath.Join(st.workDir, "schema.dump") }
 
-func (st *start) planArchive(ctx context.Context) ([]Action, error) {
+func (st *start) planArchive(ctx context.Context) ([]plan.Action, error) {
 	c, err := st.dumpSchema(ctx, false)
-	return []Action{{"operator", c.String()}}, err
+	return []plan.Action{{Where: "operator", Do: c.String()}}, err
 }
 
 // doneArchive: the archive of this run is good as long as its groups are.
@@ -198,10 +199,10 @@ func (st *start) runArchive(ctx context.Context) error {
 	return nil
 }
 
-func (st *start) planPreData(ctx context.Context) ([]Action, error) {
+func (st *start) planPreData(ctx context.Context) ([]plan.Action, error) {
 	actions, err := st.planSection(ctx, st.archiveFile(), schema.PreData)
 	if err == nil {
-		var statistics []Action
+		var statistics []plan.Action
 		statistics, err = st.planStatistics(ctx)
 		actions = append(actions, statistics...)
 	}
@@ -265,7 +266,7 @@ func (st *start) one() loaded {
 	return loaded{Slots: []string{st.slot.Name}, ConsistentPoint: st.slot.ConsistentPoint.String()}
 }
 
-func (st *start) planSchema(ctx context.Context) ([]Action, error) {
+func (st *start) planSchema(ctx context.Context) ([]plan.Action, error) {
 	actions, err := st.planSection(ctx, st.archiveFile(), schema.Everything)
 	actions, err = st.planConfigs(ctx, actions, err)
 	return st.planHeld(ctx, actions, err)
@@ -292,8 +293,8 @@ func (st *start) dumpDirectory() string {
 	return filepath.Join(st.workDir, "dump")
 }
 
-func (st *start) planDump(context.Context) ([]Action, error) {
-	return []Action{{"operator", schema.DumpAll(st.Source, st.snapshot(), st.dumpDirectory(), st.Jobs, st.exclusion).String()}}, nil
+func (st *start) planDump(context.Context) ([]plan.Action, error) {
+	return []plan.Action{{Where: "operator", Do: schema.DumpAll(st.Source, st.snapshot(), st.dumpDirectory(), st.Jobs, st.exclusion).String()}}, nil
 }
 
 func (st *start) runDump(ctx context.Context) error {
@@ -338,7 +339,7 @@ func unfinishedDump(entries []os.DirEntry) bool {
 	return true
 }
 
-func (st *start) planRestore(ctx context.Context) ([]Action, error) {
+func (st *start) planRestore(ctx context.Context) ([]plan.Action, error) {
 	actions, err := st.planSection(ctx, st.dumpDirectory(), schema.PreData)
 	actions, err = st.planConfigs(ctx, actions, err)
 	if actions, err = st.planHeld(ctx, actions, err); err != nil {

@@ -14,6 +14,7 @@ import (
 	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -23,8 +24,8 @@ import (
 // This file has the steps before the slot: records, target database, fence,
 // replica identities, publication.
 
-func (st *start) planSourceRecord(context.Context) ([]Action, error) {
-	return on(postgres.Source, "-- the names of slots, publications and subscriptions carry the beginning of an id that start draws: "+st.label, journal.SchemaSQL(), replication.MarkerTableSQL(st.Group().MarkerTable())), nil
+func (st *start) planSourceRecord(context.Context) ([]plan.Action, error) {
+	return plan.On(postgres.Source, "-- the names of slots, publications and subscriptions carry the beginning of an id that start draws: "+st.label, journal.SchemaSQL(), replication.MarkerTableSQL(st.Group().MarkerTable())), nil
 }
 
 func (st *start) doneSourceRecord(context.Context) (bool, error) { return st.sourceRecord != nil, nil }
@@ -54,8 +55,8 @@ func (st *start) makeRecord(ctx context.Context, side postgres.Side, r journal.R
 	return st.Server(side).Wrap("creating the marker table", err)
 }
 
-func (st *start) planRoles(context.Context) ([]Action, error) {
-	return on(postgres.Target, "-- CREATE ROLE for each role of the source that is missing here, with its settings, memberships and password verifier"), nil
+func (st *start) planRoles(context.Context) ([]plan.Action, error) {
+	return plan.On(postgres.Target, "-- CREATE ROLE for each role of the source that is missing here, with its settings, memberships and password verifier"), nil
 }
 
 func (st *start) doneRoles(ctx context.Context) (bool, error) { return st.targetRecord != nil, nil }
@@ -78,7 +79,7 @@ func (st *start) runRoles(ctx context.Context) error {
 		rolesMade.Put(ctx, st.SourceConn, created))
 }
 
-func (st *start) planDatabase(ctx context.Context) ([]Action, error) {
+func (st *start) planDatabase(ctx context.Context) ([]plan.Action, error) {
 	d, err := schema.ReadDatabase(ctx, st.SourceConn)
 	if err != nil {
 		return nil, st.Source.Wrap("reading the database's properties", err)
@@ -88,7 +89,7 @@ func (st *start) planDatabase(ctx context.Context) ([]Action, error) {
 		return nil, st.Target.Wrap("listing roles", err)
 	}
 	name, v := st.Target.Database(), st.Target.Version()
-	return on(postgres.Target, append([]string{d.CreateSQL(name, v, false)}, d.FollowSQL(name, func(r string) bool { return exists[r] })...)...), nil
+	return plan.On(postgres.Target, append([]string{d.CreateSQL(name, v, false)}, d.FollowSQL(name, func(r string) bool { return exists[r] })...)...), nil
 }
 
 // targetCluster is a session on the target for what is the same in all its
@@ -191,8 +192,8 @@ func (st *start) createDatabase(ctx context.Context, d schema.Database, name str
 	return nil
 }
 
-func (st *start) planTargetRecord(context.Context) ([]Action, error) {
-	return on(postgres.Target, journal.SchemaSQL(), replication.MarkerTableSQL(st.Group().MarkerTable())), nil
+func (st *start) planTargetRecord(context.Context) ([]plan.Action, error) {
+	return plan.On(postgres.Target, journal.SchemaSQL(), replication.MarkerTableSQL(st.Group().MarkerTable())), nil
 }
 
 func (st *start) doneTargetRecord(context.Context) (bool, error) { return st.targetRecord != nil, nil }
@@ -225,7 +226,7 @@ func (st *start) runTargetRecord(ctx context.Context) error {
 	return nil
 }
 
-func (st *start) planFence(ctx context.Context) ([]Action, error) {
+func (st *start) planFence(ctx context.Context) ([]plan.Action, error) {
 	granted, err := fence.NeedGrant(ctx, st.targetCluster(), st.holderKeeps(postgres.Target))
 	if err != nil {
 		return nil, st.Target.Wrap("reading roles", err)
@@ -250,7 +251,7 @@ func (st *start) planFence(ctx context.Context) ([]Action, error) {
 		}
 		saved.Grants = []fence.Grant{{Grantee: ""}, {Grantee: owner}}
 	}
-	return on(postgres.Target, saved.RaiseSQL(st.Target.Database(), granted)...), nil
+	return plan.On(postgres.Target, saved.RaiseSQL(st.Target.Database(), granted)...), nil
 }
 
 func (st *start) doneFence(ctx context.Context) (bool, error) {
@@ -330,13 +331,13 @@ func (st *start) identityChanges(ctx context.Context) ([]replication.IdentityCha
 	return changes, nil
 }
 
-func (st *start) planIdentities(ctx context.Context) ([]Action, error) {
+func (st *start) planIdentities(ctx context.Context) ([]plan.Action, error) {
 	changes, err := st.identityChanges(ctx)
 	var sql []string
 	for _, c := range changes {
 		sql = append(sql, c.ApplySQL())
 	}
-	return on(postgres.Source, sql...), err
+	return plan.On(postgres.Source, sql...), err
 }
 
 func (st *start) doneIdentities(ctx context.Context) (bool, error) {
@@ -394,9 +395,9 @@ func (st *start) publicationTables(ctx context.Context) ([]postgres.Ident, error
 	return replication.Publishable(tables, st.Group()), nil
 }
 
-func (st *start) planPublication(ctx context.Context) ([]Action, error) {
+func (st *start) planPublication(ctx context.Context) ([]plan.Action, error) {
 	tables, err := st.publicationTables(ctx)
-	return on(postgres.Source, replication.PublicationSQL(st.Group().Name(), tables, st.streamsTruncate())), err
+	return plan.On(postgres.Source, replication.PublicationSQL(st.Group().Name(), tables, st.streamsTruncate())), err
 }
 
 // donePublication: a publication of a load that is not complete must list the

@@ -6,6 +6,7 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
 )
@@ -30,9 +31,9 @@ func (st *start) restoreOptions(ctx context.Context) (schema.RestoreOptions, err
 	return ownership.OptionsFor(exists, st.Jobs), nil
 }
 
-func (st *start) planSection(ctx context.Context, archive, section string) ([]Action, error) {
+func (st *start) planSection(ctx context.Context, archive, section string) ([]plan.Action, error) {
 	o, err := st.restoreOptions(ctx)
-	return []Action{{"operator", schema.Restore(st.Target, archive, section, o).String()}}, err
+	return []plan.Action{{Where: "operator", Do: schema.Restore(st.Target, archive, section, o).String()}}, err
 }
 
 func (st *start) restoreSection(ctx context.Context, section string) error {

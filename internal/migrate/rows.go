@@ -11,6 +11,7 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/replication"
 	"pgbaton/internal/schema"
@@ -20,7 +21,7 @@ import (
 // This file has the load of method stream: rows, indexes, keys, foreign keys and
 // statistics, and after that the definitions which nothing of it needs.
 
-func (st *start) planRows(ctx context.Context) ([]Action, error) {
+func (st *start) planRows(ctx context.Context) ([]plan.Action, error) {
 	if err := st.readWorld(ctx, nil); err != nil {
 		return nil, err
 	}
@@ -28,10 +29,10 @@ func (st *start) planRows(ctx context.Context) ([]Action, error) {
 	if err != nil {
 		return nil, err
 	}
-	var actions []Action
+	var actions []plan.Action
 	statements, err := tablecopy.Plan(ctx, job)
 	for _, s := range statements {
-		actions = append(actions, on(s.Side, s.SQL)...)
+		actions = append(actions, plan.On(s.Side, s.SQL)...)
 	}
 	return actions, err
 }
@@ -293,9 +294,9 @@ func (st *start) giveUp(ctx context.Context, cause error) error {
 			"or copy faster (--jobs, no --max-rate), or when less is written")
 }
 
-func (st *start) planRest(context.Context) ([]Action, error) {
+func (st *start) planRest(context.Context) ([]plan.Action, error) {
 	c := schema.Restore(st.Target, st.archiveFile(), schema.PostData, schema.RestoreOptions{Jobs: st.Jobs, List: st.listFile()})
-	return []Action{{"operator", "-- what is left of the archive: triggers, rules, policies, partitioned indexes, comments, grants"}, {"operator", c.String()}}, nil
+	return []plan.Action{{Where: "operator", Do: "-- what is left of the archive: triggers, rules, policies, partitioned indexes, comments, grants"}, {Where: "operator", Do: c.String()}}, nil
 }
 
 func (st *start) listFile() string { return filepath.Join(st.workDir, "rest.list") }

@@ -14,6 +14,7 @@ import (
 	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -202,7 +203,7 @@ func (st *start) reconnect(ctx context.Context) error {
 }
 
 // Plan lists what Start would do. It changes nothing and needs no lock.
-func (m *Migration) Plan(ctx context.Context) ([]PlannedStep, error) {
+func (m *Migration) Plan(ctx context.Context) ([]plan.Step, error) {
 	c, s := m.Config, m.Sessions
 	st, err := newStart(ctx, c, s)
 	if err != nil {
@@ -349,15 +350,6 @@ func asSteps(list []step) []Step {
 		steps[i] = s
 	}
 	return steps
-}
-
-// on makes a list of actions for one side.
-func on(where postgres.Side, do ...string) []Action {
-	actions := make([]Action, len(do))
-	for i, d := range do {
-		actions[i] = Action{Where: string(where), Do: d}
-	}
-	return actions
 }
 
 // execAll runs statements in a transaction of their own.

@@ -7,6 +7,7 @@ import (
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
 )
@@ -63,12 +64,12 @@ func (st *start) restoreStatistics(archive string) schema.Command {
 	return schema.Restore(st.Target, archive, schema.Data, schema.RestoreOptions{Jobs: st.Jobs, List: st.statisticsList()})
 }
 
-func (st *start) planStatistics(ctx context.Context) ([]Action, error) {
+func (st *start) planStatistics(ctx context.Context) ([]plan.Action, error) {
 	taken, err := st.taken(ctx)
 	if err != nil || len(taken) == 0 {
 		return nil, err
 	}
-	return []Action{{"operator", st.restoreStatistics(st.archiveFile()).String()}}, nil
+	return []plan.Action{{Where: "operator", Do: st.restoreStatistics(st.archiveFile()).String()}}, nil
 }
 
 // runStatistics gives the target the source's statistics. What it does not take is

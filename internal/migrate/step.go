@@ -6,20 +6,15 @@ import (
 	"time"
 
 	"pgbaton/internal/event"
+	"pgbaton/internal/plan"
 )
-
-// Action is one thing a step would do, as SQL or as a command.
-type Action struct {
-	Where string `json:"where"` // source, target, or operator
-	Do    string `json:"do"`
-}
 
 // Step is a part of the migration that the plan can show, the runner can run,
 // and a second run can recognise as done.
 type Step interface {
 	Name() string
 	// Plan lists what Run would do.
-	Plan(ctx context.Context) ([]Action, error)
+	Plan(ctx context.Context) ([]plan.Action, error)
 	// Done asks the databases, not the journal.
 	Done(ctx context.Context) (bool, error)
 	// Run does it. It may be repeated after a crash at any point.
@@ -29,15 +24,15 @@ type Step interface {
 // step is a Step made of functions that share a start's state.
 type step struct {
 	name string
-	plan func(context.Context) ([]Action, error)
+	plan func(context.Context) ([]plan.Action, error)
 	done func(context.Context) (bool, error)
 	run  func(context.Context) error
 }
 
-func (s step) Name() string                               { return s.name }
-func (s step) Plan(ctx context.Context) ([]Action, error) { return s.plan(ctx) }
-func (s step) Done(ctx context.Context) (bool, error)     { return s.done(ctx) }
-func (s step) Run(ctx context.Context) error              { return s.run(ctx) }
+func (s step) Name() string                                    { return s.name }
+func (s step) Plan(ctx context.Context) ([]plan.Action, error) { return s.plan(ctx) }
+func (s step) Done(ctx context.Context) (bool, error)          { return s.done(ctx) }
+func (s step) Run(ctx context.Context) error                   { return s.run(ctx) }
 
 // runSteps runs what is not done, in order, and tells what happens.
 func runSteps(ctx context.Context, steps []Step, observe event.Observer) error {
@@ -63,15 +58,8 @@ func runSteps(ctx context.Context, steps []Step, observe event.Observer) error {
 	return nil
 }
 
-// PlannedStep is a step as `pgbaton plan` shows it.
-type PlannedStep struct {
-	Step    string   `json:"step"`
-	Done    bool     `json:"done"`
-	Actions []Action `json:"actions"`
-}
-
-func planSteps(ctx context.Context, steps []Step) ([]PlannedStep, error) {
-	var planned []PlannedStep
+func planSteps(ctx context.Context, steps []Step) ([]plan.Step, error) {
+	var planned []plan.Step
 	for _, s := range steps {
 		done, err := s.Done(ctx)
 		if err != nil {
@@ -81,7 +69,7 @@ func planSteps(ctx context.Context, steps []Step) ([]PlannedStep, error) {
 		if err != nil {
 			return nil, fmt.Errorf("step %q: %w", s.Name(), err)
 		}
-		planned = append(planned, PlannedStep{Step: s.Name(), Done: done, Actions: actions})
+		planned = append(planned, plan.Step{Step: s.Name(), Done: done, Actions: actions})
 	}
 	return planned, nil
 }

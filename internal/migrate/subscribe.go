@@ -11,6 +11,7 @@ import (
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -20,7 +21,7 @@ import (
 // This file has the steps after the load: statistics, materialized views, the
 // subscription, and catching up.
 
-func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
+func (st *start) planAnalyze(ctx context.Context) ([]plan.Action, error) {
 	views, err := catalog.MatViews(ctx, st.SourceConn, st.Selection)
 	if err != nil {
 		return nil, st.Source.Wrap("listing materialized views", err)
@@ -30,10 +31,10 @@ func (st *start) planAnalyze(ctx context.Context) ([]Action, error) {
 		return nil, st.Source.Wrap("listing constraints", err)
 	}
 	sql, err := st.analyzeSQL(ctx, st.SourceConn)
-	actions := on(postgres.Target, append(add, sql...)...)
+	actions := plan.On(postgres.Target, append(add, sql...)...)
 	for _, v := range views {
 		if v.Populated {
-			actions = append(actions, on(postgres.Target, plannedRefresh(v, false))...)
+			actions = append(actions, plan.On(postgres.Target, schema.PlannedRefresh(v, false))...)
 		}
 	}
 	return actions, st.Source.Wrap("listing tables", err)
@@ -84,7 +85,7 @@ func (st *start) terms(ctx context.Context, streams int) (replication.Terms, err
 	return t, st.Target.Wrap("looking for workers that can apply", err)
 }
 
-func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
+func (st *start) planSubscription(ctx context.Context) ([]plan.Action, error) {
 	terms, err := st.terms(ctx, len(st.divided))
 	if err == nil && st.Target.Version().Major() >= 19 && !terms.Server {
 		// What the target's wrapper will be comes with the schema.
@@ -94,9 +95,9 @@ func (st *start) planSubscription(ctx context.Context) ([]Action, error) {
 	if err != nil {
 		return nil, err
 	}
-	var actions []Action
+	var actions []plan.Action
 	for i := range st.divided {
-		actions = append(actions, on(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.For(st.Target.Version()).Redacted(), terms)...)...)
+		actions = append(actions, plan.On(postgres.Target, replication.SubscriptionSQL(st.forward(i+1).Name(), st.SourceFromTarget.For(st.Target.Version()).Redacted(), terms)...)...)
 	}
 	return actions, nil
 }
@@ -175,8 +176,8 @@ func (st *start) subscribe(ctx context.Context, g replication.Group, terms repli
 
 // planSync shows the native copy: the servers do it by themselves once the
 // subscription is enabled.
-func (st *start) planSync(context.Context) ([]Action, error) {
-	return on(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.Group().Name())+" ENABLE"), nil
+func (st *start) planSync(context.Context) ([]plan.Action, error) {
+	return plan.On(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.Group().Name())+" ENABLE"), nil
 }
 
 // doneSync: with --hold nothing is copied until `pgbaton resume`.
@@ -233,13 +234,13 @@ func (st *start) runSync(ctx context.Context) error {
 	}
 }
 
-func (st *start) planCatchUp(context.Context) ([]Action, error) {
+func (st *start) planCatchUp(context.Context) ([]plan.Action, error) {
 	if st.Hold {
 		return nil, nil
 	}
-	var actions []Action
+	var actions []plan.Action
 	for i := range st.divided {
-		actions = append(actions, on(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.forward(i+1).Name())+" ENABLE")...)
+		actions = append(actions, plan.On(postgres.Target, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(st.forward(i+1).Name())+" ENABLE")...)
 	}
 	return actions, nil
 }

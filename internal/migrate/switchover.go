@@ -3,14 +3,13 @@ package migrate
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
-	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/fence"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/journal"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/refusal"
 	"pgbaton/internal/replication"
@@ -342,77 +341,7 @@ func lostRemedy(b journal.Baton) string {
 	return "the handover cannot be taken back any more: pgbaton finish"
 }
 
-// PlanSwitchover lists what a handover to the target would run, phase by phase.
-// Values that only the handover knows stand in angle brackets.
-func (m *Migration) PlanSwitchover(ctx context.Context) ([]PlannedStep, error) {
-	c, s := m.Config, m.Sessions
-	saved, err := fence.Read(ctx, s.SourceConn)
-	if err != nil {
-		return nil, m.Source.Wrap("reading the database's grants", err)
-	}
-	sequences, err := catalog.Sequences(ctx, s.SourceConn, c.Selection)
-	if err != nil {
-		return nil, m.Source.Wrap("listing sequences", err)
-	}
-	views, err := catalog.MatViews(ctx, s.SourceConn, c.Selection)
-	if err != nil {
-		return nil, m.Source.Wrap("listing materialized views", err)
-	}
-	database := c.Source.Database()
-	operator := func(do string) Action { return Action{Where: "operator", Do: do} }
-	var setvals, refreshes []string
-	for _, q := range sequences {
-		setvals = append(setvals, fmt.Sprintf("SELECT setval(%s, <last_value>, <is_called>)", postgres.QuoteLiteral(q.String())))
-	}
-	for _, v := range views {
-		if v.Populated {
-			refreshes = append(refreshes, plannedRefresh(v, v.Concurrently))
-		}
-	}
-	granted, err := fence.NeedGrant(ctx, s.SourceConn, c.holderKeeps(postgres.Source))
-	if err != nil {
-		return nil, m.Source.Wrap("reading roles", err)
-	}
-	fenceSQL := append(saved.RaiseSQL(database, granted),
-		fence.BarrierSQL(database)+" -- the barrier: waits for sessions that start up, then fails by design",
-		"SELECT pg_terminate_backend(<every other session>)",
-		"SELECT pg_create_logical_replication_slot(<leak check>, 'pgoutput', true)")
-	back := c.ReverseGroup()
-	tables, err := catalog.Shapes(ctx, s.SourceConn, c.Selection)
-	if err != nil {
-		return nil, m.Source.Wrap("listing tables", err)
-	}
-	terms, err := replication.TermsFor(ctx, s.SourceConn, c.Target.Version(), c.label, 1, false)
-	if err != nil {
-		return nil, m.Source.Wrap("looking for workers that can apply", err)
-	}
-	prepare := append(
-		on(postgres.Target, replication.MarkerTableSQL(back.MarkerTable()), replication.PublicationSQL(back.Name(), replication.Publishable(tables, back), c.streamsTruncate())),
-		on(postgres.Source, append([]string{replication.MarkerTableSQL(back.MarkerTable())}, replication.SubscriptionSQL(back.Name(), c.TargetFromSource.For(c.Source.Version()).Redacted(), terms)...)...)...)
-	settle := on(postgres.Source, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(back.Name())+" ENABLE")
-	var drain, wayBack []Action
-	for _, g := range c.streams(postgres.Source) {
-		name := postgres.QuoteIdent(g.Name())
-		drain = append(drain, on(postgres.Source, fmt.Sprintf("INSERT INTO %s VALUES (<token>, 'drain', clock_timestamp())", g.MarkerTable()))...)
-		drain = append(drain, on(postgres.Target, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE token = <token>) -- until true", g.MarkerTable()))...)
-		wayBack = append(wayBack, on(postgres.Target, "ALTER SUBSCRIPTION "+name+" DISABLE")...)
-		settle = append(settle, on(postgres.Target, "DROP SUBSCRIPTION "+name)...)
-		settle = append(settle, on(postgres.Source, fmt.Sprintf("SELECT pg_drop_replication_slot(<%s>)", g.Name()))...)
-	}
-	wayBack = append(wayBack, on(postgres.Target, strings.Replace(replication.CreateSlotHereSQL(c.Target.Version()), "$1", "<"+back.Name()+">", 1))...)
-	settle = append(settle, on(postgres.Target, refreshes...)...)
-	moves := traffic.Planned()
-	return []PlannedStep{
-		{Step: handover.PhasePrepare, Actions: prepare},
-		{Step: handover.PhasePause, Actions: []Action{operator(moves.Pause)}},
-		{Step: handover.PhaseFence, Actions: on(postgres.Source, fenceSQL...)},
-		{Step: handover.PhaseDrain, Actions: drain},
-		{Step: handover.PhaseSequences, Actions: on(postgres.Target, setvals...)},
-		{Step: handover.PhaseWayBack, Actions: wayBack},
-		{Step: handover.PhasePass, Actions: on(postgres.Source, journal.PassSQL)},
-		{Step: handover.PhaseOpen, Actions: on(postgres.Target, journal.TakeSQL, "-- the grants that the target's fence saved, and RESET default_transaction_read_only")},
-		{Step: handover.PhaseSwitch, Actions: []Action{operator(moves.Switch)}},
-		{Step: handover.PhaseResume, Actions: []Action{operator(moves.Resume)}},
-		{Step: handover.PhaseSettle, Actions: settle},
-	}, nil
+// PlanSwitchover lists what a handover to the target would do, phase by phase.
+func (m *Migration) PlanSwitchover(ctx context.Context) ([]plan.Step, error) {
+	return handover.Plan(ctx, m.handover(Handover{To: postgres.Target}), m.SourceConn)
 }

@@ -3,7 +3,6 @@ package migrate
 import (
 	"context"
 
-	"pgbaton/internal/catalog"
 	"pgbaton/internal/event"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/schema"
@@ -48,9 +47,4 @@ func (r *reader) noteViews(ctx context.Context, side postgres.Side) error {
 		r.note(string(side)+": "+d.Text(), d.Remedy(r.Server(side).Version(), againFor(side, r.baton.Side)))
 	}
 	return r.Config.Server(side).Wrap("reading the journal", r.unlessDamaged(side, err))
-}
-
-// plannedRefresh is how a plan shows a refresh.
-func plannedRefresh(v catalog.MatView, concurrently bool) string {
-	return schema.RefreshSQL(v, concurrently) + " -- with the settings of its owner, " + postgres.QuoteIdent(v.Owner)
 }

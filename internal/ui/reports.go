@@ -9,6 +9,7 @@ import (
 	"pgbaton/internal/migrate"
 	"pgbaton/internal/outcome"
 	"pgbaton/internal/phrase"
+	"pgbaton/internal/plan"
 	"pgbaton/internal/postgres"
 	"pgbaton/internal/preflight"
 )
@@ -47,7 +48,7 @@ func Check(w io.Writer, r preflight.Report) {
 }
 
 // Plan prints the steps with what each would run.
-func Plan(w io.Writer, title string, steps []migrate.PlannedStep) {
+func Plan(w io.Writer, title string, steps []plan.Step) {
 	fmt.Fprintf(w, "-- %s\n", title)
 	for i, s := range steps {
 		note := ""

@@ -1,0 +1,29 @@
+// Package plan is what a command would do, for people to read before it does it.
+package plan
+
+import "pgbaton/internal/postgres"
+
+// Action is one thing that would be done, as SQL or as a command.
+type Action struct {
+	Where string `json:"where"` // source, target, or operator
+	Do    string `json:"do"`
+}
+
+// Step is a step, or a phase of a handover, with what it would do.
+type Step struct {
+	Step    string   `json:"step"`
+	Done    bool     `json:"done"`
+	Actions []Action `json:"actions"`
+}
+
+// On makes actions of statements that would be run on a side.
+func On(side postgres.Side, statements ...string) []Action {
+	actions := make([]Action, len(statements))
+	for i, s := range statements {
+		actions[i] = Action{string(side), s}
+	}
+	return actions
+}
+
+// Operator makes an action of what is done where the operator works.
+func Operator(do string) Action { return Action{"operator", do} }
