@@ -42,7 +42,7 @@ type Ward struct {
 	blind bool   // the holder was out of reach once: others may have acted without it
 }
 
-func (r *run) ward() Ward {
-	return Ward{ID: r.id, Label: r.Label, Generation: r.generation, Attempt: r.attempt, HolderPID: pid(r.holder), TakerPID: pid(r.taker),
-		Groups: r.Groups, Selection: r.Selection}
+func (g *grip) ward() Ward {
+	return Ward{ID: g.id, Label: g.c.Label, Generation: g.generation, Attempt: g.attempt, HolderPID: pid(g.holder), TakerPID: pid(g.taker),
+		Groups: g.c.Groups, Selection: g.c.Selection}
 }

@@ -66,37 +66,58 @@ const (
 	PhaseSettle    = "settle"
 )
 
-// run is one handover in progress.
+// run is one handover in progress: what it was told, its grip on the two sides, and
+// what its phases keep for later ones.
 type run struct {
 	Config
-	holder, taker         *postgres.Session // the sessions that hold the lock on either side
-	holderSide, takerSide side              // for what runs beside the drain
-	id                    string            // of the migration
-	by                    string            // this process, as the journal names it
-	title                 string            // of refusals: the command that a person ran
-	attempt               int64
-	blind                 bool  // the holder was out of reach once: others may have acted without it
-	generation            int64 // that the holder took
-	sequences             []catalog.Sequence
-	preset                map[replication.SequenceValue]bool // what the taker's sequences are set to already
-	values                []replication.SequenceValue        // of the holder's, behind the fence
-	configs               []configRows                       // of extensions
-	result                Result
-	backPoint             postgres.LSN    // where the slot of the way back begins
-	lookable              map[string]bool // what stands before the holder: whether it could be looked through
-	took                  bool            // the baton was taken in this run
-	without               without         // what the taker does without while it receives
-	opening               *fence.Saved    // what the taker's fence saved, as ready has read it; nil before
-	closed                *fence.Saved    // what the holder's fence saved, in this run; nil before
-	paused                time.Time       // zero until someone waits
-	fenced                time.Time       // zero until the fence is being raised
-	problems              []error         // after the pass
-	doing                 atomic.Value    // string: what the phase is at, for tell
+	grip
+	readied
+	carried
+	shut
+	turned
+	watched
+	title    string       // of refusals: the command that a person ran
+	paused   time.Time    // zero until someone waits
+	took     bool         // the baton was taken in this run
+	problems []error      // after the pass
+	doing    atomic.Value // string: what the phase is at, for tell
+	result   Result
 }
 
+// readied is what ready and prepare have looked at, so that nobody waits for it later.
+type readied struct {
+	opening  *fence.Saved    // what the taker's fence saved; nil before
+	without  without         // what the taker does without while it receives
+	lookable map[string]bool // what stands before the holder: whether it could be looked through
+}
+
+// carried is what is carried over beside the stream.
+type carried struct {
+	sequences []catalog.Sequence
+	preset    map[replication.SequenceValue]bool // what the taker's sequences are set to already
+	values    []replication.SequenceValue        // of the holder's, behind the fence
+	configs   []configRows                       // of extensions
+}
+
+// shut is what the fence keeps.
+type shut struct {
+	closed *fence.Saved // what it saved on the holder; nil before
+	fenced time.Time    // when it began to rise; zero before
+}
+
+// turned is what the way back keeps.
+type turned struct {
+	backPoint postgres.LSN // where its slot begins
+}
+
+// watched are the second sessions, for what runs beside the drain.
+type watched struct{ holderSide, takerSide side }
+
 func newRun(c Config, holder, taker *postgres.Session) *run {
-	return &run{Config: c, holder: holder, taker: taker, by: rand.Text(), title: c.Command, result: Result{
+	r := &run{Config: c, grip: grip{holder: holder, taker: taker, by: rand.Text()}, title: c.Command, result: Result{
 		Command: c.Command, Baton: c.Holder.Side, From: c.Holder.Side, To: c.Taker.Side, Began: time.Now(), Phases: []PhaseTime{}}}
+	r.c = &r.Config
+	return r
 }
 
 // Run hands over. It must hold the operator's lock on both sides through the

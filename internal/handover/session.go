@@ -12,6 +12,18 @@ import (
 // This file has the sessions that hold the lock: how a process makes sure that a
 // handover is still its own, and how another takes it over.
 
+// grip is what a process has of a handover: the sessions that hold the lock on either
+// side, and what tells whether the handover is still its own.
+type grip struct {
+	c             *Config
+	holder, taker *postgres.Session // they may be replaced
+	id            string            // of the migration
+	by            string            // this process, as the journal names it
+	attempt       int64             // 0: nothing was begun
+	generation    int64             // that the holder took
+	blind         bool              // the holder was out of reach once: others may have acted without it
+}
+
 // errTakenOver says that the handover is no longer this process's: the guardian,
 // or another command, has raised the attempt.
 var errTakenOver = errors.New("another process has taken this handover over")
@@ -24,9 +36,9 @@ var errBusy = errors.New("another pgbaton is at work")
 // nobody has taken the handover over: a process that was stopped and is woken
 // later changes nothing any more. It opens another session when the old one is
 // unusable, after making sure that the old one is gone.
-func (r *run) mine(ctx context.Context) error {
+func (g *grip) mine(ctx context.Context) error {
 	for {
-		err := r.isMine(ctx)
+		err := g.isMine(ctx)
 		if err == nil || errors.Is(err, errTakenOver) {
 			return err
 		}
@@ -36,28 +48,28 @@ func (r *run) mine(ctx context.Context) error {
 	}
 }
 
-func (r *run) isMine(ctx context.Context) error {
-	if r.holder.IsClosed() {
-		conn, err := seize(ctx, r.Holder.Server, r.holder.PgConn().PID())
+func (g *grip) isMine(ctx context.Context) error {
+	if g.holder.IsClosed() {
+		conn, err := seize(ctx, g.c.Holder.Server, g.holder.PgConn().PID())
 		if err != nil {
-			r.blind = r.blind || !errors.Is(err, errBusy)
+			g.blind = g.blind || !errors.Is(err, errBusy)
 			return err
 		}
-		r.holder = conn
-		r.seen()
+		g.holder = conn
+		g.seen()
 		// While the holder was out of reach, the taker may have been given the
 		// baton by force. If it was not, a taker that is down is no reason to leave
 		// the holder closed: our own deadline ends sessions too.
 		takerCtx, cancel := context.WithTimeout(ctx, time.Second)
-		err = r.aliveTaker(takerCtx)
+		err = g.aliveTaker(takerCtx)
 		cancel()
-		if err != nil && (r.blind || errors.Is(err, errTakenOver)) {
+		if err != nil && (g.blind || errors.Is(err, errTakenOver)) {
 			conn.Close(ctx) // asked again the next time
 			return err
 		}
 	}
-	record, err := journal.Read(ctx, r.holder)
-	if err == nil && (record == nil || record.Attempt != r.attempt) {
+	record, err := journal.Read(ctx, g.holder)
+	if err == nil && (record == nil || record.Attempt != g.attempt) {
 		return errTakenOver
 	}
 	return err
@@ -66,18 +78,18 @@ func (r *run) isMine(ctx context.Context) error {
 // aliveTaker makes sure that there is a session with the lock on the taker, and
 // that it has not taken a generation that is not ours to give. As long as our
 // session lives nobody else has had the lock.
-func (r *run) aliveTaker(ctx context.Context) error {
-	if r.taker != nil && !r.taker.IsClosed() && r.taker.Ping(ctx) == nil {
+func (g *grip) aliveTaker(ctx context.Context) error {
+	if g.taker != nil && !g.taker.IsClosed() && g.taker.Ping(ctx) == nil {
 		return nil
 	}
-	conn, err := r.seizeAgain(ctx, r.Taker, pid(r.taker))
+	conn, err := g.seizeAgain(ctx, g.c.Taker, pid(g.taker))
 	if err != nil {
 		return err
 	}
-	r.taker = conn
-	r.seen()
+	g.taker = conn
+	g.seen()
 	record, err := journal.Read(ctx, conn)
-	if err == nil && (record == nil || record.ID != r.id || record.Generation > r.generation) {
+	if err == nil && (record == nil || record.ID != g.id || record.Generation > g.generation) {
 		return errTakenOver
 	}
 	return err
@@ -85,34 +97,34 @@ func (r *run) aliveTaker(ctx context.Context) error {
 
 // aliveOldHolder makes sure that there is a session with the lock on the side that
 // has handed over, and that nothing has happened there since.
-func (r *run) aliveOldHolder(ctx context.Context) error {
-	if r.holder != nil && !r.holder.IsClosed() && r.holder.Ping(ctx) == nil {
+func (g *grip) aliveOldHolder(ctx context.Context) error {
+	if g.holder != nil && !g.holder.IsClosed() && g.holder.Ping(ctx) == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, backTimeout)
 	defer cancel()
-	conn, err := r.seizeAgain(ctx, r.Holder, pid(r.holder))
+	conn, err := g.seizeAgain(ctx, g.c.Holder, pid(g.holder))
 	if err != nil {
 		return err
 	}
 	record, err := journal.Read(ctx, conn)
-	if err == nil && (record == nil || !record.HandedOver || record.Generation != r.generation+1) {
+	if err == nil && (record == nil || !record.HandedOver || record.Generation != g.generation+1) {
 		err = errTakenOver
 	}
 	if err == nil {
-		err = r.taker.Ping(ctx) // alive: it has had the lock all the time
+		err = g.taker.Ping(ctx) // alive: it has had the lock all the time
 	}
 	if err != nil {
 		conn.Close(context.WithoutCancel(ctx))
 		return err
 	}
-	r.holder = conn
-	r.seen()
+	g.holder = conn
+	g.seen()
 	return nil
 }
 
 // seizeAgain seizes a side that may just be starting up, until ctx ends.
-func (r *run) seizeAgain(ctx context.Context, p Party, old uint32) (*postgres.Session, error) {
+func (g *grip) seizeAgain(ctx context.Context, p Party, old uint32) (*postgres.Session, error) {
 	for {
 		conn, err := seize(ctx, p.Server, old)
 		if err == nil || postgres.Pause(ctx, 50*time.Millisecond) != nil {
@@ -122,9 +134,9 @@ func (r *run) seizeAgain(ctx context.Context, p Party, old uint32) (*postgres.Se
 }
 
 // seen tells the guardian that the sessions are others.
-func (r *run) seen() {
-	if r.Guard != nil {
-		r.Guard.Seen(r.ward())
+func (g *grip) seen() {
+	if g.c.Guard != nil {
+		g.c.Guard.Seen(g.ward())
 	}
 }
 

@@ -122,26 +122,26 @@ func (r *run) takeOver(ctx context.Context, w *Ward, kill func(), why string) er
 
 // seizeBoth takes both locks. The taker may be out of reach: the holder does not
 // wait for it for long.
-func (r *run) seizeBoth(ctx context.Context, w *Ward) (holderErr, takerErr error) {
+func (g *grip) seizeBoth(ctx context.Context, w *Ward) (holderErr, takerErr error) {
 	seizing := routine.Start(func() {
 		ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 		defer cancel()
-		r.taker, takerErr = seize(ctx, r.Taker.Server, w.TakerPID)
+		g.taker, takerErr = seize(ctx, g.c.Taker.Server, w.TakerPID)
 	})
-	r.holder, holderErr = seize(ctx, r.Holder.Server, w.HolderPID)
+	g.holder, holderErr = seize(ctx, g.c.Holder.Server, w.HolderPID)
 	seizing.Wait()
 	// Ours now, should this be tried again.
-	if r.holder != nil {
-		w.HolderPID = pid(r.holder)
+	if g.holder != nil {
+		w.HolderPID = pid(g.holder)
 	}
-	if r.taker != nil {
-		w.TakerPID = pid(r.taker)
+	if g.taker != nil {
+		w.TakerPID = pid(g.taker)
 	}
 	return holderErr, takerErr
 }
 
-func (r *run) closeBoth(ctx context.Context) {
-	for _, conn := range []*postgres.Session{r.holder, r.taker} {
+func (g *grip) closeBoth(ctx context.Context) {
+	for _, conn := range []*postgres.Session{g.holder, g.taker} {
 		if conn != nil {
 			conn.Close(ctx)
 		}
@@ -151,37 +151,37 @@ func (r *run) closeBoth(ctx context.Context) {
 // readBaton raises the attempt, so that no process of the old one can pass the
 // baton, and says whether it has passed. It never guesses: without the holder only
 // a taker that has taken the baton tells.
-func (r *run) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error) (passed bool, err error) {
+func (g *grip) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error) (passed bool, err error) {
 	took := false // by the taker, as far as it can be read
-	if r.taker != nil {
-		record, err := journal.Read(ctx, r.taker)
+	if g.taker != nil {
+		record, err := journal.Read(ctx, g.taker)
 		switch {
 		case err != nil:
-			return false, r.Taker.Wrap("reading the baton", err)
+			return false, g.c.Taker.Wrap("reading the baton", err)
 		case record == nil || record.ID != w.ID || record.Generation > w.Generation+1:
 			return false, &Superseded{"the migration has moved on"}
 		}
 		took = record.Took && record.Generation == w.Generation+1
 	}
 	switch {
-	case r.holder == nil && took:
+	case g.holder == nil && took:
 		return true, nil
-	case r.holder == nil:
+	case g.holder == nil:
 		w.blind = true
 		return false, fmt.Errorf("the baton cannot be read: %w", errors.Join(holderErr, takerErr))
-	case r.taker == nil && w.blind:
+	case g.taker == nil && w.blind:
 		// While the holder was away, the taker may have been given the baton by force.
 		return false, fmt.Errorf("the baton cannot be read: %w", takerErr)
 	}
-	record, err := journal.Read(ctx, r.holder)
+	record, err := journal.Read(ctx, g.holder)
 	if err != nil {
-		return false, r.Holder.Wrap("reading the baton", err)
+		return false, g.c.Holder.Wrap("reading the baton", err)
 	}
 	if record == nil || record.ID != w.ID {
 		return false, &Superseded{"the migration has moved on"}
 	}
 	if record.Attempt != w.Attempt {
-		if by, err := journal.AttemptBy(ctx, r.holder); err != nil || by != w.by {
+		if by, err := journal.AttemptBy(ctx, g.holder); err != nil || by != w.by {
 			if err == nil {
 				err = &Superseded{"the migration has moved on"}
 			}
@@ -189,14 +189,14 @@ func (r *run) readBaton(ctx context.Context, w *Ward, holderErr, takerErr error)
 		}
 	}
 	if took && record.Took { // by force, and the holder has come back: not ours to open
-		return false, &Superseded{"the " + string(r.Taker.Side) + " has been given the baton by force"}
+		return false, &Superseded{"the " + string(g.c.Taker.Side) + " has been given the baton by force"}
 	}
-	if r.attempt, err = journal.RaiseAttempt(ctx, r.holder, r.by); err != nil {
-		return false, r.Holder.Wrap("taking the handover over", err)
+	if g.attempt, err = journal.RaiseAttempt(ctx, g.holder, g.by); err != nil {
+		return false, g.c.Holder.Wrap("taking the handover over", err)
 	}
-	w.Attempt = r.attempt
-	if record, err = journal.Read(ctx, r.holder); err != nil {
-		return false, r.Holder.Wrap("reading the baton", err)
+	w.Attempt = g.attempt
+	if record, err = journal.Read(ctx, g.holder); err != nil {
+		return false, g.c.Holder.Wrap("reading the baton", err)
 	}
 	switch {
 	case record.HandedOver && record.Generation == w.Generation+1:
