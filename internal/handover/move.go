@@ -187,7 +187,7 @@ func (v view) arrived() bool { return len(v.elsewhere)+len(v.nowhere)+len(v.unse
 // view looks once. What could not be looked through before, as ready has said, proves
 // nothing when it still cannot.
 func (r *run) view(ctx context.Context) (v view, err error) {
-	seen, err := r.look(ctx, r.Taker, r.taker)
+	seen, err := r.lookThrough(ctx, r.Taker, r.taker)
 	for _, s := range seen {
 		switch {
 		case s.Err == nil && s.Here, s.Err != nil && !r.lookable[s.Name]:

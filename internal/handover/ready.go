@@ -17,31 +17,27 @@ import (
 // its budget. It makes nobody wait and ends with a forecast.
 func (r *run) ready(ctx context.Context) error {
 	defer r.tell(PhaseReady)()
-	refused := &refusal.Refusal{What: r.title}
-	say := func(why, remedy string) {
-		refused.Reasons = append(refused.Reasons, refusal.Reason{Why: why, Remedy: remedy})
-	}
-	forecast := event.Forecast{MaxPauseMS: event.MS(r.MaxPause)}
+	l := &look{run: r, refused: &refusal.Refusal{What: r.title}, forecast: event.Forecast{MaxPauseMS: event.MS(r.MaxPause)}}
 	if err := NotStale(ctx, r.title, r.holder, r.taker); err != nil {
 		return err
 	}
 
-	if err := r.readyJournals(ctx, say); err != nil {
+	if err := l.journals(ctx); err != nil {
 		return err
 	}
-	if len(refused.Reasons) > 0 {
-		return refused // what follows rests on the journals
+	if len(l.refused.Reasons) > 0 {
+		return l.refused // what follows rests on the journals
 	}
-	if none, err := r.noStream(ctx); err != nil || none {
+	if none, err := l.noStream(ctx); err != nil || none {
 		if err == nil {
 			err = refusal.New(r.title, NoWayBack, "pgbaton finish")
 		}
 		return err
 	}
-	if whole, err := r.readyStreams(ctx, say); err != nil {
+	if whole, err := l.streams(ctx); err != nil {
 		return err
 	} else if !whole {
-		return refused // nothing else of the stream is worth a word
+		return l.refused // nothing else of the stream is worth a word
 	}
 	r.at("comparing the tables of both sides")
 	diff, err := replication.Streams(ctx, r.holder, r.taker, r.Groups, r.Selection)
@@ -52,49 +48,62 @@ func (r *run) ready(ctx context.Context) error {
 		if d.Remedy != "" {
 			d.Remedy += "; or "
 		}
-		say(d.Text, d.Remedy+r.lost())
+		l.say(d.Text, d.Remedy+r.lost())
 	}
 	r.at("looking for what a handover would wait for")
-	if err := r.readyTransactions(ctx, say, &forecast); err != nil {
+	if err := l.transactions(ctx); err != nil {
 		return err
 	}
-	if err := r.readyBack(ctx, say); err != nil {
+	if err := l.wayBackPossible(ctx); err != nil {
 		return err
 	}
-	if err := r.readyTraffic(ctx, refused); err != nil {
+	if err := l.trafficMoves(ctx); err != nil {
 		return err
 	}
-	if len(refused.Reasons) > 0 {
-		return refused
+	if len(l.refused.Reasons) > 0 {
+		return l.refused
 	}
 	// Only a marker's way through the stream shows that the taker applies.
 	for _, g := range r.Groups {
 		took, behind, seen, gap, err := r.roundTrip(ctx, g)
 		if err == nil && gap != "" {
-			r.sayGap(say, gap)
+			l.say(gap, l.lost())
 			continue
 		}
 		if err == nil && !seen {
 			var why, remedy string
 			if why, remedy, err = r.behind(ctx, g); err == nil {
-				say(why, remedy)
+				l.say(why, remedy)
 				continue
 			}
 		}
 		if err != nil {
 			return err
 		}
-		forecast.LagBytes = max(forecast.LagBytes, behind)
-		if forecast.RoundTripMS < event.MS(took) {
-			forecast.RoundTripMS = event.MS(took)
-			forecast.ApplyBytesPerSec = float64(behind) / took.Seconds()
+		l.forecast.LagBytes = max(l.forecast.LagBytes, behind)
+		if l.forecast.RoundTripMS < event.MS(took) {
+			l.forecast.RoundTripMS = event.MS(took)
+			l.forecast.ApplyBytesPerSec = float64(behind) / took.Seconds()
 		}
 	}
-	if len(refused.Reasons) > 0 {
-		return refused
+	if len(l.refused.Reasons) > 0 {
+		return l.refused
 	}
-	r.Observe(forecast)
-	return r.readyViews(ctx)
+	r.Observe(l.forecast)
+	return l.viewsDue(ctx)
+}
+
+// look is a look at whether a handover can begin: what speaks against it, and what it
+// would probably cost.
+type look struct {
+	*run
+	refused  *refusal.Refusal
+	forecast event.Forecast
+}
+
+// say adds what speaks against it.
+func (l *look) say(why, remedy string) {
+	l.refused.Reasons = append(l.refused.Reasons, refusal.Reason{Why: why, Remedy: remedy})
 }
 
 // behind says why a marker did not arrive: the apply worker fails, which no waiting
@@ -136,104 +145,97 @@ const wayClosed = "pgbaton finish: this way is closed"
 const NoWayBack = "there is no way back: the handover was made without one, or its subscription was dropped"
 
 // noStream says whether a way back is missing: then nothing else of it is worth a word.
-func (r *run) noStream(ctx context.Context) (bool, error) {
-	if r.generation == 0 {
+func (l *look) noStream(ctx context.Context) (bool, error) {
+	if l.generation == 0 {
 		return false, nil
 	}
-	sub, err := replication.ReadSubscription(ctx, r.taker, r.Groups[0].Name())
-	return sub == nil && err == nil, r.Taker.Wrap("reading the subscription", err)
+	sub, err := replication.ReadSubscription(ctx, l.taker, l.Groups[0].Name())
+	return sub == nil && err == nil, l.Taker.Wrap("reading the subscription", err)
 }
 
-// readyTraffic looks whether traffic could be moved, and whether it is held back
+// trafficMoves looks whether traffic could be moved, and whether it is held back
 // already by a handover that this command cannot undo.
-func (r *run) readyTraffic(ctx context.Context, refused *refusal.Refusal) error {
-	reasons, err := r.Traffic.Check(ctx, r.Route(), r.MaxPause)
-	refused.Reasons = append(refused.Reasons, reasons...)
+func (l *look) trafficMoves(ctx context.Context) error {
+	reasons, err := l.Traffic.Check(ctx, l.Route(), l.MaxPause)
+	l.refused.Reasons = append(l.refused.Reasons, reasons...)
 	if err != nil {
 		return err
 	}
-	more, err := r.readyAddresses(ctx, len(reasons) == 0)
-	refused.Reasons = append(refused.Reasons, more...)
-	return err
+	return l.addresses(ctx, len(reasons) == 0)
 }
 
-// readyStreams looks at each group's slot, subscription and worker. whole says that
+// streams looks at each group's slot, subscription and worker. whole says that
 // nothing may be missing from the streams.
-func (r *run) readyStreams(ctx context.Context, say func(why, remedy string)) (whole bool, err error) {
+func (l *look) streams(ctx context.Context) (whole bool, err error) {
 	whole = true
-	for _, g := range r.Groups {
-		gap, err := replication.Gap(ctx, r.holder, r.taker, g)
+	for _, g := range l.Groups {
+		gap, err := replication.Gap(ctx, l.holder, l.taker, g)
 		if err != nil {
-			return false, r.Holder.Wrap("looking for a gap in the stream", err)
+			return false, l.Holder.Wrap("looking for a gap in the stream", err)
 		}
 		if gap != "" {
 			whole = false
-			r.sayGap(say, gap)
+			l.say(gap, l.lost())
 		}
 	}
 	if !whole {
 		return false, nil
 	}
-	left, err := StreamLeft(ctx, r.holder)
+	left, err := StreamLeft(ctx, l.holder)
 	if err == nil && left {
-		if err = r.clearBack(ctx); err == nil {
-			err = r.enableStream(ctx)
+		if err = l.clearBack(ctx); err == nil {
+			err = l.enableStream(ctx)
 		}
 	}
 	if err != nil {
-		return false, r.Taker.Wrap("enabling the subscription again", err)
+		return false, l.Taker.Wrap("enabling the subscription again", err)
 	}
-	for _, g := range r.Groups {
-		slot, err := replication.ReadSlot(ctx, r.holder, g.Name())
+	for _, g := range l.Groups {
+		slot, err := replication.ReadSlot(ctx, l.holder, g.Name())
 		if err != nil {
-			return false, r.Holder.Wrap("reading the slot", err)
+			return false, l.Holder.Wrap("reading the slot", err)
 		}
 		switch {
 		case slot == nil:
-			say(fmt.Sprintf("replication slot %s does not exist on the %s", g.Name(), r.Holder.Side),
-				"what was written since it was lost is not on the other side: "+r.lost())
+			l.say(fmt.Sprintf("replication slot %s does not exist on the %s", g.Name(), l.Holder.Side),
+				"what was written since it was lost is not on the other side: "+l.lost())
 			continue
 		case slot.Lost:
-			say(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL it needs", g.Name(), r.Holder.Side),
-				"raise max_slot_wal_keep_size, and "+r.lost())
+			l.say(fmt.Sprintf("replication slot %s is lost: the %s has removed WAL it needs", g.Name(), l.Holder.Side),
+				"raise max_slot_wal_keep_size, and "+l.lost())
 			continue
 		}
-		sub, err := replication.ReadSubscription(ctx, r.taker, g.Name())
+		sub, err := replication.ReadSubscription(ctx, l.taker, g.Name())
 		if err != nil {
-			return false, r.Taker.Wrap("reading the subscription", err)
+			return false, l.Taker.Wrap("reading the subscription", err)
 		}
 		switch {
 		case sub == nil:
-			say(fmt.Sprintf("subscription %s does not exist on the %s", g.Name(), r.Taker.Side), "pgbaton start completes an unfinished start")
+			l.say(fmt.Sprintf("subscription %s does not exist on the %s", g.Name(), l.Taker.Side), "pgbaton start completes an unfinished start")
 		case !sub.Enabled:
-			say(fmt.Sprintf("subscription %s is disabled", g.Name()), "pgbaton resume")
+			l.say(fmt.Sprintf("subscription %s is disabled", g.Name()), "pgbaton resume")
 		case !slot.Active:
 			// A worker that restarts is absent for up to wal_retrieve_retry_interval.
-			waitCtx, cancel := context.WithTimeout(ctx, min(r.MaxPause, 6*time.Second))
-			active := r.waitActive(waitCtx, g)
+			waitCtx, cancel := context.WithTimeout(ctx, min(l.MaxPause, 6*time.Second))
+			active := l.waitActive(waitCtx, g)
 			cancel()
 			if !active {
-				why, remedy, err := r.orFails(ctx, g,
+				why, remedy, err := l.orFails(ctx, g,
 					fmt.Sprintf("subscription %s is enabled but nobody reads its slot: the apply worker does not run", g.Name()),
-					"pgbaton status shows why; the log of the "+string(r.Taker.Side)+" has the server's message")
+					"pgbaton status shows why; the log of the "+string(l.Taker.Side)+" has the server's message")
 				if err != nil {
 					return false, err
 				}
-				say(why, remedy)
+				l.say(why, remedy)
 			}
 		}
 	}
 	return true, nil
 }
 
-// sayGap refuses to hand over what may not be all.
-func (r *run) sayGap(say func(why, remedy string), gap string) {
-	say(gap, r.lost())
-}
-
-func (r *run) waitActive(ctx context.Context, g replication.Group) bool {
+func (l *look) waitActive(ctx context.Context, g replication.Group) bool {
 	for {
-		slot, err := replication.ReadSlot(ctx, r.holder, g.Name())
+		slot, err := replication.ReadSlot(ctx, l.holder, g.Name())
 		if err != nil || slot == nil {
 			return false
 		}
@@ -246,17 +248,17 @@ func (r *run) waitActive(ctx context.Context, g replication.Group) bool {
 	}
 }
 
-// readyTransactions looks for what the fence, and the slots that are made inside
+// transactions looks for what the fence, and the slots that are made inside
 // it, would have to wait for: prepared transactions, and old transactions that
 // have written, in any database of a cluster in which a slot is made. Those in
 // the holder's database are ended by the fence.
-func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string), f *event.Forecast) error {
+func (l *look) transactions(ctx context.Context) error {
 	for _, side := range []struct {
 		Party
 		conn    *postgres.Session
 		evicted bool
-	}{{r.Holder, r.holder, true}, {r.Taker, r.taker, false}} {
-		if !side.evicted && r.NoRollback {
+	}{{l.Holder, l.holder, true}, {l.Taker, l.taker, false}} {
+		if !side.evicted && l.NoRollback {
 			continue // nothing on the taker waits for anyone
 		}
 		prepared, err := replication.PreparedInCluster(ctx, side.conn)
@@ -264,52 +266,52 @@ func (r *run) readyTransactions(ctx context.Context, say func(why, remedy string
 			return side.Wrap("looking for prepared transactions", err)
 		}
 		for _, p := range prepared {
-			say(fmt.Sprintf("%s on the %s could be committed after the fence, or would hold up a slot", p, side.Side),
+			l.say(fmt.Sprintf("%s on the %s could be committed after the fence, or would hold up a slot", p, side.Side),
 				"COMMIT PREPARED or ROLLBACK PREPARED it")
 		}
-		open, err := replication.OldTransactions(ctx, side.conn, replication.AllOf(r.Label))
+		open, err := replication.OldTransactions(ctx, side.conn, replication.AllOf(l.Label))
 		if err != nil {
 			return side.Wrap("looking for old transactions", err)
 		}
 		for _, t := range open {
-			f.OpenTransactions = append(f.OpenTransactions, string(side.Side)+": "+t.Who)
-			if t.Writes && t.Age > r.MaxPause/2 && !(t.Here && side.evicted) {
-				say(fmt.Sprintf("an old writing transaction in the %s's cluster: %s", side.Side, t.Who), "wait for it, or end it with pg_terminate_backend")
+			l.forecast.OpenTransactions = append(l.forecast.OpenTransactions, string(side.Side)+": "+t.Who)
+			if t.Writes && t.Age > l.MaxPause/2 && !(t.Here && side.evicted) {
+				l.say(fmt.Sprintf("an old writing transaction in the %s's cluster: %s", side.Side, t.Who), "wait for it, or end it with pg_terminate_backend")
 			}
 		}
 	}
-	if err := r.readyIntruders(ctx, say); err != nil {
+	if err := l.intruders(ctx); err != nil {
 		return err
 	}
 	var err error
-	if f.Sessions, err = replication.ClientSessions(ctx, r.holder); err != nil {
-		return r.Holder.Wrap("counting sessions", err)
+	if l.forecast.Sessions, err = replication.ClientSessions(ctx, l.holder); err != nil {
+		return l.Holder.Wrap("counting sessions", err)
 	}
-	r.sequences, err = catalog.Sequences(ctx, r.holder, r.Selection)
-	f.Sequences = len(r.sequences)
+	l.sequences, err = catalog.Sequences(ctx, l.holder, l.Selection)
+	l.forecast.Sequences = len(l.sequences)
 	if err != nil {
-		return r.Holder.Wrap("listing sequences", err)
+		return l.Holder.Wrap("listing sequences", err)
 	}
-	for _, g := range r.Groups {
-		tables, err := replication.PublicationTables(ctx, r.holder, g.Name())
+	for _, g := range l.Groups {
+		tables, err := replication.PublicationTables(ctx, l.holder, g.Name())
 		if err != nil {
-			return r.Holder.Wrap("reading the publication", err)
+			return l.Holder.Wrap("reading the publication", err)
 		}
-		f.Tables += max(0, len(tables)-1) // without the marker
+		l.forecast.Tables += max(0, len(tables)-1) // without the marker
 	}
 	return nil
 }
 
-// readyIntruders looks for subscriptions of others that write into the holder's
+// intruders looks for subscriptions of others that write into the holder's
 // database: the fence does not stop their workers.
-func (r *run) readyIntruders(ctx context.Context, say func(why, remedy string)) error {
-	names, err := replication.OtherSubscriptions(ctx, r.holder, replication.AllOf(r.Label))
+func (l *look) intruders(ctx context.Context) error {
+	names, err := replication.OtherSubscriptions(ctx, l.holder, replication.AllOf(l.Label))
 	for _, name := range names {
 		q := postgres.QuoteIdent(name)
-		say(fmt.Sprintf("subscription %s writes into the %s's database, and would go on behind the fence", q, r.Holder.Side),
+		l.say(fmt.Sprintf("subscription %s writes into the %s's database, and would go on behind the fence", q, l.Holder.Side),
 			"ALTER SUBSCRIPTION "+q+" DISABLE, there, until after the handover")
 	}
-	return r.Holder.Wrap("looking for subscriptions", err)
+	return l.Holder.Wrap("looking for subscriptions", err)
 }
 
 // roundTrip sends a marker through a group's stream and waits for it no longer

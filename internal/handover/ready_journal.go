@@ -76,13 +76,13 @@ func MendDamaged(d *journal.Damaged, holder postgres.Side, generation int64) str
 	return d.DeleteSQL()
 }
 
-// readyJournals refuses when a journal has been emptied, or holds what pgbaton has not
+// journals refuses when a journal has been emptied, or holds what pgbaton has not
 // written: inside the pause it would be too late to find out.
-func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) error {
+func (l *look) journals(ctx context.Context) error {
 	for _, side := range []struct {
 		Party
 		conn *postgres.Session
-	}{{r.Holder, r.holder}, {r.Taker, r.taker}} {
+	}{{l.Holder, l.holder}, {l.Taker, l.taker}} {
 		record, err := journal.Read(ctx, side.conn)
 		if err != nil {
 			return side.Wrap("reading the baton", err)
@@ -92,7 +92,7 @@ func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) e
 			return side.Wrap("reading the journal", err)
 		}
 		if lost {
-			say(LostText(side.Side), r.lost())
+			l.say(LostText(side.Side), l.lost())
 			continue
 		}
 		found, err := FindDamaged(ctx, side.conn)
@@ -100,41 +100,41 @@ func (r *run) readyJournals(ctx context.Context, say func(why, remedy string)) e
 			return side.Wrap("reading the journal", err)
 		}
 		for _, d := range found {
-			say(fmt.Sprintf("%s: %s", side.Side, d), r.mend(d))
+			l.say(fmt.Sprintf("%s: %s", side.Side, d), l.mend(d))
 		}
 	}
-	if r.Unselected != "" {
-		say(UnselectedText(r.Unselected), r.lost())
+	if l.Unselected != "" {
+		l.say(UnselectedText(l.Unselected), l.lost())
 	}
-	closed, err := FindClosed(ctx, r.Holder, r.holder, r.taker)
+	closed, err := FindClosed(ctx, l.Holder, l.holder, l.taker)
 	if err != nil {
 		return err
 	}
 	if closed != nil { // the fence would save what there is now as what is to come back
-		say(closed.Error(), closed.Remedy())
-		return r.readyOpen(ctx, say)
+		l.say(closed.Error(), closed.Remedy())
+		return l.takerOpens(ctx)
 	}
 	// Of a side that is open nothing is lost with the entry, which would be in the way.
-	_, err = fence.Raised(ctx, r.holder)
+	_, err = fence.Raised(ctx, l.holder)
 	if damaged := (*journal.Damaged)(nil); errors.As(err, &damaged) {
-		say(fmt.Sprintf("%s: %s", r.Holder.Side, damaged), damaged.DeleteSQL())
+		l.say(fmt.Sprintf("%s: %s", l.Holder.Side, damaged), damaged.DeleteSQL())
 	} else if err != nil {
-		return r.Holder.Wrap("looking for a fence", err)
+		return l.Holder.Wrap("looking for a fence", err)
 	}
-	if err := r.readyFence(ctx, say); err != nil {
+	if err := l.holderShuts(ctx); err != nil {
 		return err
 	}
-	return r.readyOpen(ctx, say)
+	return l.takerOpens(ctx)
 }
 
-// readyFence tries the holder's fence.
-func (r *run) readyFence(ctx context.Context, say func(why, remedy string)) error {
-	err := fence.Rehearse(ctx, r.holder, r.Holder.Database(), r.Holder.Keeps)
+// holderShuts tries the holder's fence.
+func (l *look) holderShuts(ctx context.Context) error {
+	err := fence.Rehearse(ctx, l.holder, l.Holder.Database(), l.Holder.Keeps)
 	if postgres.Refused(err) {
-		say(fmt.Sprintf("the %s could not be fenced: %s", r.Holder.Side, postgres.Describe(err)), mayGrant)
+		l.say(fmt.Sprintf("the %s could not be fenced: %s", l.Holder.Side, postgres.Describe(err)), mayGrant)
 		return nil
 	}
-	return r.Holder.Wrap("trying the fence", err)
+	return l.Holder.Wrap("trying the fence", err)
 }
 
 // UnselectedText says that no side knows any more what a migration includes.
@@ -147,35 +147,35 @@ func LostText(side postgres.Side) string {
 	return fmt.Sprintf("%s: the journal of pgbaton is gone, or was emptied by somebody: what the migration has changed there for its time (replica identities, triggers, grants on the database) is not known any more", side)
 }
 
-// readyOpen reads what the taker's fence saved, and tries to lift it. The taker does
+// takerOpens reads what the taker's fence saved, and tries to lift it. The taker does
 // not have the baton, so it is fenced.
-func (r *run) readyOpen(ctx context.Context, say func(why, remedy string)) error {
-	saved, err := fence.Raised(ctx, r.taker)
+func (l *look) takerOpens(ctx context.Context) error {
+	saved, err := fence.Raised(ctx, l.taker)
 	damaged := (*journal.Damaged)(nil)
 	if err != nil && !errors.As(err, &damaged) {
-		return r.Taker.Wrap("reading what the fence saved", err)
+		return l.Taker.Wrap("reading what the fence saved", err)
 	}
-	here, err := fence.Read(ctx, r.holder)
+	here, err := fence.Read(ctx, l.holder)
 	if err != nil {
-		return r.Holder.Wrap("reading the database's grants", err)
+		return l.Holder.Wrap("reading the database's grants", err)
 	}
 	switch {
 	case damaged == nil && saved != nil && (letsIn(saved.Grants) || !letsIn(here.Grants)):
-		r.opening = saved
-		if err := fence.RehearseLift(ctx, r.taker, r.Taker.Database()); postgres.Refused(err) {
-			say(fmt.Sprintf("the %s could not be opened: %s", r.Taker.Side, postgres.Describe(err)), mayGrant)
+		l.opening = saved
+		if err := fence.RehearseLift(ctx, l.taker, l.Taker.Database()); postgres.Refused(err) {
+			l.say(fmt.Sprintf("the %s could not be opened: %s", l.Taker.Side, postgres.Describe(err)), mayGrant)
 		} else if err != nil {
-			return r.Taker.Wrap("trying to lift the fence", err)
+			return l.Taker.Wrap("trying to lift the fence", err)
 		}
 		return nil
 	}
-	now, err := fence.Read(ctx, r.taker)
+	now, err := fence.Read(ctx, l.taker)
 	if err != nil {
-		return r.Taker.Wrap("reading the database's grants", err)
+		return l.Taker.Wrap("reading the database's grants", err)
 	}
-	known, _, err := here.Effective(ctx, r.taker, now.Owner)
+	known, _, err := here.Effective(ctx, l.taker, now.Owner)
 	if err != nil {
-		return r.Taker.Wrap("listing roles", err)
+		return l.Taker.Wrap("listing roles", err)
 	}
 	why := "what the fence saved is gone from the journal"
 	switch {
@@ -186,7 +186,7 @@ func (r *run) readyOpen(ctx context.Context, say func(why, remedy string)) error
 	}
 	known.ReadOnly = "" // of the taker's own nothing is known
 	sql, err := known.SaveSQL()
-	say(fmt.Sprintf("the %s could not be opened: %s", r.Taker.Side, why), sql)
+	l.say(fmt.Sprintf("the %s could not be opened: %s", l.Taker.Side, why), sql)
 	return err
 }
 

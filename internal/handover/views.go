@@ -20,13 +20,13 @@ type heldViews struct {
 	Views      []catalog.MatView `json:"views"`
 }
 
-// readyViews says which views could not be refreshed on the taker so far.
-func (r *run) readyViews(ctx context.Context) error {
-	failed, err := schema.Failed(ctx, r.taker)
+// viewsDue says which views could not be refreshed on the taker so far.
+func (l *look) viewsDue(ctx context.Context) error {
+	failed, err := schema.Failed(ctx, l.taker)
 	for _, d := range failed {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: d.Text(), Remedy: d.Remedy(r.Taker.Version(), "the "+r.Command)})
+		l.Observe(event.Warning{Side: string(l.Taker.Side), Text: d.Text(), Remedy: d.Remedy(l.Taker.Version(), "the "+l.Command)})
 	}
-	return r.Taker.Wrap("reading the journal", err)
+	return l.Taker.Wrap("reading the journal", err)
 }
 
 // noteViews remembers on the taker which views the holder has populated: behind the
