@@ -132,7 +132,7 @@ downtime, nothing lost.
   check → start → status → rehearse → switchover → rollback or finish`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          knownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON lines on standard output")
@@ -153,7 +153,21 @@ downtime, nothing lost.
 			c.Args = noArgs
 		}
 	}
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		for _, shell := range c.Commands() { // of completion
+			shell.Args = noArgs
+		}
+	}
 	return root
+}
+
+// knownCommand refuses what is no command as wrong usage.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unknown command %q for %q", args[0], cmd.CommandPath())
+	}
+	return nil
 }
 
 // noArgs refuses arguments as wrong usage.
@@ -188,8 +202,6 @@ func exitCode(err error) int {
 		return outcome.Aborted
 	case errors.As(err, &refused), errors.As(err, &pooler):
 		return outcome.NotNow
-	case strings.HasPrefix(err.Error(), "unknown command"):
-		return outcome.Usage // cobra has no type for it
 	}
 	return outcome.Failed
 }
