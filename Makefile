@@ -41,20 +41,20 @@ race: ## the tests that need no servers, under the race detector
 	go test $(UNITFLAGS) -race $(ARGS) ./...
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
-	@set -e; grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z]+' cmd internal | while IFS=: read -r file name; do \
+	@set -e; grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z]+' bench cmd internal | while IFS=: read -r file name; do \
 		echo "$${name#func }"; \
 		go test -run '^$$' -fuzz "^$${name#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x -parallel 2 "./$${file%/*}"; \
 	done
 
 bench: fetch build ## measurements; the results go to bench-out/
-	go run ./internal/bench
+	go run ./bench
 
 # `make bench-copy BENCHFLAGS='--scale 0.1 --runs 3 --databases mixed'` is one to try out.
 bench-copy: fetch fetch-bench build ## the initial copy beside other tools; takes hours
-	go run ./internal/bench $(BENCHFLAGS) copy
+	go run ./bench $(BENCHFLAGS) copy
 
 bench-large: fetch build ## a transaction of 5 million rows right before a switchover; `BENCHFLAGS='--large-rows 200000'` is one to try out
-	go run ./internal/bench $(BENCHFLAGS) large
+	go run ./bench $(BENCHFLAGS) large
 
 fetch: ## the servers and PgBouncer that tests need, into POSTGRES_DIR
 	scripts/fetch-postgres $(SERVERS) pgbouncer

@@ -17,7 +17,7 @@ import (
 // floors are the packages of pgbaton, from the top down. A package imports only such as
 // stand on a floor below its own: two of one floor know nothing of each other.
 var floors = [][]string{
-	{"cmd/pgbaton", "internal/bench"},
+	{"bench", "cmd/pgbaton"},
 	{"internal/cli"},                          // flags, confirmation, words
 	{"internal/demo", "internal/ui"},          // who shows and tells
 	{"internal/guardian", "internal/outcome"}, // what goes on beside a command, and after it
@@ -38,8 +38,8 @@ var reserved = map[string]struct {
 	why string
 }{
 	"internal/pgtest":    {nil, "it is for tests"},
-	"internal/cluster":   {[]string{"internal/bench", "internal/demo", "internal/pgtest"}, "no command but the demo starts servers"},
-	"internal/demo/shop": {[]string{"internal/bench", "internal/demo"}, "the shop is the demo's, and a load for measurements"},
+	"internal/cluster":   {[]string{"bench", "internal/demo", "internal/pgtest"}, "no command but the demo starts servers"},
+	"internal/demo/shop": {[]string{"bench", "internal/demo"}, "the shop is the demo's, and a load for measurements"},
 }
 
 // source is one file: its package's directory, and those of pgbaton's packages that it imports.

@@ -26,7 +26,7 @@ type statement struct{ where, sql string }
 // tests, are left out.
 func statements(t *testing.T, except ...string) (found []statement) {
 	t.Helper()
-	except = append(except, "bench", "cluster", "demo", "pgtest")
+	except = append(except, "cluster", "demo", "pgtest")
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
