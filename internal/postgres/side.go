@@ -1,6 +1,3 @@
-// Package postgres is the thin layer between pgbaton and the protocol: one way
-// to open a connection, connection strings, versions, identifiers, positions,
-// and errors that say on which side they happened.
 package postgres
 
 // Side is one of the two ends of a migration. It is fixed for the whole

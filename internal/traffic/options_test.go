@@ -34,7 +34,7 @@ func set(t *testing.T, f *pflag.FlagSet, values ...string) {
 }
 
 // named are source files that may name a kind of mover: what is about one only.
-var named = regexp.MustCompile(`^(internal/(traffic|demo|bench|cluster|pgtest)/.*|internal/cli/demo\.go|.*_test\.go)$`)
+var named = regexp.MustCompile(`^(internal/(traffic|demo|cluster|pgtest)/.*|internal/cli/demo\.go|.*_test\.go)$`)
 
 // TestNamedNowhereElse: neither code nor text outside of this package names a kind of mover
 // or one of its flags, but for demonstrations, measurements and tests.
