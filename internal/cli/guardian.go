@@ -65,3 +65,36 @@ func (a *app) takeOver(cmd *cobra.Command, t guardTask) (guardian.TakeOver, erro
 		return migrate.TakeOver(ctx, m, h, w, kill, why)
 	}, nil
 }
+
+// guardName is the command that a guardian is run with.
+const guardName = "guardian"
+
+// guardTask is what a guardian is told: all that the command was told.
+type guardTask struct {
+	Connections guardConnections `json:"connections"`
+	Handover    handoverFlags    `json:"handover"`
+}
+
+// guardConnections are the resolved connection strings, of the servers that the
+// command works on: a guardian runs in another directory, the environment may be
+// another by then, and of several hosts another may answer first.
+type guardConnections struct {
+	Source           string `json:"source"`
+	Target           string `json:"target"`
+	SourceFromTarget string `json:"source_from_target"`
+	TargetFromSource string `json:"target_from_source"`
+	Migration        string `json:"migration"`
+}
+
+func guardedConnections(m migrate.Config) guardConnections {
+	return guardConnections{Source: m.Source.Conninfo().String(), Target: m.Target.Conninfo().String(),
+		SourceFromTarget: m.SourceFromTarget.Given().String(), TargetFromSource: m.TargetFromSource.Given().String(), Migration: m.Name}
+}
+
+func newGuard() (*guardian.Guard, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program's own path: %w", err)
+	}
+	return guardian.New(program, []string{guardName}), nil
+}

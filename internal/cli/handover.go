@@ -4,14 +4,12 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"pgbaton/internal/event"
-	"pgbaton/internal/guardian"
 	"pgbaton/internal/handover"
 	"pgbaton/internal/migrate"
 	"pgbaton/internal/outcome"
@@ -126,48 +124,6 @@ func (a *app) lookAndAsk(cmd *cobra.Command, h migrate.Handover) error {
 	return a.confirm(false, question)
 }
 
-func (a *app) rehearseCommand() *cobra.Command {
-	var f handoverFlags
-	cmd := &cobra.Command{
-		Use:   "rehearse",
-		Short: "Measure a handover without making anyone wait",
-		Long: `rehearse looks at all that a handover needs and measures its parts on the real
-servers, without making anyone wait and without changing who may write. It
-rehearses the handover that comes next: a switchover, or after one a rollback.
-Exit code 3 when a real handover would be refused.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := f.valid(); err != nil {
-				return err
-			}
-			mover, err := a.mover(cmd, &f.Traffic, nil)
-			if err != nil {
-				return err
-			}
-			defer mover.Close()
-			return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
-				h := migrate.Handover{MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: mover}
-				result, err := m.Rehearse(ctx, h)
-				if err != nil {
-					return &withResult{err, result}
-				}
-				next := a.next(outcome.State{Forth: result.Command})
-				if a.json {
-					p.Result(struct {
-						OK bool `json:"ok"`
-						handover.Rehearsal
-					}{true, result}, next)
-					return nil
-				}
-				ui.Rehearsal(a.stdout, result)
-				ui.Next(a.stdout, next)
-				return nil
-			})
-		},
-	}
-	f.register(cmd)
-	return cmd
-}
-
 // handedOver prints how a handover went.
 func (a *app) handedOver(p *ui.Printer, result handover.Result, err error) error {
 	if err != nil {
@@ -213,37 +169,4 @@ func (a *app) askForce(cmd *cobra.Command, h migrate.Handover) error {
 		return refusal.New("--holder-lost", "not confirmed: "+name+" was to be typed", "")
 	}
 	return nil
-}
-
-// guardName is the command that a guardian is run with.
-const guardName = "guardian"
-
-// guardTask is what a guardian is told: all that the command was told.
-type guardTask struct {
-	Connections guardConnections `json:"connections"`
-	Handover    handoverFlags    `json:"handover"`
-}
-
-// guardConnections are the resolved connection strings, of the servers that the
-// command works on: a guardian runs in another directory, the environment may be
-// another by then, and of several hosts another may answer first.
-type guardConnections struct {
-	Source           string `json:"source"`
-	Target           string `json:"target"`
-	SourceFromTarget string `json:"source_from_target"`
-	TargetFromSource string `json:"target_from_source"`
-	Migration        string `json:"migration"`
-}
-
-func guardedConnections(m migrate.Config) guardConnections {
-	return guardConnections{Source: m.Source.Conninfo().String(), Target: m.Target.Conninfo().String(),
-		SourceFromTarget: m.SourceFromTarget.Given().String(), TargetFromSource: m.TargetFromSource.Given().String(), Migration: m.Name}
-}
-
-func newGuard() (*guardian.Guard, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find this program's own path: %w", err)
-	}
-	return guardian.New(program, []string{guardName}), nil
 }
