@@ -24,6 +24,7 @@ func (a *app) checkCommand() *cobra.Command {
 				return err
 			}
 			p := ui.NewPrinter(a.stdout, a.stderr, a.json)
+			a.printer = p
 			watchStalls(m, p)
 			report, err := migrate.Check(cmd.Context(), m)
 			p.Close()
@@ -37,21 +38,21 @@ func (a *app) checkCommand() *cobra.Command {
 			if len(report.Blockers()) > 0 {
 				state.Code = outcome.NotNow
 			}
-			next := a.next(state)
 			if a.json {
 				for _, finding := range report.Findings {
 					p.Object("finding", finding)
 				}
-				n := len(report.Blockers())
-				p.Result(map[string]any{"ok": n == 0, "blockers": n, "findings": len(report.Findings)}, next)
-			} else {
+			}
+			n := len(report.Blockers())
+			result := map[string]any{"ok": n == 0, "blockers": n, "findings": len(report.Findings)}
+			err = a.answer(result, state, func(next outcome.Next) {
 				ui.Check(a.stdout, report)
 				ui.Next(a.stdout, next)
-			}
-			if len(report.Blockers()) > 0 {
+			})
+			if n > 0 {
 				return errReported
 			}
-			return nil
+			return err
 		},
 	}
 	f.register(cmd, preflight.TryNever)

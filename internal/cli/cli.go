@@ -168,3 +168,22 @@ func (a *app) next(s outcome.State) outcome.Next {
 	s.Command = a.command
 	return outcome.After(s)
 }
+
+// answer ends a command: with --json by its result, which carries what to run next, else
+// by what say writes.
+func (a *app) answer(result any, s outcome.State, say func(next outcome.Next)) error {
+	return a.answerIn(a.json, result, s, say)
+}
+
+// answerIn is answer for a command that has another flag that asks for JSON too.
+func (a *app) answerIn(json bool, result any, s outcome.State, say func(next outcome.Next)) error {
+	switch next := a.next(s); {
+	case !json:
+		say(next)
+	case a.printer != nil:
+		a.printer.Result(result, next)
+	default:
+		ui.NewPrinter(a.stdout, a.stderr, true).Result(result, next)
+	}
+	return nil
+}

@@ -8,7 +8,6 @@ import (
 
 	"pgbaton/internal/demo"
 	"pgbaton/internal/outcome"
-	"pgbaton/internal/ui"
 )
 
 // demoName is the command's name.
@@ -41,13 +40,11 @@ POSTGRES_DIR and where the usual packages put them; "make demo" brings them.`,
 			if err != nil {
 				return err
 			}
-			if a.json {
-				ui.NewPrinter(a.stdout, a.stderr, true).Result(struct {
-					OK bool `json:"ok"`
-					demo.Report
-				}{true, report}, a.next(outcome.State{}))
-			}
-			return nil
+			okay := struct {
+				OK bool `json:"ok"`
+				demo.Report
+			}{true, report}
+			return a.answer(okay, outcome.State{}, func(outcome.Next) {}) // its story has been told
 		},
 	}
 	flags := cmd.Flags()

@@ -37,7 +37,7 @@ func (a *app) finishCommand() *cobra.Command {
 // cleaning is what finish and reset have in common: the question, and what was removed.
 func (a *app) cleaning(cmd *cobra.Command, yes bool, question string,
 	do func(context.Context, *migrate.Migration) (migrate.CleanResult, error)) error {
-	return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+	return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, _ *ui.Printer) error {
 		if err := a.confirm(yes, question); err != nil {
 			return err
 		}
@@ -45,18 +45,15 @@ func (a *app) cleaning(cmd *cobra.Command, yes bool, question string,
 		if err != nil {
 			return err
 		}
-		next := a.next(outcome.State{Left: len(result.Left) > 0})
-		if a.json {
-			p.Result(struct {
-				OK bool `json:"ok"`
-				migrate.CleanResult
-			}{true, result}, next)
-			return nil
-		}
-		ui.Clean(a.stdout, result)
-		if len(result.Left) > 0 {
-			ui.Next(a.stdout, next)
-		}
-		return nil
+		okay := struct {
+			OK bool `json:"ok"`
+			migrate.CleanResult
+		}{true, result}
+		return a.answer(okay, outcome.State{Left: len(result.Left) > 0}, func(next outcome.Next) {
+			ui.Clean(a.stdout, result)
+			if len(result.Left) > 0 {
+				ui.Next(a.stdout, next)
+			}
+		})
 	})
 }

@@ -91,14 +91,14 @@ wherever things stand.`,
 			if err != nil {
 				return err
 			}
-			return a.withMigration(cmd, migrate.Asks, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+			return a.withMigration(cmd, migrate.Asks, nil, func(ctx context.Context, m *migrate.Migration, _ *ui.Printer) error {
 				guard.Task(guardTask{guardedConnections(m.Config), f})
 				if lost {
 					result, err := m.TakeByForce(ctx, h)
-					return a.handedOver(p, result, err)
+					return a.handedOver(result, err)
 				}
 				result, err := m.HandOver(ctx, h)
-				return a.handedOver(p, result, err)
+				return a.handedOver(result, err)
 			})
 		},
 	}
@@ -125,21 +125,18 @@ func (a *app) lookAndAsk(cmd *cobra.Command, h migrate.Handover) error {
 }
 
 // handedOver prints how a handover went.
-func (a *app) handedOver(p *ui.Printer, result handover.Result, err error) error {
+func (a *app) handedOver(result handover.Result, err error) error {
 	if err != nil {
 		return &withResult{err, result}
 	}
-	next := a.next(outcome.State{Baton: result.Baton})
-	if a.json {
-		p.Result(struct {
-			OK bool `json:"ok"`
-			handover.Result
-		}{true, result}, next)
-		return nil
-	}
-	ui.Handover(a.stdout, result)
-	ui.Next(a.stdout, next)
-	return nil
+	okay := struct {
+		OK bool `json:"ok"`
+		handover.Result
+	}{true, result}
+	return a.answer(okay, outcome.State{Baton: result.Baton}, func(next outcome.Next) {
+		ui.Handover(a.stdout, result)
+		ui.Next(a.stdout, next)
+	})
 }
 
 // askForce has it confirmed that a side is opened whose holder is lost, by typing the

@@ -32,13 +32,12 @@ func (a *app) planCommand() *cobra.Command {
 					for _, step := range append(steps, handOver...) {
 						p.Object("step", step)
 					}
-					p.Result(map[string]any{"ok": true}, a.next(outcome.State{Phase: planned(steps)}))
-					return nil
 				}
-				ui.Plan(a.stdout, "pgbaton start", steps)
-				fmt.Fprintln(a.stdout)
-				ui.Plan(a.stdout, "pgbaton switchover", handOver)
-				return nil
+				return a.answer(map[string]any{"ok": true}, outcome.State{Phase: planned(steps)}, func(outcome.Next) {
+					ui.Plan(a.stdout, "pgbaton start", steps)
+					fmt.Fprintln(a.stdout)
+					ui.Plan(a.stdout, "pgbaton switchover", handOver)
+				})
 			})
 		},
 	}

@@ -29,23 +29,20 @@ Exit code 3 when a real handover would be refused.`,
 				return err
 			}
 			defer mover.Close()
-			return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+			return a.withMigration(cmd, migrate.Operates, nil, func(ctx context.Context, m *migrate.Migration, _ *ui.Printer) error {
 				h := migrate.Handover{MaxPause: f.MaxPause, NoRollback: f.NoRollback, Traffic: mover}
 				result, err := m.Rehearse(ctx, h)
 				if err != nil {
 					return &withResult{err, result}
 				}
-				next := a.next(outcome.State{Forth: result.Command})
-				if a.json {
-					p.Result(struct {
-						OK bool `json:"ok"`
-						handover.Rehearsal
-					}{true, result}, next)
-					return nil
-				}
-				ui.Rehearsal(a.stdout, result)
-				ui.Next(a.stdout, next)
-				return nil
+				okay := struct {
+					OK bool `json:"ok"`
+					handover.Rehearsal
+				}{true, result}
+				return a.answer(okay, outcome.State{Forth: result.Command}, func(next outcome.Next) {
+					ui.Rehearsal(a.stdout, result)
+					ui.Next(a.stdout, next)
+				})
 			})
 		},
 	}

@@ -27,17 +27,14 @@ with finish --report FILE.`,
 			if format != "markdown" && format != "json" {
 				return usagef("--format must be markdown or json, not %q", format)
 			}
-			return a.withMigration(cmd, migrate.Looks, nil, func(ctx context.Context, m *migrate.Migration, p *ui.Printer) error {
+			return a.withMigration(cmd, migrate.Looks, nil, func(ctx context.Context, m *migrate.Migration, _ *ui.Printer) error {
 				report, err := m.Report(ctx)
 				if err != nil {
 					return err
 				}
-				if a.json || format == "json" {
-					ui.NewPrinter(a.stdout, a.stderr, true).Result(report, a.next(outcome.State{Baton: report.Baton}))
-					return nil
-				}
-				ui.Report(a.stdout, report)
-				return nil
+				return a.answerIn(a.json || format == "json", report, outcome.State{Baton: report.Baton}, func(outcome.Next) {
+					ui.Report(a.stdout, report)
+				})
 			})
 		},
 	}

@@ -25,22 +25,18 @@ func (a *app) startCommand() *cobra.Command {
 					return err
 				}
 				p.Close()
-				next := a.next(outcome.State{Phase: result.Phase})
-				if a.json {
-					p.Result(okayStart{true, result}, next)
-					return nil
-				}
-				copied := ""
-				if result.BytesCopied > 0 {
-					copied = fmt.Sprintf("%s, %s copied", phrase.Count(result.TablesCopied, "table"), ui.Bytes(result.BytesCopied))
-					if result.BytesPerSec > 0 {
-						copied += fmt.Sprintf(" at %s/s", ui.Bytes(int64(result.BytesPerSec)))
+				return a.answer(okayStart{true, result}, outcome.State{Phase: result.Phase}, func(next outcome.Next) {
+					copied := ""
+					if result.BytesCopied > 0 {
+						copied = fmt.Sprintf("%s, %s copied", phrase.Count(result.TablesCopied, "table"), ui.Bytes(result.BytesCopied))
+						if result.BytesPerSec > 0 {
+							copied += fmt.Sprintf(" at %s/s", ui.Bytes(int64(result.BytesPerSec)))
+						}
+						copied += ". "
 					}
-					copied += ". "
-				}
-				fmt.Fprintf(a.stdout, "%sThe migration is %s after %s.\n", copied, result.Phase, ui.Seconds(result.Seconds))
-				ui.Next(a.stdout, next)
-				return nil
+					fmt.Fprintf(a.stdout, "%sThe migration is %s after %s.\n", copied, result.Phase, ui.Seconds(result.Seconds))
+					ui.Next(a.stdout, next)
+				})
 			})
 		},
 	}

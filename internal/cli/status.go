@@ -48,14 +48,13 @@ func (a *app) statusOnce(cmd *cobra.Command, watch bool) error {
 		if err != nil {
 			return err
 		}
-		next := a.next(outcome.State{Phase: status.Phase, Paused: paused(status), Baton: status.Baton, Generation: max(status.Source.Generation, status.Target.Generation),
-			Working: status.Working, Unfinished: status.Unfinished, Broken: status.Broken, Unread: status.Phase != migrate.PhaseNew && !(status.Source.Reachable && status.Target.Reachable)})
-		switch {
-		case a.json && watch:
+		state := outcome.State{Phase: status.Phase, Paused: paused(status), Baton: status.Baton, Generation: max(status.Source.Generation, status.Target.Generation),
+			Working: status.Working, Unfinished: status.Unfinished, Broken: status.Broken, Unread: status.Phase != migrate.PhaseNew && !(status.Source.Reachable && status.Target.Reachable)}
+		if a.json && watch {
 			p.Object("status", status)
-		case a.json:
-			p.Result(status, next)
-		default:
+			return nil
+		}
+		return a.answer(status, state, func(next outcome.Next) {
 			if watch {
 				fmt.Fprintf(a.stdout, "%s\n", time.Now().Format(time.DateTime))
 			}
@@ -63,8 +62,7 @@ func (a *app) statusOnce(cmd *cobra.Command, watch bool) error {
 			if watch {
 				fmt.Fprintln(a.stdout)
 			}
-		}
-		return nil
+		})
 	})
 }
 

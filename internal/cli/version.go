@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"pgbaton/internal/outcome"
-	"pgbaton/internal/ui"
 )
 
 // version is the module's, as the build recorded it.
@@ -23,11 +22,10 @@ func (a *app) versionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "Print the version",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if a.json {
-				ui.NewPrinter(a.stdout, a.stderr, true).Result(map[string]any{"ok": true, "version": version()}, a.next(outcome.State{}))
-				return nil
-			}
-			_, err := fmt.Fprintf(a.stdout, "pgbaton %s\n", version())
+			var err error
+			_ = a.answer(map[string]any{"ok": true, "version": version()}, outcome.State{}, func(outcome.Next) {
+				_, err = fmt.Fprintf(a.stdout, "pgbaton %s\n", version())
+			})
 			return err
 		},
 	}
