@@ -25,11 +25,11 @@ var floors = [][]string{
 	{"internal/handover"},                     // the handover, direction-free
 	{"internal/preflight"},                    // findings
 	{"internal/fence", "internal/replication", "internal/schema", "internal/tablecopy", "internal/traffic"}, // one craft each
-	{"internal/catalog", "internal/journal", "internal/plan"},                                               // what databases hold: theirs, and ours; what would be done to them
+	{"internal/catalog", "internal/event", "internal/journal", "internal/plan"},                             // what databases hold: theirs, and ours; what would be done to them; what happens
 	{"internal/pgtest"},                         // servers for tests, poolers, writers
 	{"internal/demo/shop", "internal/postgres"}, // connections; an application
 	{"internal/cluster"},                        // throw-away servers
-	{"internal/event", "internal/option", "internal/phrase", "internal/refusal", "internal/routine"}, // values and words, of no floor's matter
+	{"internal/option", "internal/phrase", "internal/refusal", "internal/routine"}, // values and words, of no floor's matter
 }
 
 // reserved are packages that not everybody above may import.

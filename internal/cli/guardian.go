@@ -52,7 +52,7 @@ func (a *app) takeOver(cmd *cobra.Command, t guardTask) (guardian.TakeOver, erro
 	}
 	m.Observe = func(e event.Event) {
 		if w, ok := e.(event.Warning); ok {
-			a.guardianSays(w.Side + ": " + w.Text)
+			a.guardianSays(string(w.Side) + ": " + w.Text)
 		}
 	}
 	mover, err := a.mover(cmd, &t.Handover.Traffic, nil)

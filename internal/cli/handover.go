@@ -153,7 +153,7 @@ func (a *app) askForce(cmd *cobra.Command, h migrate.Handover) error {
 		if !word.Marker.IsZero() {
 			text = fmt.Sprintf("the last marker that arrived from the %s was written at %s, %s ago", h.To.Other(), word.Marker.Format(time.RFC3339Nano), ui.Seconds(word.AgeAtMost))
 		}
-		p.Observe(event.Warning{Side: string(h.To), Text: text + ": what was committed there later may not have arrived, and is lost then",
+		p.Observe(event.Warning{Side: h.To, Text: text + ": what was committed there later may not have arrived, and is lost then",
 			Remedy: "if that server can still be reached, or comes back, a handover without --holder-lost loses nothing"})
 		return nil
 	})

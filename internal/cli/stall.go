@@ -20,7 +20,7 @@ func tellsStalls(cmd *cobra.Command, printer *ui.Printer) bool {
 func watchStalls(m migrate.Config, printer *ui.Printer) {
 	for _, server := range []*postgres.Server{m.Source, m.Target} {
 		server.Watch(func(s postgres.Stall) {
-			printer.Observe(event.Waiting{For: s.For, Side: string(s.Side), Behind: s.Behind, Seconds: s.Elapsed.Seconds()})
+			printer.Observe(event.Waiting{For: s.For, Side: s.Side, Behind: s.Behind, Seconds: s.Elapsed.Seconds()})
 		})
 	}
 }

@@ -76,7 +76,7 @@ func (d *demo) tell(kind string, line []byte) {
 	switch kind {
 	case event.Warning{}.Type():
 		e := decode[event.Warning](line)
-		d.say("  warning: %s", strings.TrimPrefix(e.Side+": "+e.Text, ": "))
+		d.say("  warning: %s", strings.TrimPrefix(string(e.Side)+": "+e.Text, ": "))
 	case event.PhaseUndone{}.Type():
 		d.say("  undone: %s", decode[event.PhaseUndone](line).Phase)
 	}

@@ -2,7 +2,11 @@
 // never text. Package ui renders them; a program reads them as JSON.
 package event
 
-import "time"
+import (
+	"time"
+
+	"pgbaton/internal/postgres"
+)
 
 // Event is one thing that happened.
 type Event interface {
@@ -27,17 +31,17 @@ type StepEnded struct {
 
 // Waiting says that a server makes us wait, and for whom.
 type Waiting struct {
-	For     string   `json:"for"`               // what is waited for
-	Side    string   `json:"side"`              // on which side
-	Behind  []string `json:"behind,omitempty"`  // the sessions or objects in the way
-	Seconds float64  `json:"seconds,omitempty"` // since when
+	For     string        `json:"for"`               // what is waited for
+	Side    postgres.Side `json:"side"`              // on which side
+	Behind  []string      `json:"behind,omitempty"`  // the sessions or objects in the way
+	Seconds float64       `json:"seconds,omitempty"` // since when
 }
 
 // Warning is something a person should know; the work goes on.
 type Warning struct {
-	Side   string `json:"side,omitempty"`
-	Text   string `json:"text"`
-	Remedy string `json:"remedy,omitempty"`
+	Side   postgres.Side `json:"side,omitempty"`
+	Text   string        `json:"text"`
+	Remedy string        `json:"remedy,omitempty"`
 }
 
 // Progress is how far the copy is. Bytes are those of the COPY stream; of

@@ -24,7 +24,7 @@ func (r *run) presetConfigs(ctx context.Context) error {
 		return r.Holder.Wrap("listing the tables of extensions", err)
 	}
 	for _, text := range left {
-		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: text, Remedy: "move them by hand, or by the extension's own means"})
+		r.Observe(event.Warning{Side: r.Holder.Side, Text: text, Remedy: "move them by hand, or by the extension's own means"})
 	}
 	r.configs = nil
 	for _, c := range configs {
@@ -67,7 +67,7 @@ func (r *run) setConfigs(ctx context.Context) error {
 func (r *run) writeConfig(ctx context.Context, c schema.Config, rows []byte) error {
 	unheard, err := c.Write(ctx, r.taker, rows)
 	if unheard != nil {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: c.Unheard(unheard), Remedy: schema.UnheardRemedy})
+		r.Observe(event.Warning{Side: r.Taker.Side, Text: c.Unheard(unheard), Remedy: schema.UnheardRemedy})
 	}
 	return r.Taker.Wrap("writing the rows of extensions", err)
 }

@@ -173,7 +173,7 @@ func (r *run) takeBack(ctx context.Context, begun func(phase) bool, dead bool, b
 		case err == nil:
 			r.Observe(event.PhaseUndone{Phase: p.name})
 		default:
-			r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "what was prepared for the way back could not be removed: " + postgres.Describe(err),
+			r.Observe(event.Warning{Side: r.Taker.Side, Text: "what was prepared for the way back could not be removed: " + postgres.Describe(err),
 				Remedy: "the next handover, finish or reset removes it"})
 		}
 	}
@@ -236,7 +236,7 @@ func (r *run) undoLeftovers(ctx context.Context) error {
 		return r.Holder.Wrap("taking over an earlier handover", err)
 	}
 	if closed == nil {
-		r.Observe(event.Warning{Side: string(r.Holder.Side),
+		r.Observe(event.Warning{Side: r.Holder.Side,
 			Text: "an earlier handover died before the pass; it is undone first: the fence is lifted and traffic resumed"})
 	}
 	left, err := r.takeBack(ctx, func(p phase) bool { return found[p.name] }, true, undoTimeout)

@@ -111,11 +111,11 @@ func (r *run) settle(ctx context.Context) error {
 	not, err := schema.ValidateChecks(ctx, r.taker)
 	try(r.Taker.Side, "validating constraints that call functions", err)
 	for _, u := range not {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: u.Text(), Remedy: u.Remedy()})
+		r.Observe(event.Warning{Side: r.Taker.Side, Text: u.Text(), Remedy: u.Remedy()})
 	}
 	_, left, err = schema.RestoreTriggers(ctx, r.taker)
 	for _, l := range left {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: l.Why, Remedy: l.Remedy})
+		r.Observe(event.Warning{Side: r.Taker.Side, Text: l.Why, Remedy: l.Remedy})
 	}
 	try(r.Taker.Side, "restoring triggers", err)
 	try(r.Taker.Side, "refreshing materialized views", r.populate(ctx))

@@ -252,7 +252,7 @@ func (r *run) warnStream(err error) {
 	if gap := (*gapError)(nil); errors.As(err, &gap) {
 		remedy = r.lost()
 	}
-	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the subscription could not be enabled again: " + postgres.Describe(err), Remedy: remedy})
+	r.Observe(event.Warning{Side: r.Taker.Side, Text: "the subscription could not be enabled again: " + postgres.Describe(err), Remedy: remedy})
 }
 
 // Route is where the handover moves traffic.

@@ -91,9 +91,9 @@ func (r *run) prepareByForce(ctx context.Context) error {
 	if err != nil {
 		return r.Taker.Wrap("raising the sequences", err)
 	}
-	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "raised to the rows of their columns: " + phrase.Count(raised, "sequence")})
+	r.Observe(event.Warning{Side: r.Taker.Side, Text: "raised to the rows of their columns: " + phrase.Count(raised, "sequence")})
 	for _, s := range unknown {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("sequence %s belongs to no column: its value on the %s is not known", s, r.Holder.Side),
+		r.Observe(event.Warning{Side: r.Taker.Side, Text: fmt.Sprintf("sequence %s belongs to no column: its value on the %s is not known", s, r.Holder.Side),
 			Remedy: "set it by hand with setval"})
 	}
 	return nil
@@ -173,7 +173,7 @@ func FenceStale(ctx context.Context, p Party, label string, conn, other *postgre
 		return true, p.WrapHint("fencing this side, which came back although the "+string(p.Side.Other())+" has the baton", err,
 			"keep applications away from it until this command succeeds")
 	}
-	observe(event.Warning{Side: string(p.Side), Text: fmt.Sprintf("it came back although the %s was given the baton by force: it is fenced now, and what it had not sent is only there", p.Side.Other()),
+	observe(event.Warning{Side: p.Side, Text: fmt.Sprintf("it came back although the %s was given the baton by force: it is fenced now, and what it had not sent is only there", p.Side.Other()),
 		Remedy: "point no application at it; look there for what is missing, then pgbaton finish"})
 	return true, nil
 }

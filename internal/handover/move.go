@@ -162,7 +162,7 @@ func (r *run) arrive(ctx context.Context) (elsewhere bool, err error) {
 		return false, err
 	}
 	for _, s := range v.unseen {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("%s serves clients, but where it leads could not be looked at: %v", s.Name, s.Err), Remedy: s.PeekRemedy})
+		r.Observe(event.Warning{Side: r.Taker.Side, Text: fmt.Sprintf("%s serves clients, but where it leads could not be looked at: %v", s.Name, s.Err), Remedy: s.PeekRemedy})
 	}
 	if wrong := append(v.elsewhere, v.nowhere...); len(wrong) > 0 {
 		err := errors.Join(wrong...)

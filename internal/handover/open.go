@@ -99,7 +99,7 @@ func (r *run) openTaker(ctx context.Context) error {
 func (r *run) letIn(ctx context.Context, p Party, conn, other *postgres.Session, remembered *fence.Saved) error {
 	now, left, err := fence.Lift(ctx, conn, p.Database(), remembered)
 	for _, l := range left {
-		r.Observe(event.Warning{Side: string(p.Side), Text: l.Why, Remedy: l.Remedy})
+		r.Observe(event.Warning{Side: p.Side, Text: l.Why, Remedy: l.Remedy})
 	}
 	const doing = "letting applications in"
 	var notOpen *fence.NotOpen

@@ -125,7 +125,7 @@ func (r *run) fence(ctx context.Context) error {
 		return r.Holder.Wrap("ending the sessions that could still write", err)
 	}
 	if len(provider) > 0 {
-		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "sessions of the provider that cannot be ended: " + strings.Join(provider, "; ")})
+		r.Observe(event.Warning{Side: r.Holder.Side, Text: "sessions of the provider that cannot be ended: " + strings.Join(provider, "; ")})
 	}
 	return nil
 }
@@ -266,7 +266,7 @@ func (r *run) presetSequences(ctx context.Context) (err error) {
 	r.sequences = slices.DeleteFunc(r.sequences, func(s catalog.Sequence) bool {
 		gone := s.Config && !have[s.Ident]
 		if gone {
-			r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("sequence %s of an extension is left as it is: it is not there, or our role may not set it", s.Ident),
+			r.Observe(event.Warning{Side: r.Taker.Side, Text: fmt.Sprintf("sequence %s of an extension is left as it is: it is not there, or our role may not set it", s.Ident),
 				Remedy: "set it by hand with setval"})
 		}
 		return gone

@@ -24,7 +24,7 @@ type heldViews struct {
 func (l *look) viewsDue(ctx context.Context) error {
 	failed, err := schema.Failed(ctx, l.taker)
 	for _, d := range failed {
-		l.Observe(event.Warning{Side: string(l.Taker.Side), Text: d.Text(), Remedy: d.Remedy(l.Taker.Version(), "the "+l.Command)})
+		l.Observe(event.Warning{Side: l.Taker.Side, Text: d.Text(), Remedy: d.Remedy(l.Taker.Version(), "the "+l.Command)})
 	}
 	return l.Taker.Wrap("reading the journal", err)
 }
@@ -92,7 +92,7 @@ func (r *run) populate(ctx context.Context) error {
 	}
 	failed, err := schema.Refresh(ctx, r.Taker.Server, r.taker)
 	for _, d := range failed {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: d.Text(), Remedy: d.Remedy(r.Taker.Version(), "pgbaton "+r.Command+", run again,")})
+		r.Observe(event.Warning{Side: r.Taker.Side, Text: d.Text(), Remedy: d.Remedy(r.Taker.Version(), "pgbaton "+r.Command+", run again,")})
 	}
 	if r.holder != nil && !r.holder.IsClosed() && err == nil {
 		// What was due there is for the next handover to say.

@@ -171,7 +171,7 @@ func (r *run) addWithheld(ctx context.Context) error {
 
 // tellGone says of a constraint that was held back that it is not added any more.
 func (r *run) tellGone(constraint fmt.Stringer) {
-	r.Observe(event.Warning{Side: string(r.Taker.Side), Text: fmt.Sprintf("%s is not added: what it belongs to, or rests on, was dropped or renamed since", constraint),
+	r.Observe(event.Warning{Side: r.Taker.Side, Text: fmt.Sprintf("%s is not added: what it belongs to, or rests on, was dropped or renamed since", constraint),
 		Remedy: "if it was renamed, add the constraint as it is on the " + string(r.Holder.Side)})
 }
 
@@ -314,7 +314,7 @@ func (r *run) enableStream(ctx context.Context) error {
 func (r *run) leaveStream(ctx context.Context) {
 	for _, g := range r.Groups {
 		if err := replication.LeaveSlot(ctx, r.holder, g); err != nil {
-			r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "noting where slot " + g.Name() + " stands: " + postgres.Describe(err)})
+			r.Observe(event.Warning{Side: r.Holder.Side, Text: "noting where slot " + g.Name() + " stands: " + postgres.Describe(err)})
 		}
 	}
 }
@@ -370,7 +370,7 @@ func (r *run) enableBack(ctx context.Context) error {
 		return r.Taker.Wrap("looking for a gap in the way back", err)
 	}
 	if gap != "" {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back is not opened: " + gap, Remedy: wayClosed})
+		r.Observe(event.Warning{Side: r.Taker.Side, Text: "the way back is not opened: " + gap, Remedy: wayClosed})
 		return nil
 	}
 	// What its triggers did on the taker comes with the rows.
@@ -386,10 +386,10 @@ func (r *run) enableBack(ctx context.Context) error {
 	}
 	seen, gap, err := trip.Arrived(ctx, r.taker, r.holder, backTimeout)
 	if err == nil && gap != "" {
-		r.Observe(event.Warning{Side: string(r.Taker.Side), Text: "the way back is suspect: " + gap, Remedy: wayClosed})
+		r.Observe(event.Warning{Side: r.Taker.Side, Text: "the way back is suspect: " + gap, Remedy: wayClosed})
 	}
 	if err == nil && !seen {
-		r.Observe(event.Warning{Side: string(r.Holder.Side), Text: "the way back does not flow yet: a marker did not arrive within " + backTimeout.String(),
+		r.Observe(event.Warning{Side: r.Holder.Side, Text: "the way back does not flow yet: a marker did not arrive within " + backTimeout.String(),
 			Remedy: "pgbaton status shows whether it does, and why not"})
 	}
 	return r.Holder.Wrap("waiting for a marker", err)

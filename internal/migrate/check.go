@@ -41,7 +41,7 @@ func (m *Migration) checked(ctx context.Context) (warn func(), err error) {
 	return func() {
 		for _, f := range report.Findings {
 			if f.Severity == preflight.Warning {
-				m.Observe(event.Warning{Side: string(f.Side), Text: f.Text, Remedy: f.Remedy})
+				m.Observe(event.Warning{Side: f.Side, Text: f.Text, Remedy: f.Remedy})
 			}
 		}
 	}, nil

@@ -22,7 +22,7 @@ func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
 		return st.Source.Wrap("listing the tables of extensions", err)
 	}
 	for _, text := range left {
-		st.Observe(event.Warning{Side: string(postgres.Source), Text: text, Remedy: "move them by hand, or by the extension's own means"})
+		st.Observe(event.Warning{Side: postgres.Source, Text: text, Remedy: "move them by hand, or by the extension's own means"})
 	}
 	if len(configs) == 0 {
 		return nil
@@ -37,7 +37,7 @@ func (st *start) copyConfigs(ctx context.Context, snapshot string) error {
 			}
 			unheard, err := c.Write(ctx, st.TargetConn, rows)
 			if unheard != nil {
-				st.Observe(event.Warning{Side: string(postgres.Target), Text: c.Unheard(unheard), Remedy: schema.UnheardRemedy})
+				st.Observe(event.Warning{Side: postgres.Target, Text: c.Unheard(unheard), Remedy: schema.UnheardRemedy})
 			}
 			if err != nil {
 				return st.Target.WrapHint("writing the rows of extensions", err,

@@ -74,7 +74,7 @@ func (m *Migration) enter(ctx context.Context, use Use) error {
 		if err := schema.RemoveTrials(ctx, m.Target, m.TargetConn); m.Disturbed(err) {
 			return err
 		} else if err != nil {
-			m.Observe(event.Warning{Side: string(postgres.Target), Text: err.Error(), Remedy: postgres.Hint(err)})
+			m.Observe(event.Warning{Side: postgres.Target, Text: err.Error(), Remedy: postgres.Hint(err)})
 		}
 	}
 	if use != Operates {

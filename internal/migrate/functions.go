@@ -67,7 +67,7 @@ func (st *start) runFunctions(ctx context.Context) error {
 		}
 	}
 	if len(done) > 0 {
-		st.Observe(event.Warning{Side: string(postgres.Target),
+		st.Observe(event.Warning{Side: postgres.Target,
 			Text: "functions were changed on the source since an earlier run; the target has them now: " + strings.Join(done, ", ")})
 	}
 	for _, signature := range slices.Sorted(maps.Keys(failed)) {
@@ -76,7 +76,7 @@ func (st *start) runFunctions(ctx context.Context) error {
 		if errors.As(failed[signature], &missing) {
 			remedy = fmt.Sprintf("CREATE ROLE %s on the target, then start again", postgres.QuoteIdent(missing.Owner))
 		}
-		st.Observe(event.Warning{Side: string(postgres.Target),
+		st.Observe(event.Warning{Side: postgres.Target,
 			Text:   fmt.Sprintf("function %s was changed on the source since an earlier run, and the target does not take it: %s", signature, postgres.Describe(failed[signature])),
 			Remedy: remedy})
 	}

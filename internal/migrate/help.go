@@ -51,7 +51,7 @@ func (st *start) addChecks(ctx context.Context) error {
 	}
 	not, err := schema.ValidateChecks(ctx, st.TargetConn)
 	for _, u := range not {
-		st.Observe(event.Warning{Side: string(postgres.Target), Text: u.Text(), Remedy: u.Remedy()})
+		st.Observe(event.Warning{Side: postgres.Target, Text: u.Text(), Remedy: u.Remedy()})
 	}
 	return st.Target.Wrap(doing, err)
 }
@@ -96,7 +96,7 @@ func (st *start) analyze(ctx context.Context) error {
 			}
 			continue
 		default:
-			st.Observe(event.Warning{Side: string(postgres.Target), Text: "gathering statistics: " + sql[0] + ": " + postgres.Describe(err),
+			st.Observe(event.Warning{Side: postgres.Target, Text: "gathering statistics: " + sql[0] + ": " + postgres.Describe(err),
 				Remedy: fmt.Sprintf("the planner guesses until they are there: remove the cause, then %s on the target", sql[0])})
 		}
 		sql = sql[1:]

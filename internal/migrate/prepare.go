@@ -67,7 +67,7 @@ func (st *start) runRoles(ctx context.Context) error {
 		return st.Source.Wrap("reading roles", err)
 	}
 	if !withPasswords {
-		st.Observe(event.Warning{Side: string(postgres.Source), Text: "password verifiers cannot be read without superuser: the copied roles have no password",
+		st.Observe(event.Warning{Side: postgres.Source, Text: "password verifiers cannot be read without superuser: the copied roles have no password",
 			Remedy: "set passwords on the target with ALTER ROLE ... PASSWORD"})
 	}
 	created, refused, err := schema.CopyRoles(ctx, st.Target, st.targetCluster(), roles)
@@ -104,7 +104,7 @@ func (st *start) targetCluster() *postgres.Session {
 // warnSettings names the settings that the target does not take.
 func (st *start) warnSettings(refused []schema.RefusedSetting) {
 	for _, s := range refused {
-		st.Observe(event.Warning{Side: string(postgres.Target),
+		st.Observe(event.Warning{Side: postgres.Target,
 			Text:   fmt.Sprintf("setting %s of %s is left out, for the target does not take it: %s", s.Name, s.Whose, s.Why),
 			Remedy: fmt.Sprintf("if it is still needed, ALTER %s SET what the target has in its place, there", s.Whose)})
 	}
@@ -187,7 +187,7 @@ func (st *start) createDatabase(ctx context.Context, d schema.Database, name str
 		return st.Target.WrapHint("creating database "+postgres.QuoteIdent(name), err, hint)
 	}
 	if note != "" {
-		st.Observe(event.Warning{Side: string(postgres.Target), Text: note})
+		st.Observe(event.Warning{Side: postgres.Target, Text: note})
 	}
 	return nil
 }
@@ -378,7 +378,7 @@ func (st *start) runIdentities(ctx context.Context) error {
 				return st.Source.Wrap(c.ApplySQL(), err)
 			}
 			st.Observe(event.Waiting{For: "a lock to set the replica identity of " + c.Table.String(),
-				Side: string(postgres.Source), Seconds: event.Since(began)})
+				Side: postgres.Source, Seconds: event.Since(began)})
 			if err := postgres.Pause(ctx, time.Second); err != nil {
 				return err
 			}

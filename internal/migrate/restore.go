@@ -51,7 +51,7 @@ func (st *start) restoreSection(ctx context.Context, section string) error {
 func (st *start) restore(ctx context.Context, section string, o schema.RestoreOptions, onItem func(id string)) error {
 	helps, err := schema.RunRestore(ctx, st.tools, schema.Restore(st.Target, st.archive, section, o), onItem)
 	for _, text := range helps {
-		st.Observe(event.Warning{Side: string(postgres.Target), Text: "not restored: " + strings.ReplaceAll(text, "\n", " "),
+		st.Observe(event.Warning{Side: postgres.Target, Text: "not restored: " + strings.ReplaceAll(text, "\n", " "),
 			Remedy: "rows and all other definitions are complete without it; if it is wanted, remove the cause and run the statement there by hand"})
 	}
 	return err

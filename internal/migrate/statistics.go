@@ -102,7 +102,7 @@ func (st *start) runStatistics(ctx context.Context) error {
 		helps = append(helps, postgres.Describe(err))
 	}
 	if len(helps) > 0 {
-		st.Observe(event.Warning{Side: string(postgres.Target), Text: "the source's statistics could not be restored in full: " + helps[0],
+		st.Observe(event.Warning{Side: postgres.Target, Text: "the source's statistics could not be restored in full: " + helps[0],
 			Remedy: "nothing: what is missing is gathered on the target"})
 	}
 	return nil

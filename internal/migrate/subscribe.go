@@ -305,7 +305,7 @@ func (st *start) catchUp(ctx context.Context, g replication.Group) error {
 		if slot != nil {
 			behind = slot.BehindBytes
 		}
-		st.Observe(event.Waiting{For: fmt.Sprintf("the target to apply %d bytes of WAL", behind), Side: string(postgres.Target), Seconds: event.Since(began)})
+		st.Observe(event.Waiting{For: fmt.Sprintf("the target to apply %d bytes of WAL", behind), Side: postgres.Target, Seconds: event.Since(began)})
 		trouble, err := watch.look(ctx, st.Config, st.Sessions, -behind)
 		if err != nil {
 			return err

@@ -313,7 +313,7 @@ func setRunning(ctx context.Context, c Config, s *Sessions, b journal.Baton, g r
 	} else if gap, err := replication.Gap(ctx, s.conn(publisher), s.conn(subscriber), g); err != nil {
 		return false, c.Server(publisher).Wrap("looking for a gap in the stream", err)
 	} else if gap != "" {
-		c.Observe(event.Warning{Side: string(publisher), Text: gap, Remedy: lostRemedy(b)})
+		c.Observe(event.Warning{Side: publisher, Text: gap, Remedy: lostRemedy(b)})
 	}
 	return slot == nil || slot.Lost, c.Server(publisher).Wrap("noting where the slot stands", replication.LeaveSlot(ctx, s.conn(publisher), g))
 }

@@ -21,7 +21,7 @@ func refresh(ctx context.Context, c Config, s *Sessions) error {
 			return c.Server(side).Wrap("refreshing materialized views", err)
 		}
 		for _, d := range failed {
-			c.Observe(event.Warning{Side: string(side), Text: d.Text(), Remedy: d.Remedy(c.Server(side).Version(), againFor(side, side.Other()))})
+			c.Observe(event.Warning{Side: side, Text: d.Text(), Remedy: d.Remedy(c.Server(side).Version(), againFor(side, side.Other()))})
 		}
 	}
 	return nil

@@ -96,7 +96,7 @@ func CreateSlot(ctx context.Context, server *postgres.Server, db postgres.DB, na
 			behind, err := WritersInCluster(ctx, db, int32(conn.PID()))
 			if err == nil {
 				observe(event.Waiting{For: "open transactions to end, so that the slot has a consistent point",
-					Side: string(server.Side), Behind: behind, Seconds: event.Since(began)})
+					Side: server.Side, Behind: behind, Seconds: event.Since(began)})
 			}
 		}
 	}

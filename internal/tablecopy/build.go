@@ -129,7 +129,7 @@ func (l *loader) finish(ctx context.Context, w *worker, table *Table, have map[s
 	if run(&without) != nil { // it was not the statistics
 		return err
 	}
-	l.observe(event.Warning{Side: string(postgres.Target), Text: fmt.Sprintf("gathering statistics of %s: %s", table.Ident, postgres.Describe(err)),
+	l.observe(event.Warning{Side: postgres.Target, Text: fmt.Sprintf("gathering statistics of %s: %s", table.Ident, postgres.Describe(err)),
 		Remedy: fmt.Sprintf("the planner guesses until they are there: remove the cause, then ANALYZE %s on the target", table.Ident)})
 	return nil
 }

@@ -93,7 +93,7 @@ func testRemedies(t *testing.T, l lab) {
 		if o := <-start(t.Context(), job); o.err != nil {
 			t.Fatal(o.err)
 		}
-		if len(warnings) != 1 || warnings[0].Side != string(postgres.Target) || !strings.Contains(warnings[0].Text, "no statistics of me") {
+		if len(warnings) != 1 || warnings[0].Side != postgres.Target || !strings.Contains(warnings[0].Text, "no statistics of me") {
 			t.Fatalf("warnings: %+v", warnings)
 		}
 		analyze := regexp.MustCompile(`remove the cause, then (ANALYZE .*) on the target`).FindStringSubmatch(warnings[0].Remedy)

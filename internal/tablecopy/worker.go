@@ -71,7 +71,7 @@ func (w *worker) try(ctx context.Context, t *task) error {
 			return fmt.Errorf("%w: %w", ErrTargetRestarted, err)
 		}
 		t.bytes.Store(0)
-		w.observe(event.Warning{Side: string(sideOf(err)), Text: fmt.Sprintf("%s %s: %s; it is tried again", t.what, t.name, postgres.Describe(err))})
+		w.observe(event.Warning{Side: sideOf(err), Text: fmt.Sprintf("%s %s: %s; it is tried again", t.what, t.name, postgres.Describe(err))})
 		if err := postgres.Pause(ctx, time.Second<<(n-1)); err != nil {
 			return context.Cause(ctx)
 		}

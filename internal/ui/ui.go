@@ -175,7 +175,7 @@ func describe(e event.Event) string {
 	case event.Warning:
 		line := "warning: "
 		if e.Side != "" {
-			line += e.Side + ": "
+			line += string(e.Side) + ": "
 		}
 		line += e.Text
 		if e.Remedy != "" {
