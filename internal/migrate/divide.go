@@ -1,25 +1,15 @@
 package migrate
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"time"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/postgres"
 )
 
-// This file divides tables into groups, whose changes are applied in parallel.
-
-const (
-	// writesPerWorker is how many rows a second are left to one apply worker before
-	// there are two: it keeps up with about twice as many small transactions.
-	writesPerWorker = 10_000
-	// mostGroups bounds what is made on our own account: each group costs a WAL
-	// sender that decodes all that the source writes.
-	mostGroups = 4
-)
+// This file reads what the tables are divided by into groups, whose changes are applied
+// in parallel.
 
 // divide puts tables into groups of about the same number of writes, and of bytes
 // where nothing is written. Tables that foreign keys connect stay together.
@@ -46,14 +36,7 @@ func (st *start) divide(ctx context.Context, tables []catalog.Table) ([][]catalo
 	if err != nil {
 		return nil, st.Source.Wrap("listing foreign keys", err)
 	}
-	ties := make([][]uint32, 0, len(keys)+len(partitioned))
-	for _, f := range keys {
-		ties = append(ties, []uint32{f.TableOID, f.ReferencesOID})
-	}
-	for _, k := range partitioned {
-		ties = append(ties, k.Tables)
-	}
-	return pack(tables, ties, writes, st.Groups), nil
+	return pack(tables, ties(keys, partitioned), writes, st.Groups), nil
 }
 
 // watchWrites is how long writes are counted for --groups auto.
@@ -76,68 +59,5 @@ func (st *start) groupsForWrites(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	after, err := count()
-	return min(mostGroups, 1+int(float64(after-before)/watchWrites.Seconds()/writesPerWorker)), err
-}
-
-// pack divides tables into at most n groups, those that are tied to each other
-// into the same, the heaviest first into the lightest.
-func pack(tables []catalog.Table, ties [][]uint32, writes map[uint32]int64, n int) [][]catalog.Table {
-	parent := map[uint32]uint32{}
-	for _, t := range tables {
-		parent[t.OID] = t.OID
-	}
-	find := func(x uint32) uint32 {
-		for parent[x] != x {
-			parent[x] = parent[parent[x]]
-			x = parent[x]
-		}
-		return x
-	}
-	for _, tie := range ties {
-		first := uint32(0)
-		for _, t := range tie {
-			if _, moved := parent[t]; !moved {
-				continue
-			}
-			if first == 0 {
-				first = t
-			}
-			parent[find(t)] = find(first)
-		}
-	}
-	type lump struct {
-		tables []catalog.Table
-		writes int64
-		bytes  int64
-	}
-	var lumps []*lump
-	at := map[uint32]*lump{}
-	for _, t := range tables {
-		root := find(t.OID)
-		if at[root] == nil {
-			at[root] = &lump{}
-			lumps = append(lumps, at[root])
-		}
-		l := at[root]
-		l.tables, l.writes, l.bytes = append(l.tables, t), l.writes+writes[t.OID], l.bytes+t.Bytes
-	}
-	heavier := func(a, b *lump) int {
-		return cmp.Or(cmp.Compare(b.writes, a.writes), cmp.Compare(b.bytes, a.bytes))
-	}
-	slices.SortStableFunc(lumps, heavier)
-	groups := make([]*lump, min(n, len(lumps)))
-	for i := range groups {
-		groups[i] = &lump{}
-	}
-	for _, l := range lumps {
-		lightest := slices.MaxFunc(groups, heavier)
-		lightest.tables = append(lightest.tables, l.tables...)
-		lightest.writes, lightest.bytes = lightest.writes+l.writes, lightest.bytes+l.bytes
-	}
-	divided := make([][]catalog.Table, len(groups))
-	for i, g := range groups {
-		slices.SortFunc(g.tables, func(a, b catalog.Table) int { return a.Compare(b.Ident) })
-		divided[i] = g.tables
-	}
-	return divided
+	return groupsFor(after-before, watchWrites), err
 }

@@ -35,6 +35,7 @@ type group struct {
 type copiedTable struct {
 	Group string `json:"group"`
 	Point string `json:"consistent_point"` // of the group's slot: another slot may come to have the same name
+	OID   uint32 `json:"oid"`              // on the source: another table may, too
 	Rows  int64  `json:"rows"`
 	Bytes int64  `json:"bytes"`
 }
@@ -128,15 +129,7 @@ func (st *start) forget(ctx context.Context) {
 // openGroups makes publications for the tables that are in no group yet: as many
 // groups as were asked for on a first run, one for what an interrupted run left.
 func (st *start) openGroups(ctx context.Context, tables []catalog.Table) error {
-	member := map[postgres.Ident]bool{}
-	number := 0
-	for _, g := range st.groups {
-		number = max(number, g.Number)
-		for _, t := range g.members {
-			member[t] = true
-		}
-	}
-	rest := slices.DeleteFunc(slices.Clone(tables), func(t catalog.Table) bool { return member[t.Ident] })
+	rest, number := toOpen(st.groups, tables)
 	divided := [][]catalog.Table{rest}
 	switch {
 	case len(st.groups) == 0:
@@ -147,9 +140,8 @@ func (st *start) openGroups(ctx context.Context, tables []catalog.Table) error {
 	case len(rest) == 0:
 		return nil
 	}
-	for _, members := range divided {
-		number++
-		g := &group{Group: st.forward(number)}
+	for i, members := range divided {
+		g := &group{Group: st.forward(number + i)}
 		if err := st.publish(ctx, g, members); err != nil {
 			return err
 		}
@@ -262,10 +254,18 @@ func (st *start) runSlots(ctx context.Context) error {
 				break
 			}
 		}
-		if same {
-			if made != st.openSlot() {
-				tables = nil
+		open := st.openSlot()
+		switch {
+		case open == nil: // all are closed, and a table may have been created since
+			var err error
+			if tables, err = catalog.Tables(ctx, st.SourceConn, st.Selection); err != nil {
+				return st.Source.Wrap("listing tables", err)
 			}
+			_, same = planned(st.groups, nil, tables)
+		case made != open:
+			tables = nil
+		}
+		if same {
 			return st.readWorld(ctx, tables)
 		}
 		if attempt == slotAttempts {
@@ -301,24 +301,8 @@ func (st *start) makeSlot(ctx context.Context, g *group) (same bool, tables []ca
 	if err != nil {
 		return false, nil, err
 	}
-	byName := map[postgres.Ident]catalog.Table{}
-	for _, t := range tables {
-		byName[t.Ident] = t
-	}
-	planned := 0
-	var members []catalog.Table
-	for _, other := range st.groups {
-		for _, name := range other.members {
-			t, exists := byName[name]
-			if !exists {
-				return false, nil, nil
-			}
-			if planned++; other == g {
-				members = append(members, t)
-			}
-		}
-	}
-	if planned != len(tables) {
+	members, same := planned(st.groups, g, tables)
+	if !same {
 		return false, nil, nil
 	}
 	published, err := replication.PublicationTables(ctx, st.SourceConn, name)
@@ -339,6 +323,7 @@ func (st *start) openSlot() *replication.Slot {
 type world struct {
 	read        bool
 	tables      []catalog.Table
+	oids        map[postgres.Ident]uint32 // of the tables
 	indexes     []catalog.Index
 	foreignKeys []catalog.ForeignKey
 	partitioned []catalog.PartitionedKey
@@ -381,11 +366,10 @@ func (st *start) readWorld(ctx context.Context, tables []catalog.Table) error {
 	} else {
 		err = read(st.SourceConn)
 	}
-	st.groupOf = map[postgres.Ident]*group{}
-	for _, g := range st.groups {
-		for _, t := range g.members {
-			st.groupOf[t] = g
-		}
+	st.groupOf = membership(st.groups)
+	st.world.oids = map[postgres.Ident]uint32{}
+	for _, t := range st.world.tables {
+		st.world.oids[t.Ident] = t.OID
 	}
 	return st.Source.Wrap("listing tables, indexes and foreign keys", err)
 }

@@ -20,20 +20,31 @@ import (
 // closeGroups closes the groups of interrupted runs at the tables that are
 // complete. None: what there is is not worth keeping, or cannot be kept.
 func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*group, error) {
-	kept, err := st.keepable(ctx, tables)
-	if err != nil || len(kept) == 0 {
+	if defined, err := st.isDefined(ctx); err != nil || !defined {
 		return nil, err
+	}
+	left, err := st.readLeft(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kept, changed := keepable(left, tables)
+	if changed != nil {
+		st.Observe(event.Warning{Text: fmt.Sprintf("table %s was created or changed on the source since an interrupted run: all tables are copied again", changed)})
+	}
+	if len(kept) == 0 {
+		return nil, nil
 	}
 	numbers, err := replication.GroupNumbers(ctx, st.SourceConn, st.TargetConn, st.forward(1))
 	if err != nil {
 		return nil, err
 	}
-	rest := len(tables)
-	for _, members := range kept {
-		rest -= len(members)
+	ends := make([]replication.Group, len(numbers))
+	for i, n := range numbers {
+		ends[i] = st.forward(n)
 	}
-	groups := len(kept)
-	if rest > 0 {
+	c := closingOf(ends, kept, len(tables))
+	groups := len(c.keep)
+	if c.rest > 0 {
 		groups++
 	}
 	if lacks, err := replication.RoomFor(ctx, st.SourceConn, st.TargetConn, st.label, groups); err != nil {
@@ -46,25 +57,21 @@ func (st *start) closeGroups(ctx context.Context, tables []catalog.Table) ([]*gr
 	if err != nil {
 		return nil, err
 	}
-	var closed []*group
-	count := 0
-	for _, n := range numbers {
-		g := &group{Group: st.forward(n)}
-		members := kept[g.Name()]
-		if len(members) == 0 {
-			if err := st.dropGroup(ctx, g.Name()); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if err := st.closeGroup(ctx, g, members, terms); err != nil {
+	for _, g := range c.drop {
+		if err := st.dropGroup(ctx, g.Name()); err != nil {
 			return nil, err
 		}
-		count += len(members)
+	}
+	var closed []*group
+	for _, k := range c.keep {
+		g := &group{Group: k.Group}
+		if err := st.closeGroup(ctx, g, k.members, terms); err != nil {
+			return nil, err
+		}
 		closed = append(closed, g)
 	}
-	if rest > 0 {
-		st.Observe(event.Warning{Text: fmt.Sprintf("an earlier run was interrupted: of %s it had copied %d, which are kept; a group of their own gets the rest, %d", phrase.Count(count+rest, "table"), count, rest)})
+	if c.rest > 0 {
+		st.Observe(event.Warning{Text: fmt.Sprintf("an earlier run was interrupted: of %s it had copied %d, which are kept; a group of their own gets the rest, %d", phrase.Count(len(tables), "table"), len(tables)-c.rest, c.rest)})
 	}
 	return closed, nil
 }
@@ -107,75 +114,37 @@ func (st *start) closeGroup(ctx context.Context, g *group, members []catalog.Tab
 	return nil
 }
 
-// keepable finds the tables whose rows are complete, by the name of their group:
-// copied under a slot that is still there, and the same on both sides by now.
-func (st *start) keepable(ctx context.Context, tables []catalog.Table) (map[string][]catalog.Table, error) {
-	if defined, err := st.isDefined(ctx); err != nil || !defined {
-		return nil, err
-	}
-	copied, err := copiedEntries.List(ctx, st.TargetConn)
-	if err != nil {
-		return nil, st.Target.Wrap("reading the journal", err)
+// readLeft reads what interrupted runs have left.
+func (st *start) readLeft(ctx context.Context) (left leftovers, err error) {
+	if left.copied, err = copiedEntries.List(ctx, st.TargetConn); err != nil {
+		return left, st.Target.Wrap("reading the journal", err)
 	}
 	points, err := groupPoints.List(ctx, st.SourceConn)
 	if err != nil {
-		return nil, st.Source.Wrap("reading the journal", err)
+		return left, st.Source.Wrap("reading the journal", err)
 	}
-	for name := range points {
+	left.groups = map[string]leftGroup{}
+	for name, point := range points {
+		g := leftGroup{point: point, published: map[postgres.Ident]bool{}}
 		slot, err := replication.ReadSlot(ctx, st.SourceConn, name)
 		if err != nil {
-			return nil, st.Source.Wrap("reading the slot", err)
+			return left, st.Source.Wrap("reading the slot", err)
 		}
-		exists, err := replication.PublicationExists(ctx, st.SourceConn, name)
+		g.slot = slot != nil && !slot.Lost
+		published, err := replication.PublicationTables(ctx, st.SourceConn, name)
 		if err != nil {
-			return nil, st.Source.Wrap("reading the publication", err)
+			return left, st.Source.Wrap("reading the publication", err)
 		}
-		gap, err := st.gapOf(ctx, name)
-		if err != nil {
-			return nil, err
+		for _, t := range published {
+			g.published[t] = true
 		}
-		if slot == nil || slot.Lost || !exists || gap != "" {
-			delete(points, name)
+		if g.gap, err = st.gapOf(ctx, name); err != nil {
+			return left, err
 		}
+		left.groups[name] = g
 	}
-	onTarget, err := catalog.Shapes(ctx, st.TargetConn, st.Selection)
-	if err != nil {
-		return nil, st.Target.Wrap("listing tables", err)
-	}
-	shapes := map[postgres.Ident]string{}
-	for i := range onTarget {
-		shapes[onTarget[i].Ident] = onTarget[i].Shape()
-	}
-	kept := map[string][]catalog.Table{}
-	groupOf := map[uint32]string{}
-	var bytes, total int64
-	for _, t := range tables {
-		if shapes[t.Ident] != t.Shape() {
-			if len(copied) > 0 {
-				st.Observe(event.Warning{Text: fmt.Sprintf("table %s was created or changed on the source since an interrupted run: all tables are copied again", t.Ident)})
-			}
-			return nil, nil
-		}
-		delete(shapes, t.Ident)
-		total += t.Bytes
-		if c, ok := copied[t.Ident.String()]; ok && points[c.Group] != "" && points[c.Group] == c.Point {
-			groupOf[t.OID] = c.Group
-		}
-	}
-	if len(shapes) > 0 { // dropped on the source
-		return nil, nil
-	}
-	for _, t := range tables {
-		if name := groupOf[t.OID]; name != "" {
-			kept[name] = append(kept[name], t)
-			bytes += t.Bytes
-		}
-	}
-	// A group costs a slot, a WAL sender that decodes everything, and a worker.
-	if bytes < total/100 && len(groupOf) < len(tables) {
-		return nil, nil
-	}
-	return kept, nil
+	left.onTarget, err = catalog.Shapes(ctx, st.TargetConn, st.Selection)
+	return left, st.Target.Wrap("listing tables", err)
 }
 
 // gapOf says why a group's slot is not the one under which its rows were copied, ""

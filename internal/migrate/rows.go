@@ -45,68 +45,9 @@ func (st *start) job(ctx context.Context) (tablecopy.Job, error) {
 	if err != nil {
 		return job, err
 	}
-	indexes := map[uint32][]catalog.Index{}
-	for _, x := range st.world.indexes {
-		indexes[x.Table] = append(indexes[x.Table], x)
-	}
-	moved := map[uint32]bool{}
-	for _, t := range st.world.tables {
-		moved[t.OID] = true
-		copied, isCopied := there.copied[t.Ident.String()]
-		load := tablecopy.Table{Table: t, Analyzed: there.analyzed[t.Ident], AnalyzeLater: there.later[t.Ident]}
-		g := st.groupOf[t.Ident]
-		switch {
-		case isCopied && (g == nil || copied.Group == g.Name()):
-			job.Before.TablesCopied++
-			job.Before.TablesTotal++
-			job.Before.BytesCopied += copied.Bytes
-			job.Before.BytesTotal += copied.Bytes
-		case g != nil && g.slot != nil:
-			load.Snapshot = g.slot.Snapshot
-		case g == nil: // a plan
-			load.Snapshot = "<the slot's snapshot>"
-		default:
-			return job, fmt.Errorf("table %s belongs to a closed group and has no rows", t.Ident)
-		}
-		for _, x := range indexes[t.OID] {
-			constraint, built := there.indexes[x.Ident]
-			if built {
-				job.Before.IndexesTotal++
-				job.Before.IndexesBuilt++
-			}
-			if built && (x.Constraint == "" || constraint == x.Constraint) && there.built[t.Ident.String()] {
-				continue
-			}
-			if built && constraint == x.Constraint { // its settings may not be there
-				x.Constraint = ""
-			}
-			load.Indexes = append(load.Indexes, tablecopy.Index{Index: x, Built: built})
-		}
-		if load.Snapshot == "" && len(load.Indexes) == 0 && there.built[t.Ident.String()] {
-			continue
-		}
-		job.Tables = append(job.Tables, load)
-	}
-	for _, f := range st.world.foreignKeys {
-		if _, lost := st.world.lost[f.OID]; lost || !moved[f.TableOID] || st.groupOf[f.Table] != st.groupOf[f.References] {
-			continue
-		}
-		valid, added := there.foreignKeys[f.Table.String()+" "+f.Name]
-		if !added || f.Valid && !valid {
-			job.ForeignKeys = append(job.ForeignKeys, tablecopy.ForeignKey{ForeignKey: f, Added: added})
-		}
-	}
-	return job, nil
-}
-
-// thereState is what the target has of a load.
-type thereState struct {
-	copied      map[string]copiedTable
-	built       map[string]bool
-	indexes     map[postgres.Ident]string // the name of the constraint that each serves, "" for none
-	foreignKeys map[string]bool           // by table and name: whether valid
-	later       map[postgres.Ident]bool
-	analyzed    map[postgres.Ident]bool // the source's statistics are there
+	load, err := toLoad(st.world, st.groupOf, there)
+	job.Before, job.Tables, job.ForeignKeys = load.before, load.tables, load.foreignKeys
+	return job, err
 }
 
 func (st *start) readTarget(ctx context.Context) (t thereState, err error) {
@@ -216,7 +157,7 @@ func (st *start) record(stage tablecopy.Stage, tables []tablecopy.Loaded) string
 	for _, t := range tables {
 		if stage == tablecopy.Copied {
 			g := st.groupOf[t.Table]
-			copied[t.Table.String()] = copiedTable{Group: g.Name(), Point: g.slot.ConsistentPoint.String(), Rows: t.Rows, Bytes: t.Bytes}
+			copied[t.Table.String()] = copiedTable{Group: g.Name(), Point: g.slot.ConsistentPoint.String(), OID: st.world.oids[t.Table], Rows: t.Rows, Bytes: t.Bytes}
 		} else {
 			built[t.Table.String()] = true
 		}
@@ -234,22 +175,14 @@ func (st *start) record(stage tablecopy.Stage, tables []tablecopy.Loaded) string
 // dropInTheWay drops foreign keys of tables that are emptied again: their group
 // was given up after they had been made.
 func (st *start) dropInTheWay(ctx context.Context, job tablecopy.Job) error {
-	again := map[postgres.Ident]bool{}
-	for _, t := range job.Tables {
-		if t.Snapshot != "" {
-			again[t.Ident] = true
-		}
-	}
 	keys, err := catalog.ForeignKeys(ctx, st.TargetConn)
 	if err != nil {
 		return st.Target.Wrap("listing foreign keys", err)
 	}
-	for _, f := range keys {
-		if again[f.Table] || again[f.References] {
-			sql := fmt.Sprintf("ALTER TABLE ONLY %s DROP CONSTRAINT %s", f.Table, postgres.QuoteIdent(f.Name))
-			if _, err := st.TargetConn.Exec(ctx, sql); err != nil {
-				return st.Target.Wrap(sql, err)
-			}
+	for _, f := range inTheWay(keys, job.Tables) {
+		sql := fmt.Sprintf("ALTER TABLE ONLY %s DROP CONSTRAINT %s", f.Table, postgres.QuoteIdent(f.Name))
+		if _, err := st.TargetConn.Exec(ctx, sql); err != nil {
+			return st.Target.Wrap(sql, err)
 		}
 	}
 	return nil
@@ -304,7 +237,7 @@ func (st *start) listFile() string { return filepath.Join(st.workDir, "rest.list
 // runRest restores what comes after the rows and was not made with them, and
 // keeps back the foreign keys between groups.
 func (st *start) runRest(ctx context.Context) error {
-	withheld, gone := st.withheld()
+	withheld, gone := withheld(st.world, st.groupOf)
 	entries, err := schema.Entries(ctx, st.tools, st.archive, schema.PostData)
 	if err != nil {
 		return err
@@ -354,66 +287,4 @@ func (st *start) runRest(ctx context.Context) error {
 		}
 	}
 	return st.markLoaded(ctx, l)
-}
-
-func withheldKey(f catalog.ForeignKey) replication.WithheldKey {
-	k := replication.WithheldKey{Table: f.Table, Name: f.Name, Add: f.AddSQL(), Comment: f.CommentSQL()}
-	if f.Valid {
-		k.Validate = f.ValidateSQL()
-	}
-	return k
-}
-
-// apart says whether tables are in different groups.
-func (st *start) apart(oids []uint32) bool {
-	var first *group
-	for _, t := range st.world.tables {
-		if !slices.Contains(oids, t.OID) {
-			continue
-		}
-		g := st.groupOf[t.Ident]
-		if first == nil {
-			first = g
-		}
-		if g != first {
-			return true
-		}
-	}
-	return false
-}
-
-// withheld are the foreign keys between groups. gone are those that the restore leaves
-// out, comments included: these, and those to rows that are not moved.
-func (st *start) withheld() (keys []replication.WithheldKey, gone []schema.Constraint) {
-	for _, c := range st.world.lost {
-		gone = append(gone, c)
-	}
-	withhold := func(f catalog.ForeignKey, more ...replication.WithheldKey) {
-		gone = append(gone, schema.Constraint{OID: f.OID, Table: f.Table, Name: f.Name})
-		keys = append(keys, more...)
-	}
-	moved := map[uint32]bool{}
-	for _, t := range st.world.tables {
-		moved[t.OID] = true
-	}
-	for _, f := range st.world.foreignKeys {
-		if _, lost := st.world.lost[f.OID]; !lost && moved[f.TableOID] && st.groupOf[f.Table] != st.groupOf[f.References] {
-			withhold(f, withheldKey(f))
-		}
-	}
-	for _, k := range st.world.partitioned {
-		if _, lost := st.world.lost[k.OID]; lost || !st.apart(k.Tables) {
-			continue
-		}
-		leaves, whole := k.Withheld()
-		if whole != "" {
-			withhold(k.ForeignKey, replication.WithheldKey{Table: k.Table, Name: k.Name, Whole: whole, Comment: k.CommentSQL()})
-		} else {
-			withhold(k.ForeignKey)
-		}
-		for _, f := range leaves {
-			keys = append(keys, withheldKey(f))
-		}
-	}
-	return keys, gone
 }
