@@ -25,7 +25,8 @@ var floors = [][]string{
 	{"internal/handover"},                     // the handover, direction-free
 	{"internal/preflight"},                    // findings
 	{"internal/fence", "internal/replication", "internal/schema", "internal/tablecopy", "internal/traffic"}, // one craft each
-	{"internal/catalog", "internal/event", "internal/journal", "internal/plan"},                             // what databases hold: theirs, and ours; what would be done to them; what happens
+	{"internal/catalog", "internal/event", "internal/journal"},                                              // what databases hold, theirs and ours; what happens
+	{"internal/plan"},                           // what would be done
 	{"internal/pgtest"},                         // servers for tests, poolers, writers
 	{"internal/demo/shop", "internal/postgres"}, // connections; an application
 	{"internal/cluster"},                        // throw-away servers

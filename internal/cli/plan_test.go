@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgbaton/internal/cluster"
+	"pgbaton/internal/handover"
 	"pgbaton/internal/pgtest"
 )
 
@@ -18,11 +20,13 @@ import (
 // see when start and switchover run.
 func TestPlan(t *testing.T) {
 	t.Parallel()
-	logging := map[string]string{"log_statement": "all", "log_replication_commands": "on"}
+	logging := map[string]string{"log_statement": "all", "log_replication_commands": "on", "log_line_prefix": "%m [%p] %a|", "log_timezone": "UTC"}
 	m := &move{t: t, source: pgtest.Start(t, 13, logging), target: pgtest.Start(t, 17, logging), db: "app"}
 	m.loadApp()
 	pgtest.Exec(t, m.source.ConnStringAs("app", "", m.db), `CREATE TABLE app."no key" (a int)`,
-		`CREATE MATERIALIZED VIEW app.mv AS SELECT count(*) FROM app.filler`)
+		`CREATE MATERIALIZED VIEW app.mv AS SELECT count(*) FROM app.filler`,
+		`CREATE FUNCTION app.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'`,
+		`CREATE TRIGGER "t'" BEFORE INSERT ON app."no key" FOR EACH ROW EXECUTE FUNCTION app.f()`, `ALTER TABLE app."no key" ENABLE ALWAYS TRIGGER "t'"`)
 	source, target := dump(t, m.source, "app"), dump(t, m.target, "postgres")
 	plan := m.run(0, "plan", "--json")
 	equal(t, "the source", source, dump(t, m.source, "app"))
@@ -35,8 +39,17 @@ func TestPlan(t *testing.T) {
 	// The id that names carry is drawn anew: plan's is an example.
 	label := pgtest.QueryValue[string](t, pgtest.Connect(t, m.sourceURI()), `SELECT ends ->> 'label' FROM pgbaton.migration`)
 	printed := regexp.MustCompile(`default_[0-9a-f]{8}`).ReplaceAllString(plan.Stdout, label)
-	m.run(0, "switchover", "--yes")
-	logs := map[string]string{"source": squeeze(m.source.Log()), "target": squeeze(m.target.Log())}
+	switched := m.run(0, "switchover", "--yes", "--json")
+	var handedOver handover.Result
+	for line := range strings.Lines(switched.Stdout) {
+		if strings.HasPrefix(line, `{"type":"result"`) {
+			if err := json.Unmarshal([]byte(line), &handedOver); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	logs := map[string]string{"source": m.source.Log(), "target": m.target.Log()}
+	plans := map[string]*phasePlan{}
 	var compared int
 	for line := range strings.Lines(printed) {
 		var step struct {
@@ -48,23 +61,148 @@ func TestPlan(t *testing.T) {
 		}
 		for _, a := range step.Actions {
 			log, ok := logs[a.Where]
-			// What only the run knows stands in angle brackets, remarks behind dashes.
-			if !ok || strings.ContainsAny(a.Do, "<") || strings.HasPrefix(a.Do, "--") {
+			if !ok || strings.HasPrefix(a.Do, "--") {
+				continue // a remark, or what the operator's machine does
+			}
+			sql, remark, _ := strings.Cut(a.Do, " -- ")
+			if slices.Contains(handover.Phases(), step.Step) {
+				if plans[a.Where+step.Step] == nil {
+					plans[a.Where+step.Step] = &phasePlan{}
+				}
+				plans[a.Where+step.Step].add(sql, strings.HasPrefix(remark, "if "))
 				continue
 			}
-			sql, _, _ := strings.Cut(a.Do, " -- ")
-			if strings.HasPrefix(sql, "CREATE SUBSCRIPTION") {
-				continue // carries a password: kept out of the log
+			// What only the run knows stands in angle brackets.
+			if strings.ContainsAny(a.Do, "<") || strings.HasPrefix(sql, "CREATE SUBSCRIPTION") { // carries a password: kept out of the log
+				continue
 			}
 			compared++
-			if !strings.Contains(log, squeeze(sql)) {
+			if !strings.Contains(squeeze(log), squeeze(sql)) {
 				t.Errorf("step %q: the %s has not seen %s", step.Step, a.Where, a.Do)
 			}
 		}
 	}
-	if compared < 20 {
+	if compared < 10 {
 		t.Errorf("only %d statements were compared", compared)
 	}
+	for side, log := range logs {
+		comparePhases(t, side, log, handedOver, plans)
+	}
+}
+
+// phasePlan is what a plan says of a phase on one side.
+type phasePlan struct{ statements []*planned }
+
+type planned struct {
+	sql         string
+	match       *regexp.Regexp
+	conditional bool
+	seen        bool
+}
+
+func (p *phasePlan) add(sql string, conditional bool) {
+	pattern := regexp.MustCompile(`<[^<>]*>`).ReplaceAllString(regexp.QuoteMeta(squeeze(sql)), `.*`)
+	p.statements = append(p.statements, &planned{sql: sql, match: regexp.MustCompile(`^` + pattern + `$`), conditional: conditional})
+}
+
+// has says whether the plan has a statement, and notes that it was sent.
+func (p *phasePlan) has(sql string) (has bool) {
+	if p == nil {
+		return false
+	}
+	for _, s := range p.statements {
+		if s.match.MatchString(sql) {
+			s.seen, has = true, true
+		}
+	}
+	return has
+}
+
+// comparePhases compares, both ways, what a plan says of each phase of a handover with the
+// statements that change something of pgbaton's sessions in a server's log. A statement at
+// the border of two phases may be of either.
+func comparePhases(t *testing.T, side, log string, r handover.Result, plans map[string]*phasePlan) {
+	t.Helper()
+	const border = 3.0 // milliseconds: a log's clock has no finer ones
+	found := 0
+	for _, s := range sent(t, log) {
+		at := float64(s.at.Sub(r.Began).Microseconds()) / 1000
+		var in []string
+		has := false
+		for _, p := range r.Phases {
+			if p.AtMS-border <= at && at <= p.AtMS+p.MS+border {
+				in = append(in, p.Name)
+				has = plans[side+p.Name].has(s.sql) || has
+			}
+		}
+		if len(in) == 0 || !changes.MatchString(s.sql) {
+			continue
+		}
+		if found++; !has {
+			t.Errorf("%s, %s: the plan has no %s", side, strings.Join(in, " or "), s.sql)
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d statements of the %s's log were compared", found, side)
+	}
+	for _, phase := range handover.Phases() {
+		if p := plans[side+phase]; p != nil {
+			for _, s := range p.statements {
+				if !s.seen && !s.conditional && !strings.HasPrefix(s.sql, "CREATE SUBSCRIPTION") {
+					t.Errorf("%s, %s: the log has no %s", side, phase, s.sql)
+				}
+			}
+		}
+	}
+}
+
+// changes matches statements that change something, or hold or end somebody.
+var changes = regexp.MustCompile(`^(INSERT|UPDATE|DELETE|TRUNCATE|CREATE|ALTER|DROP|GRANT|REVOKE|REFRESH|COMMENT|SAVEPOINT lift)\b|^WITH .*\b(INSERT INTO|DELETE FROM|UPDATE pgbaton)\b|` +
+	`\b(setval|pg_create_logical_replication_slot|pg_drop_replication_slot|pg_terminate_backend|pg_advisory_(un)?lock_shared|pg_logical_slot_peek_binary_changes)\(`)
+
+// statement is one that a server has logged.
+type statement struct {
+	at  time.Time
+	sql string // with its parameters in place
+}
+
+var (
+	logLine   = regexp.MustCompile(`(?m)^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC \[(\d+)\] ([^|]*)\|(?:LOG|DETAIL|ERROR|STATEMENT|HINT|WARNING|FATAL|NOTICE|CONTEXT):  `)
+	parameter = regexp.MustCompile(`(?s)\$(\d+) = ('(?:[^']|'')*'|NULL)`)
+)
+
+// sent reads the statements of pgbaton's sessions from a log with log_statement = all.
+func sent(t *testing.T, log string) (all []statement) {
+	t.Helper()
+	lines := logLine.FindAllStringSubmatchIndex(log, -1)
+	var last string // the process of the last statement
+	for i, l := range lines {
+		end := len(log)
+		if i+1 < len(lines) {
+			end = lines[i+1][0]
+		}
+		pid, text := log[l[4]:l[5]], log[l[1]:end]
+		if _, values, ok := strings.Cut(text, "arameters: "); ok && pid == last && len(text)-len(values) < 20 {
+			given := map[string]string{}
+			for _, p := range parameter.FindAllStringSubmatch(values, -1) {
+				given[p[1]] = p[2]
+			}
+			s := &all[len(all)-1]
+			s.sql = regexp.MustCompile(`\$\d+`).ReplaceAllStringFunc(s.sql, func(n string) string { return given[n[1:]] })
+			continue
+		}
+		last = ""
+		_, sql, ok := strings.Cut(text, ": ")
+		if !ok || log[l[6]:l[7]] != "pgbaton" || !strings.HasPrefix(text, "statement: ") && !strings.HasPrefix(text, "execute ") {
+			continue
+		}
+		at, err := time.Parse("2006-01-02 15:04:05.000", log[l[2]:l[3]])
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, last = append(all, statement{at, squeeze(sql)}), pid
+	}
+	return all
 }
 
 // squeeze makes white space uniform: a log breaks and indents what a statement

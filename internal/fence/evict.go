@@ -136,12 +136,14 @@ func terminate(ctx context.Context, conn *postgres.Session, sessions []session) 
 	for i, s := range sessions {
 		pids[i] = s.PID
 	}
-	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.unnest($1::int4[]) AS pid`, pids)
+	_, err := conn.Exec(ctx, terminateSQL, pids)
 	if err != nil {
 		return fmt.Errorf("ending sessions (%s): %w", describe(sessions), err)
 	}
 	return nil
 }
+
+const terminateSQL = `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.unnest($1::int4[]) AS pid`
 
 func describe(sessions []session) string {
 	names := make([]string, len(sessions))

@@ -13,12 +13,19 @@ import (
 	"pgbaton/internal/postgres"
 )
 
+// The statements of the leak check.
+const (
+	openLeakSQL  = `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', true)`
+	leaksSQL     = `SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $2)`
+	closeLeakSQL = `SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`
+)
+
 // OpenLeakCheck makes a temporary logical slot right after the fence: whatever
 // is written to a published table from here on can be seen in it (f of rule 2).
 // It lives as long as the session, at most. Its creation waits for transactions
 // open in the whole cluster.
 func OpenLeakCheck(ctx context.Context, conn *postgres.Session, slot string) error {
-	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', true)`, slot)
+	_, err := conn.Exec(ctx, openLeakSQL, slot)
 	return err
 }
 
@@ -50,7 +57,7 @@ func TryLeakCheck(ctx context.Context, conn *postgres.Session, slot string, publ
 
 // CloseLeakCheck drops the slot.
 func CloseLeakCheck(ctx context.Context, conn *postgres.Session, slot string) error {
-	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, slot)
+	_, err := conn.Exec(ctx, closeLeakSQL, slot)
 	return err
 }
 
@@ -61,9 +68,7 @@ func Leaks(ctx context.Context, conn *postgres.Session, slot string, publication
 	for i, p := range publications {
 		quoted[i] = postgres.QuoteIdent(p)
 	}
-	rows, err := conn.Query(ctx, `
-		SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes($1, NULL, NULL,
-			'proto_version', '1', 'publication_names', $2)`, slot, strings.Join(quoted, ","))
+	rows, err := conn.Query(ctx, leaksSQL, slot, strings.Join(quoted, ","))
 	if err != nil {
 		return nil, err
 	}

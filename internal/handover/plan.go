@@ -3,7 +3,6 @@ package handover
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"pgbaton/internal/catalog"
 	"pgbaton/internal/fence"
@@ -49,24 +48,80 @@ func (p *planner) onTaker(statements ...string) []plan.Action {
 	return plan.On(p.Taker.Side, statements...)
 }
 
-func (p *planner) prepare(ctx context.Context) (actions []plan.Action, err error) {
-	if !p.NoRollback {
-		tables, err := catalog.Shapes(ctx, p.holder, p.Selection)
-		if err != nil {
-			return nil, p.Holder.Wrap("listing tables", err)
-		}
-		terms, err := replication.TermsFor(ctx, p.holder, p.Taker.Version(), p.Label, 1, false)
-		if err != nil {
-			return nil, p.Holder.Wrap("looking for workers that can apply", err)
-		}
-		actions = append(
-			p.onTaker(replication.MarkerTableSQL(p.Back.MarkerTable()), replication.PublicationSQL(p.Back.Name(), replication.Publishable(tables, p.Back),
-				replication.StreamsTruncate(p.Taker.Version(), p.Holder.Version()))),
-			p.onHolder(append([]string{replication.MarkerTableSQL(p.Back.MarkerTable())},
-				replication.SubscriptionSQL(p.Back.Name(), p.Taker.Reach.For(p.Holder.Version()).Redacted(), terms)...)...)...)
+// ready tries what may be refused later, and sends a marker through each stream.
+func (p *planner) ready(ctx context.Context) ([]plan.Action, error) {
+	actions, err := p.tryFence(ctx)
+	if err != nil {
+		return nil, err
 	}
+	actions = append(actions, p.onTaker(fence.PlanRehearseLift())...)
+	actions = append(actions, p.onTaker(postgres.PlanBeacon()...)...)
+	for _, s := range postgres.PlanBeacon() {
+		actions = append(actions, p.onHolder(s+" -- if what stands before it is as it should be")...)
+	}
+	for _, g := range p.Groups {
+		actions = append(actions, p.onHolder(replication.PlanTrip(g)...)...)
+	}
+	return actions, nil
+}
+
+func (p *planner) tryFence(ctx context.Context) ([]plan.Action, error) {
+	saved, granted, err := p.grants(ctx)
+	return p.onHolder(saved.PlanRehearse(p.Holder.Database(), granted)...), err
+}
+
+func (p *planner) grants(ctx context.Context) (saved fence.Saved, granted []string, err error) {
+	if saved, err = fence.Read(ctx, p.holder); err != nil {
+		return saved, nil, p.Holder.Wrap("reading the database's grants", err)
+	}
+	granted, err = fence.NeedGrant(ctx, p.holder, p.Holder.Keeps)
+	return saved, granted, p.Holder.Wrap("reading roles", err)
+}
+
+// prepare makes the way back as far as it can be made, tries what the pause will do, and
+// sets the sequences.
+func (p *planner) prepare(ctx context.Context) ([]plan.Action, error) {
+	actions := p.onHolder(journal.PlanRaise(), journal.PlanClear(journal.Guardian), journal.PlanClear(journal.Arrived), streamEntry.PlanPut())
+	back, err := p.prepareBack(ctx)
+	if err != nil {
+		return nil, err
+	}
+	actions = append(actions, back...)
+	actions = append(actions, p.onTaker(viewsEntry.PlanPut())...)
+	tried, err := p.tryFence(ctx)
+	if err != nil {
+		return nil, err
+	}
+	actions = append(actions, tried...)
+	leak := postgres.ClusterName(p.Label, "leak")
+	actions = append(actions, p.onHolder(append(fence.PlanTryLeakCheck(leak, true), p.planPass()+" -- of an attempt that is none")...)...)
+	if !p.NoRollback {
+		actions = append(actions, p.onTaker(append(fence.PlanTryLeakCheck(leak, false), replication.PlanLeaveNewSlot(p.Back)+" -- rolled back")...)...)
+	}
+	actions = append(actions, p.onTaker(drainedEntry.PlanPut()+" -- rolled back", fence.PlanRehearseLift())...)
 	preset, err := p.sequences(ctx)
-	return append(actions, preset...), err
+	actions = append(actions, preset...)
+	return append(actions, p.onHolder(pausedEntry.PlanPut())...), err
+}
+
+// prepareBack begins with what an earlier attempt may have left.
+func (p *planner) prepareBack(ctx context.Context) ([]plan.Action, error) {
+	actions := p.onTaker(replication.PlanDropSlot(p.Back.Name())...)
+	if p.NoRollback {
+		return actions, nil
+	}
+	tables, err := catalog.Shapes(ctx, p.holder, p.Selection)
+	if err != nil {
+		return nil, p.Holder.Wrap("listing tables", err)
+	}
+	terms, err := replication.TermsFor(ctx, p.holder, p.Taker.Version(), p.Label, 1, false)
+	if err != nil {
+		return nil, p.Holder.Wrap("looking for workers that can apply", err)
+	}
+	actions = append(actions, p.onHolder(replication.MarkerTableSQL(p.Back.MarkerTable()))...)
+	actions = append(actions, p.onTaker(replication.MarkerTableSQL(p.Back.MarkerTable()),
+		replication.PublicationSQL(p.Back.Name(), replication.Publishable(tables, p.Back), replication.StreamsTruncate(p.Taker.Version(), p.Holder.Version())))...)
+	return append(actions, p.onHolder(replication.SubscriptionSQL(p.Back.Name(), p.Taker.Reach.For(p.Holder.Version()).Redacted(), terms)...)...), nil
 }
 
 func (p *planner) pause(context.Context) ([]plan.Action, error) {
@@ -74,55 +129,50 @@ func (p *planner) pause(context.Context) ([]plan.Action, error) {
 }
 
 func (p *planner) fence(ctx context.Context) ([]plan.Action, error) {
-	saved, err := fence.Read(ctx, p.holder)
+	saved, granted, err := p.grants(ctx)
 	if err != nil {
-		return nil, p.Holder.Wrap("reading the database's grants", err)
-	}
-	granted, err := fence.NeedGrant(ctx, p.holder, p.Holder.Keeps)
-	if err != nil {
-		return nil, p.Holder.Wrap("reading roles", err)
+		return nil, err
 	}
 	database := p.Holder.Database()
-	return p.onHolder(append(saved.RaiseSQL(database, granted),
-		fence.BarrierSQL(database)+" -- the barrier: waits for sessions that start up, then fails by design",
-		"SELECT pg_terminate_backend(<every other session>)")...), nil
+	return p.onHolder(append(saved.PlanRaise(database, granted),
+		fence.BarrierSQL(database)+" -- the barrier: waits for sessions that start up, then fails by design", fence.PlanEvict())...), nil
 }
 
 func (p *planner) drain(context.Context) ([]plan.Action, error) {
-	actions := p.onHolder("SELECT pg_create_logical_replication_slot(<leak check>, 'pgoutput', true)")
+	actions := p.onHolder(fence.PlanOpenLeakCheck(postgres.ClusterName(p.Label, "leak")))
 	for _, g := range p.Groups {
-		actions = append(actions, p.onHolder(fmt.Sprintf("INSERT INTO %s VALUES (<token>, 'drain', clock_timestamp())", g.MarkerTable()))...)
+		actions = append(actions, p.onHolder(replication.PlanMarker(g, replication.Drain))...)
 		actions = append(actions, p.onTaker(fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE token = <token>) -- until true", g.MarkerTable()))...)
 	}
 	return actions, nil
 }
 
 // sequences are set before anyone waits, and those that have moved since once more.
-func (p *planner) sequences(ctx context.Context) ([]plan.Action, error) {
-	sequences, err := catalog.Sequences(ctx, p.holder, p.Selection)
-	var setvals []string
-	for _, q := range sequences {
-		setvals = append(setvals, fmt.Sprintf("SELECT setval(%s, <last_value>, <is_called>)", postgres.QuoteLiteral(q.String())))
-	}
-	return p.onTaker(setvals...), p.Holder.Wrap("listing sequences", err)
+func (p *planner) sequences(context.Context) ([]plan.Action, error) {
+	return p.onTaker(replication.PlanSetSequences()), nil
 }
 
+// wayBack ends the streams and makes the slot of the way back.
 func (p *planner) wayBack(context.Context) (actions []plan.Action, err error) {
 	for _, g := range p.Groups {
-		actions = append(actions, p.onTaker("ALTER SUBSCRIPTION "+postgres.QuoteIdent(g.Name())+" DISABLE")...)
+		actions = append(actions, p.onTaker(replication.PlanDisable(g.Name())...)...)
 	}
 	if !p.NoRollback {
-		actions = append(actions, p.onTaker(strings.Replace(replication.CreateSlotHereSQL(p.Taker.Version()), "$1", "<"+p.Back.Name()+">", 1))...)
+		actions = append(actions, p.onTaker(plan.Fill(replication.CreateSlotHereSQL(p.Taker.Version()), postgres.QuoteLiteral(p.Back.Name())),
+			replication.PlanLeaveNewSlot(p.Back))...)
 	}
-	return append(actions, p.onTaker("-- ADD CONSTRAINT for foreign keys between groups, and for checks that call functions, that wait for all rows")...), nil
+	return append(actions, p.onTaker("ALTER TABLE <each constraint that waits for all rows> -- if there is any", drainedEntry.PlanPut())...), nil
 }
 
+func (p *planner) planPass() string { return plan.Fill(journal.PassSQL, "<generation>", "<attempt>") }
+
 func (p *planner) pass(context.Context) ([]plan.Action, error) {
-	return p.onHolder(journal.PassSQL), nil
+	return p.onHolder(fence.PlanLeaks(postgres.ClusterName(p.Label, "leak")), p.planPass()), nil
 }
 
 func (p *planner) open(context.Context) ([]plan.Action, error) {
-	return p.onTaker(journal.TakeSQL, "-- the grants that the fence of this side saved, and RESET default_transaction_read_only"), nil
+	return p.onTaker(append([]string{plan.Fill(journal.TakeSQL, "<generation>"), pausedEntry.PlanDelete(), trafficEntry.PlanPut(),
+		"ALTER EVENT TRIGGER <each that fires for applications> -- if there is any"}, fence.PlanLift()...)...), nil
 }
 
 func (p *planner) switchTraffic(context.Context) ([]plan.Action, error) {
@@ -130,30 +180,35 @@ func (p *planner) switchTraffic(context.Context) ([]plan.Action, error) {
 }
 
 func (p *planner) resume(context.Context) ([]plan.Action, error) {
-	return []plan.Action{plan.Operator(traffic.Planned().Resume)}, nil
+	actions := []plan.Action{plan.Operator(traffic.Planned().Resume)}
+	actions = append(actions, p.onTaker(arrivalEntry.PlanReplaced(journal.Traffic))...)
+	return append(actions, p.onTaker(append(postgres.PlanBeacon(), arrivalEntry.PlanDelete())...)...), nil
 }
 
+// settle opens the way back and tidies up.
 func (p *planner) settle(ctx context.Context) (actions []plan.Action, err error) {
-	if !p.NoRollback {
-		triggers, err := schema.ApplyTriggers(ctx, p.holder)
-		if err != nil {
-			return nil, p.Holder.Wrap("listing triggers", err)
-		}
-		for _, t := range triggers {
-			actions = append(actions, p.onHolder(t.QuietSQL())...)
-		}
-		actions = append(actions, p.onHolder("ALTER SUBSCRIPTION "+postgres.QuoteIdent(p.Back.Name())+" ENABLE")...)
+	triggers, err := schema.ApplyTriggers(ctx, p.holder)
+	if err != nil {
+		return nil, p.Holder.Wrap("listing triggers", err)
 	}
+	if !p.NoRollback {
+		actions = append(actions, p.onHolder(schema.PlanQuiet(triggers)...)...)
+		publisher, subscriber := replication.PlanLetOn(p.Back)
+		actions = append(actions, p.onTaker(publisher...)...)
+		actions = append(actions, p.onHolder(subscriber...)...)
+		actions = append(actions, p.onTaker(replication.PlanTrip(p.Back)...)...)
+	}
+	actions = append(actions, p.onHolder(pausedEntry.PlanDelete(), streamEntry.PlanDelete(), fence.PlanCloseLeakCheck(postgres.ClusterName(p.Label, "leak")))...)
 	for _, g := range p.Groups {
-		name := postgres.QuoteIdent(g.Name())
-		actions = append(actions, p.onTaker("ALTER SUBSCRIPTION "+name+" SET (slot_name = NONE)", "DROP SUBSCRIPTION "+name)...)
-		actions = append(actions, p.onHolder(fmt.Sprintf("SELECT pg_drop_replication_slot(<%s>)", g.Name()))...)
+		actions = append(actions, p.onTaker(replication.PlanDropSubscription(g.Name())...)...)
+		actions = append(actions, p.onHolder(append(replication.PlanDropSlot(g.Name()), replication.PlanForgetSlot(g))...)...)
+		if g.Number > 1 {
+			actions = append(actions, p.onHolder(replication.DropPublicationSQL(g.Name()))...)
+		}
 	}
 	views, err := catalog.MatViews(ctx, p.holder, p.Selection)
-	for _, v := range views {
-		if v.Populated {
-			actions = append(actions, p.onTaker(schema.PlannedRefresh(v, v.Concurrently))...)
-		}
-	}
-	return actions, p.Holder.Wrap("listing materialized views", err)
+	actions = append(actions, p.onTaker("ALTER TABLE <each constraint that was added> -- if there is any", journal.PlanClear(journal.Check))...)
+	actions = append(actions, p.onTaker(schema.PlanRestore(triggers)...)...)
+	actions = append(actions, p.onTaker(append(schema.PlanRefresh(views), viewsEntry.PlanDelete(), resultEntries.PlanPut("<when it began>"))...)...)
+	return append(actions, p.onHolder(journal.PlanClear(journal.ViewDue))...), p.Holder.Wrap("listing materialized views", err)
 }

@@ -25,7 +25,7 @@ type phase struct {
 	// rehearse measures it without doing it; nil where nobody waits, or where another
 	// row says it too.
 	rehearse func(*run, context.Context) (Part, error)
-	// plan lists what it does.
+	// plan lists the statements that change something, and what is done elsewhere.
 	plan func(*planner, context.Context) ([]plan.Action, error)
 }
 
@@ -60,7 +60,7 @@ var nothing undo
 
 // table has the phases in order.
 var table = []phase{
-	{PhaseReady, before, (*run).ready, nil, nothing, nothing, nil, nil},
+	{PhaseReady, before, (*run).ready, nil, nothing, nothing, nil, (*planner).ready},
 	{PhasePrepare, before, (*run).prepare, nil, nothing, undo{(*run).undoPrepare, warns}, nil, (*planner).prepare},
 	{PhasePause, within, (*run).pause, (*run).leftPaused, undo{(*run).undoPause, holds}, nothing, (*run).rehearsePause, (*planner).pause},
 	{PhaseFence, within, (*run).fence, (*run).leftFenced, undo{(*run).undoFence, closes}, nothing, (*run).rehearseFence, (*planner).fence},

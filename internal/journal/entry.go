@@ -48,6 +48,19 @@ func where(kind, key string) string {
 	return fmt.Sprintf("kind = %s AND key = %s", postgres.QuoteLiteral(kind), postgres.QuoteLiteral(key))
 }
 
+// The statements on entries.
+const (
+	putStatement = `INSERT INTO pgbaton.journal (kind, key, value) VALUES ($1, $2, $3::text::jsonb)
+		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = clock_timestamp()`
+	putNewStatement = `INSERT INTO pgbaton.journal (kind, key, value) VALUES ($1, $2, $3::text::jsonb)
+		ON CONFLICT (kind, key) DO NOTHING`
+	deleteStatement  = `DELETE FROM pgbaton.journal WHERE kind = $1 AND key = $2`
+	clearStatement   = `DELETE FROM pgbaton.journal WHERE kind = $1 AND (key = $2 OR $2 = '')`
+	replaceStatement = `WITH old AS (DELETE FROM pgbaton.journal WHERE kind = $1 AND key = $2)
+		INSERT INTO pgbaton.journal (kind, key, value) VALUES ($3, $4, $5::text::jsonb)
+		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = clock_timestamp()`
+)
+
 // Entry is an entry of which there is one, with the type of its value.
 type Entry[T any] struct{ name Name }
 
@@ -82,7 +95,7 @@ func (e Entry[T]) PutSQL(v T) (string, error) {
 
 // Delete forgets the value.
 func (e Entry[T]) Delete(ctx context.Context, db postgres.DB) error {
-	_, err := db.Exec(ctx, `DELETE FROM pgbaton.journal WHERE kind = $1 AND key = $2`, e.name.Kind, e.name.Key)
+	_, err := db.Exec(ctx, deleteStatement, e.name.Kind, e.name.Key)
 	return err
 }
 
@@ -98,11 +111,7 @@ func (e Entry[T]) Replaced(ctx context.Context, db postgres.DB, old Name, v T) e
 	if err != nil {
 		return err
 	}
-	_, err = db.Exec(ctx, `
-		WITH old AS (DELETE FROM pgbaton.journal WHERE kind = $1 AND key = $2)
-		INSERT INTO pgbaton.journal (kind, key, value) VALUES ($3, $4, $5::text::jsonb)
-		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = pg_catalog.clock_timestamp()`,
-		old.Kind, old.Key, e.name.Kind, e.name.Key, string(b))
+	_, err = db.Exec(ctx, replaceStatement, old.Kind, old.Key, e.name.Kind, e.name.Key, string(b))
 	return err
 }
 
@@ -164,7 +173,7 @@ func (e Entries[T]) PutSQL(values map[string]T) (string, error) { return putSQL(
 
 // Delete forgets one value.
 func (e Entries[T]) Delete(ctx context.Context, db postgres.DB, key string) error {
-	_, err := db.Exec(ctx, `DELETE FROM pgbaton.journal WHERE kind = $1 AND key = $2`, e.name.Kind, key)
+	_, err := db.Exec(ctx, deleteStatement, e.name.Kind, key)
 	return err
 }
 
@@ -194,8 +203,7 @@ func (e Entries[T]) UpdateSQL(value, condition string) string {
 // Clear forgets all entries of these names.
 func Clear(ctx context.Context, db postgres.DB, names ...Name) error {
 	for _, n := range names {
-		_, err := db.Exec(ctx, `DELETE FROM pgbaton.journal WHERE kind = $1 AND (key = $2 OR $2 = '')`, n.Kind, n.Key)
-		if err != nil {
+		if _, err := db.Exec(ctx, clearStatement, n.Kind, n.Key); err != nil {
 			return err
 		}
 	}
@@ -251,10 +259,7 @@ func put(ctx context.Context, db postgres.DB, kind, key string, value any) error
 	if err != nil {
 		return err
 	}
-	_, err = db.Exec(ctx, `
-		INSERT INTO pgbaton.journal (kind, key, value) VALUES ($1, $2, $3::text::jsonb)
-		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, at = clock_timestamp()`,
-		kind, key, string(b))
+	_, err = db.Exec(ctx, putStatement, kind, key, string(b))
 	return err
 }
 
@@ -263,9 +268,7 @@ func putNew(ctx context.Context, db postgres.DB, kind, key string, value any) er
 	if err != nil {
 		return err
 	}
-	_, err = db.Exec(ctx, `
-		INSERT INTO pgbaton.journal (kind, key, value) VALUES ($1, $2, $3::text::jsonb)
-		ON CONFLICT (kind, key) DO NOTHING`, kind, key, string(b))
+	_, err = db.Exec(ctx, putNewStatement, kind, key, string(b))
 	return err
 }
 

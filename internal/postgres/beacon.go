@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -25,13 +26,13 @@ func LightBeacon(ctx context.Context, conn *Session) (Beacon, error) {
 		panic(err) // crypto/rand never fails on a supported system
 	}
 	beacon := Beacon{int64(binary.NativeEndian.Uint64(b[:]))}
-	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_advisory_lock_shared($1)`, beacon.key)
+	_, err := conn.Exec(ctx, lightSQL, beacon.key)
 	return beacon, err
 }
 
 // PutOut ends the mark.
 func (b Beacon) PutOut(ctx context.Context, conn *Session) error {
-	_, err := conn.Exec(ctx, `SELECT pg_catalog.pg_advisory_unlock_shared($1)`, b.key)
+	_, err := conn.Exec(ctx, putOutSQL, b.key)
 	return err
 }
 
@@ -106,4 +107,14 @@ func (s *Server) LeadsTo(ctx context.Context, b Beacon) (why string, err error) 
 		why = ""
 	}
 	return why, nil
+}
+
+const (
+	lightSQL  = `SELECT pg_catalog.pg_advisory_lock_shared($1)`
+	putOutSQL = `SELECT pg_catalog.pg_advisory_unlock_shared($1)`
+)
+
+// PlanBeacon is what lighting and putting out a beacon sends, for a plan.
+func PlanBeacon() []string {
+	return []string{strings.Replace(lightSQL, "$1", "<beacon>", 1), strings.Replace(putOutSQL, "$1", "<beacon>", 1)}
 }

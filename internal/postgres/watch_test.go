@@ -71,15 +71,24 @@ func TestWatch(t *testing.T) {
 	}
 
 	pgtest.Exec(t, uri, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
-	pgtest.UntilTrue(t, uri, 10*time.Second, "the setting is read", `SELECT current_setting('synchronous_standby_names') = 'nobody'`)
+	stalled := make(chan struct{})
 	all.Go(func() {
-		if _, err := conn.Exec(t.Context(), `INSERT INTO public.t VALUES (1)`); err != nil {
-			t.Error(err)
+		for { // until the checkpointer has read it, too, on which commits wait
+			if _, err := conn.Exec(t.Context(), `INSERT INTO public.t VALUES (1)`); err != nil {
+				t.Error(err)
+				return
+			}
+			select {
+			case <-stalled:
+				return
+			default:
+			}
 		}
 	})
 	if s := <-stalls; s.For != "IPC SyncRep" {
 		t.Errorf("%+v", s)
 	}
+	close(stalled)
 	pgtest.Exec(t, uri, `ALTER SYSTEM RESET synchronous_standby_names`, `SELECT pg_reload_conf()`)
 	all.Wait()
 }

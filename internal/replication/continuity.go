@@ -348,7 +348,7 @@ func LetOn(ctx context.Context, publisher, subscriber *postgres.Session, g Group
 		if err := isRead(ctx, tx, g); err != nil || sub == nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, slotEntries.UpdateSQL(`value || pg_catalog.jsonb_build_object('subscription', $2::bigint)`, `NOT value ? 'subscription'`), g.Name(), int64(sub.OID))
+		_, err := tx.Exec(ctx, readBySQL, g.Name(), int64(sub.OID))
 		return err
 	})
 	if err != nil {
@@ -360,7 +360,7 @@ func LetOn(ctx context.Context, publisher, subscriber *postgres.Session, g Group
 // isRead forgets where a slot stood that our worker has read from since, or is about
 // to.
 func isRead(ctx context.Context, publisher postgres.DB, g Group) error {
-	_, err := publisher.Exec(ctx, slotEntries.UpdateSQL(`value - 'confirmed' - 'marker'`, `value ?| ARRAY['confirmed', 'marker']`), g.Name())
+	_, err := publisher.Exec(ctx, isReadSQL, g.Name())
 	return err
 }
 
@@ -370,9 +370,19 @@ func (t *Trip) settle(ctx context.Context, publisher *postgres.Session) error {
 	if err := isRead(ctx, publisher, t.Group); err != nil || len(t.before) == 0 {
 		return err
 	}
-	_, err := publisher.Exec(ctx, fmt.Sprintf(`DELETE FROM %s WHERE kind = $2 AND token = ANY ($1)`, t.Group.MarkerTable()), t.before, Heartbeat)
+	_, err := publisher.Exec(ctx, oldMarkersSQL(t.Group), t.before, Heartbeat)
 	return err
 }
+
+func oldMarkersSQL(g Group) string {
+	return fmt.Sprintf(`DELETE FROM %s WHERE kind = $2 AND token = ANY ($1)`, g.MarkerTable())
+}
+
+// The statements of LetOn.
+var (
+	isReadSQL = slotEntries.UpdateSQL(`value - 'confirmed' - 'marker'`, `value ?| ARRAY['confirmed', 'marker']`)
+	readBySQL = slotEntries.UpdateSQL(`value || pg_catalog.jsonb_build_object('subscription', $2::bigint)`, `NOT value ? 'subscription'`)
+)
 
 func tokens(ctx context.Context, db postgres.DB, table postgres.Ident) ([]string, error) {
 	rows, err := db.Query(ctx, fmt.Sprintf("SELECT token FROM %s", table))

@@ -28,10 +28,14 @@ const (
 func WriteMarker(ctx context.Context, conn *postgres.Session, table postgres.Ident, kind string) (token string, err error) {
 	token = rand.Text()
 	err = postgres.Durably(ctx, conn, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s VALUES ($1, $2, pg_catalog.clock_timestamp())", table), token, kind)
+		_, err := tx.Exec(ctx, writeMarkerSQL(table), token, kind)
 		return err
 	})
 	return token, err
+}
+
+func writeMarkerSQL(table postgres.Ident) string {
+	return fmt.Sprintf("INSERT INTO %s VALUES ($1, $2, pg_catalog.clock_timestamp())", table)
 }
 
 // Position is the end of WAL on a publisher, what is not flushed yet included: a

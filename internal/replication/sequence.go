@@ -85,11 +85,12 @@ func SetSequences(ctx context.Context, db postgres.DB, values []SequenceValue) e
 	for _, v := range values {
 		names, last, called = append(names, v.String()), append(last, v.LastValue), append(called, v.IsCalled)
 	}
-	_, err := db.Exec(ctx, `
-		SELECT pg_catalog.setval(name::pg_catalog.regclass, value, called)
-		FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::int8[]), pg_catalog.unnest($3::bool[])) AS s (name, value, called)`, names, last, called)
+	_, err := db.Exec(ctx, setSequencesSQL, names, last, called)
 	return err
 }
+
+const setSequencesSQL = `SELECT pg_catalog.setval(name::pg_catalog.regclass, value, called)
+	FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::int8[]), pg_catalog.unnest($3::bool[])) AS s (name, value, called)`
 
 // RaiseSequences brings sequences up to the rows of the columns that own them, for
 // the case that their true values cannot be asked any more. It never sets one

@@ -253,6 +253,13 @@ func ReadSlot(ctx context.Context, db postgres.DB, name string) (*SlotState, err
 	return &s, err
 }
 
+// The statements of DropSlots.
+const (
+	endReadersSQL = `SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
+		WHERE slot_name ~ $1 AND database = pg_catalog.current_database() AND active_pid IS NOT NULL`
+	dropSlotSQL = `SELECT pg_catalog.pg_drop_replication_slot($1)`
+)
+
 // DropSlots removes this database's slots whose names match a pattern, ending
 // whoever is active on one: a dead operator's walsender may linger (rule 15). It
 // returns how many there were; none is no error. It gives up after 10 seconds of
@@ -261,9 +268,7 @@ func DropSlots(ctx context.Context, db postgres.DB, pattern string) (dropped int
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
-		_, err := db.Exec(ctx, `
-			SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots
-			WHERE slot_name ~ $1 AND database = pg_catalog.current_database() AND active_pid IS NOT NULL`, pattern)
+		_, err := db.Exec(ctx, endReadersSQL, pattern)
 		if err != nil {
 			return dropped, err
 		}
@@ -292,7 +297,7 @@ func dropIdle(ctx context.Context, db postgres.DB, pattern string) (dropped int6
 		return 0, err
 	}
 	for _, name := range names {
-		if _, err := db.Exec(ctx, `SELECT pg_catalog.pg_drop_replication_slot($1)`, name); err != nil {
+		if _, err := db.Exec(ctx, dropSlotSQL, name); err != nil {
 			return dropped, err
 		}
 		dropped++

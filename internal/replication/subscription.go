@@ -143,15 +143,17 @@ func SetEnabled(ctx context.Context, db postgres.DB, name string, enabled bool) 
 	if _, err := db.Exec(ctx, "ALTER SUBSCRIPTION "+postgres.QuoteIdent(name)+" "+action); err != nil || enabled {
 		return err
 	}
-	_, err := db.Exec(ctx, `
-		SELECT pg_catalog.pg_terminate_backend(w.pid)
-		FROM pg_catalog.pg_stat_subscription w
-		WHERE w.pid IS NOT NULL AND `+notParallel+` AND w.subid = `+subscriptionOID, name)
+	_, err := db.Exec(ctx, endWorkersSQL, name)
 	if err != nil && postgres.Code(err) != postgres.InsufficientPrivilege { // then it goes by itself, later
 		return err
 	}
 	return WaitNoWorker(ctx, db, name)
 }
+
+// endWorkersSQL ends the workers of subscription $1.
+const endWorkersSQL = `SELECT pg_catalog.pg_terminate_backend(w.pid)
+	FROM pg_catalog.pg_stat_subscription w
+	WHERE w.pid IS NOT NULL AND ` + notParallel + ` AND w.subid = ` + subscriptionOID
 
 // notParallel leaves out the parallel apply workers of pg_stat_subscription w, which
 // have a leader there (16 and newer; the column is not there before).

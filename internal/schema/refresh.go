@@ -38,11 +38,6 @@ func RefreshSQL(v catalog.MatView, concurrently bool) string {
 	return fmt.Sprintf("REFRESH MATERIALIZED VIEW %s%s", option, v.Ident)
 }
 
-// PlannedRefresh is how a plan shows a refresh.
-func PlannedRefresh(v catalog.MatView, concurrently bool) string {
-	return RefreshSQL(v, concurrently) + " -- with the settings of its owner, " + postgres.QuoteIdent(v.Owner)
-}
-
 // Enlist notes what it takes for a side's views to be populated as the holder's
 // are, in place of what was noted so far.
 func Enlist(ctx context.Context, tx postgres.DB, holder []catalog.MatView) error {
