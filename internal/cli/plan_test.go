@@ -130,7 +130,8 @@ func comparePhases(t *testing.T, side, log string, r handover.Result, plans map[
 		var in []string
 		has := false
 		for _, p := range r.Phases {
-			if p.AtMS-border <= at && at <= p.AtMS+p.MS+border {
+			last := p.Name == handover.PhaseSettle // what follows belongs to it
+			if p.AtMS-border <= at && (at <= p.AtMS+p.MS+border || last) {
 				in = append(in, p.Name)
 				has = plans[side+p.Name].has(s.sql) || has
 			}

@@ -85,8 +85,8 @@ func TestWatch(t *testing.T) {
 			}
 		}
 	})
-	if s := <-stalls; s.For != "IPC SyncRep" {
-		t.Errorf("%+v", s)
+	for s := <-stalls; s.For != "IPC SyncRep"; s = <-stalls { // a slow disk, before that
+		t.Logf("%+v", s)
 	}
 	close(stalled)
 	pgtest.Exec(t, uri, `ALTER SYSTEM RESET synchronous_standby_names`, `SELECT pg_reload_conf()`)
