@@ -16,7 +16,7 @@ import (
 func TestAnotherTable(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, change string }{
-		{"made again", `DROP TABLE load.b; ALTER TABLE load.b2 RENAME TO b`},
+		{"made again", `DROP TABLE load.b; CREATE TABLE load.b (id int PRIMARY KEY, t text); INSERT INTO load.b SELECT i, 'another' FROM generate_series(1, 50) i`},
 		{"names exchanged", `ALTER TABLE load.b RENAME TO b3; ALTER TABLE load.b2 RENAME TO b; ALTER TABLE load.b3 RENAME TO b2`},
 		{"taken out of the publication", `DO $$ BEGIN EXECUTE format('ALTER PUBLICATION %I DROP TABLE load.b', (SELECT pubname FROM pg_publication)); END $$;
 			UPDATE load.b SET t = 'was not published'`},

@@ -46,6 +46,10 @@ func TestKeepable(t *testing.T) {
 		{"as it was left", func(*remains) {}, "map[one:[a b] two:[c]]", ""},
 		{"slot gone", func(c *remains) { group(c, one, func(g *leftGroup) { g.slot = false }) }, "map[two:[c]]", ""},
 		{"publication gone", func(c *remains) { group(c, one, func(g *leftGroup) { clear(g.published) }) }, "map[two:[c]]", ""},
+		{"publication gone, and one not logged", func(c *remains) {
+			c.tables[0].Unlogged = true
+			group(c, one, func(g *leftGroup) { clear(g.published) })
+		}, "map[two:[c]]", ""},
 		{"stream with a gap", func(c *remains) { group(c, two, func(g *leftGroup) { g.gap = "somebody read from it" }) }, "map[one:[a b]]", ""},
 		{"another slot of the same name", func(c *remains) { group(c, one, func(g *leftGroup) { g.point = "0/99" }) }, "map[two:[c]]", ""},
 		{"group forgotten", func(c *remains) { delete(c.left.groups, two) }, "map[one:[a b]]", ""},
