@@ -132,8 +132,8 @@ type stuck struct {
 }
 
 // takeBack takes phases back, in reverse order: first what must be gone before the
-// holder serves, then what has time until nobody waits any more, within a bound. begun
-// says of which something may have been begun. Of a handover whose process is dead
+// holder serves, then what has time until nobody waits any more, each within a bound.
+// begun says of which something may have been begun. Of a handover whose process is dead
 // nothing more is done behind a holder that cannot be made to serve: whoever takes it
 // back comes again, or is asked to. Its error is errTakenOver, or that of such a phase.
 func (r *run) takeBack(ctx context.Context, begun func(phase) bool, dead bool, bound time.Duration) (left []stuck, err error) {
@@ -159,13 +159,13 @@ func (r *run) takeBack(ctx context.Context, begun func(phase) bool, dead bool, b
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, bound)
-	defer cancel()
 	for _, p := range taken {
 		if p.later.do == nil {
 			continue
 		}
-		err := p.later.do(r, ctx)
+		laterCtx, cancel := context.WithTimeout(ctx, bound)
+		err := p.later.do(r, laterCtx)
+		cancel()
 		switch {
 		case errors.Is(err, errTakenOver):
 			return left, err
