@@ -121,7 +121,7 @@ func newRun(c Config, holder, taker *postgres.Session) *run {
 }
 
 // Run hands over. It must hold the operator's lock on both sides through the
-// sessions given, which it uses for fence, pass and unfence (DESIGN rule 2).
+// sessions given, which it uses for fence, pass and unfence (rule 2).
 // What an earlier handover left, of either direction, is undone or completed
 // first. Its error is a *refusal.Refusal, *Aborted, *AfterPass, *Unknown, or one
 // from before anything was done.

@@ -3,7 +3,7 @@
 CREATE SCHEMA IF NOT EXISTS pgbaton;
 COMMENT ON SCHEMA pgbaton IS 'state of a pgbaton migration; removed by "pgbaton finish" or "pgbaton reset"';
 
--- The baton: which generation this side took or handed over (DESIGN "The baton").
+-- The baton: which generation this side took or handed over (docs/architecture.md).
 CREATE TABLE IF NOT EXISTS pgbaton.migration (
     name        text        PRIMARY KEY,
     id          text        NOT NULL,               -- the same on both sides; another run of the same name has another

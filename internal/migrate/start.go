@@ -289,7 +289,7 @@ func (st *start) cleanUp() {
 	os.RemoveAll(st.workDir)
 }
 
-// steps are the migration's steps for the method, in order (DESIGN §2).
+// steps are the migration's steps for the method, in order.
 func (st *start) steps() []Step {
 	list := []step{
 		{"record the migration on the source", st.planSourceRecord, st.doneSourceRecord, st.runSourceRecord},
