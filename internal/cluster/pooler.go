@@ -311,9 +311,6 @@ func (p *Pooler) Remove() error {
 	return err
 }
 
-// Host is the address PgBouncer listens on.
-func (p *Pooler) Host() string { return loopback }
-
 // Port stays the same over restarts.
 func (p *Pooler) Port() int { return p.port }
 

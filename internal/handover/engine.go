@@ -44,7 +44,7 @@ func (r *run) handOver(ctx context.Context) (Result, error) {
 		case errors.As(err, &unknown):
 			r.guardEnds(false)
 			return r.result, err
-		case p.when == before && p.later.do == nil: // ready, which changes nothing
+		case p.when == before && p.later == nil: // ready, which changes nothing
 			return r.result, err
 		case r.attempt == 0: // nothing was begun
 			return r.result, &Aborted{Phase: p.name, Err: err}
@@ -139,7 +139,7 @@ type stuck struct {
 func (r *run) takeBack(ctx context.Context, begun func(phase) bool, dead bool, bound time.Duration) (left []stuck, err error) {
 	var taken []phase
 	for _, p := range slices.Backward(table) {
-		if p.undo.do == nil && p.later.do == nil || !begun(p) {
+		if p.undo.do == nil && p.later == nil || !begun(p) {
 			continue
 		}
 		taken = append(taken, p)
@@ -150,7 +150,7 @@ func (r *run) takeBack(ctx context.Context, begun func(phase) bool, dead bool, b
 		switch {
 		case errors.Is(err, errTakenOver):
 			return left, err
-		case err == nil && p.later.do == nil && !dead:
+		case err == nil && p.later == nil && !dead:
 			r.Observe(event.PhaseUndone{Phase: p.name})
 		case err != nil && p.undo.fails != retried:
 			left = append(left, stuck{p.name, err})
@@ -160,11 +160,11 @@ func (r *run) takeBack(ctx context.Context, begun func(phase) bool, dead bool, b
 		}
 	}
 	for _, p := range taken {
-		if p.later.do == nil {
+		if p.later == nil {
 			continue
 		}
 		laterCtx, cancel := context.WithTimeout(ctx, bound)
-		err := p.later.do(r, laterCtx)
+		err := p.later(r, laterCtx)
 		cancel()
 		switch {
 		case errors.Is(err, errTakenOver):

@@ -19,9 +19,10 @@ type phase struct {
 	// left says whether a handover that died may have left something of this phase;
 	// nil where nothing can be left.
 	left func(*run, context.Context) (bool, error)
-	// undo takes it back before the holder serves again, later when nobody waits any
-	// more.
-	undo, later undo
+	// undo takes it back before the holder serves again; later, when nobody waits any
+	// more, what has time until then: that keeps nobody from anything.
+	undo  undo
+	later func(*run, context.Context) error
 	// rehearse measures it without doing it; nil where nobody waits, or where another
 	// row says it too.
 	rehearse func(*run, context.Context) (Part, error)
@@ -52,7 +53,6 @@ const (
 	closes  fails = iota // the holder does not serve
 	holds                // applications wait
 	retried              // later it is tried once more, which tells
-	warns                // what is left is in nobody's way
 )
 
 // nothing is to be taken back.
@@ -60,18 +60,18 @@ var nothing undo
 
 // table has the phases in order.
 var table = []phase{
-	{PhaseReady, before, (*run).ready, nil, nothing, nothing, nil, (*planner).ready},
-	{PhasePrepare, before, (*run).prepare, nil, nothing, undo{(*run).undoPrepare, warns}, nil, (*planner).prepare},
-	{PhasePause, within, (*run).pause, (*run).leftPaused, undo{(*run).undoPause, holds}, nothing, (*run).rehearsePause, (*planner).pause},
-	{PhaseFence, within, (*run).fence, (*run).leftFenced, undo{(*run).undoFence, closes}, nothing, (*run).rehearseFence, (*planner).fence},
-	{PhaseDrain, within, (*run).drain, nil, nothing, nothing, (*run).rehearseDrain, (*planner).drain},
-	{PhaseSequences, within, (*run).setSequences, nil, nothing, nothing, (*run).rehearseSequences, (*planner).sequences},
-	{PhaseWayBack, within, (*run).wayBack, (*run).leftStream, undo{(*run).undoWayBack, retried}, undo{(*run).flowAgain, warns}, (*run).rehearseWayBack, (*planner).wayBack},
-	{PhasePass, passes, (*run).pass, nil, nothing, nothing, (*run).rehearsePass, (*planner).pass},
-	{PhaseOpen, behind, (*run).open, nil, nothing, nothing, (*run).rehearseOpen, (*planner).open},
-	{PhaseSwitch, behind, (*run).switchTraffic, nil, nothing, nothing, (*run).rehearseMove, (*planner).switchTraffic},
-	{PhaseResume, behind, (*run).resume, nil, nothing, nothing, nil, (*planner).resume},
-	{PhaseSettle, behind, (*run).settle, nil, nothing, nothing, nil, (*planner).settle},
+	{PhaseReady, before, (*run).ready, nil, nothing, nil, nil, (*planner).ready},
+	{PhasePrepare, before, (*run).prepare, nil, nothing, (*run).undoPrepare, nil, (*planner).prepare},
+	{PhasePause, within, (*run).pause, (*run).leftPaused, undo{(*run).undoPause, holds}, nil, (*run).rehearsePause, (*planner).pause},
+	{PhaseFence, within, (*run).fence, (*run).leftFenced, undo{(*run).undoFence, closes}, nil, (*run).rehearseFence, (*planner).fence},
+	{PhaseDrain, within, (*run).drain, nil, nothing, nil, (*run).rehearseDrain, (*planner).drain},
+	{PhaseSequences, within, (*run).setSequences, nil, nothing, nil, (*run).rehearseSequences, (*planner).sequences},
+	{PhaseWayBack, within, (*run).wayBack, (*run).leftStream, undo{(*run).undoWayBack, retried}, (*run).flowAgain, (*run).rehearseWayBack, (*planner).wayBack},
+	{PhasePass, passes, (*run).pass, nil, nothing, nil, (*run).rehearsePass, (*planner).pass},
+	{PhaseOpen, behind, (*run).open, nil, nothing, nil, (*run).rehearseOpen, (*planner).open},
+	{PhaseSwitch, behind, (*run).switchTraffic, nil, nothing, nil, (*run).rehearseMove, (*planner).switchTraffic},
+	{PhaseResume, behind, (*run).resume, nil, nothing, nil, nil, (*planner).resume},
+	{PhaseSettle, behind, (*run).settle, nil, nothing, nil, nil, (*planner).settle},
 }
 
 // row is the phase of a name.

@@ -39,12 +39,12 @@ const looksTimes = 5
 func Enter(ctx context.Context, c Config, use Use, do func(context.Context, *Migration) error) error {
 	began := time.Now()
 	for looked := 1; ; looked++ {
-		m := &Migration{c, Open(ctx, c)}
+		m := &Migration{c, open(ctx, c)}
 		err := m.enter(ctx, use)
 		if err == nil {
 			err = do(ctx, m)
 		}
-		disturbed := m.Disturbed(err)
+		disturbed := m.disturbed(err)
 		m.Close()
 		switch {
 		case !disturbed || ctx.Err() != nil:
@@ -61,17 +61,17 @@ func (m *Migration) enter(ctx context.Context, use Use) error {
 	if err := m.direct(); err != nil {
 		return err
 	}
-	if err := m.Identify(ctx, m.Sessions); err != nil {
+	if err := m.takeNames(ctx, m.Sessions); err != nil {
 		return err
 	}
 	if err := fenceStale(ctx, m.Config, m.Sessions); err != nil {
 		return err
 	}
-	if err := m.Remember(ctx, m.Sessions); err != nil {
+	if err := m.recall(ctx, m.Sessions); err != nil {
 		return err
 	}
 	if m.TargetConn != nil {
-		if err := schema.RemoveTrials(ctx, m.Target, m.TargetConn); m.Disturbed(err) {
+		if err := schema.RemoveTrials(ctx, m.Target, m.TargetConn); m.disturbed(err) {
 			return err
 		} else if err != nil {
 			m.Observe(event.Warning{Side: postgres.Target, Text: err.Error(), Remedy: postgres.Hint(err)})

@@ -39,8 +39,8 @@ type Config struct {
 	DumpDir    string // method dump: where the archive goes, "" for a temporary directory
 	Observe    event.Observer
 
-	id, label string              // of the migration, see Identify
-	streaming []replication.Group // the forward groups that there are, see Remember
+	id, label string              // of the migration, see takeNames
+	streaming []replication.Group // the forward groups that there are, see recall
 
 	unselected string // why a migration that is there has no selection; "" when it has one, or is not there yet
 }
@@ -80,10 +80,10 @@ func sameSelection(a, b catalog.Selection) bool {
 		slices.Equal(a.Tables, b.Tables) && slices.Equal(a.ExcludeTables, b.ExcludeTables)
 }
 
-// Identify takes the migration's id, and with it the names of all it makes, from
+// takeNames takes the migration's id, and with it the names of all it makes, from
 // the record of either side. A migration that has none yet draws its id: plan shows
 // it, start records it.
-func (c *Config) Identify(ctx context.Context, s *Sessions) error {
+func (c *Config) takeNames(ctx context.Context, s *Sessions) error {
 	for _, side := range []postgres.Side{postgres.Source, postgres.Target} {
 		if s.conn(side) == nil {
 			continue
@@ -121,9 +121,9 @@ func (c *Config) draw() {
 	c.label = journal.Label(c.Name, c.id)
 }
 
-// Remember takes from the sides what start was told and what has become of it: what
+// recall takes from the sides what start was told and what has become of it: what
 // the migration includes, and its groups. A selection that is given must be the same.
-func (c *Config) Remember(ctx context.Context, s *Sessions) error {
+func (c *Config) recall(ctx context.Context, s *Sessions) error {
 	var err error
 	if s.TargetConn != nil {
 		if c.streaming, err = replication.Subscribed(ctx, s.TargetConn, c.Group()); err != nil {
@@ -200,9 +200,9 @@ type Sessions struct {
 	waitedFor string // who had the lock when it was asked for
 }
 
-// Open connects both sides; what fails is in the result. A target database that
+// open connects both sides; what fails is in the result. A target database that
 // does not exist is no error of the migration: TargetErr then has SQLSTATE 3D000.
-func Open(ctx context.Context, c Config) *Sessions {
+func open(ctx context.Context, c Config) *Sessions {
 	s := &Sessions{}
 	s.SourceConn, s.SourceErr = c.Source.ConnectAgain(ctx)
 	s.TargetConn, s.TargetErr = c.Target.ConnectAgain(ctx)

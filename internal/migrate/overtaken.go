@@ -15,9 +15,9 @@ import (
 // This file is about the command that loses: before it has the lock, the fence of
 // another pgbaton ends its sessions as it ends everybody's. Nothing is wrong then.
 
-// Disturbed says whether a command has failed because a session was ended from
+// disturbed says whether a command has failed because a session was ended from
 // outside while it had no lock: others work on the migration then.
-func (s *Sessions) Disturbed(err error) bool {
+func (s *Sessions) disturbed(err error) bool {
 	if err == nil || s.locked || errors.As(err, new(*refusal.Refusal)) {
 		return false
 	}
@@ -41,7 +41,7 @@ const overtakenTimeout = 10 * time.Second
 func overtaken(ctx context.Context, m *Migration, lasted time.Duration, err error) error {
 	ctx, cancel := context.WithTimeout(ctx, overtakenTimeout)
 	defer cancel()
-	now := Open(ctx, m.Config)
+	now := open(ctx, m.Config)
 	defer now.Close()
 	began := time.Now()
 	var who, met string

@@ -43,7 +43,7 @@ func TestRemember(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := Config{Input: preflight.Input{Name: "m", Method: Stream}}
-			if err := c.Remember(t.Context(), s); err != nil {
+			if err := c.recall(t.Context(), s); err != nil {
 				t.Fatalf("%s: %v", loss, err)
 			}
 			if loss != "" && conn == conns[1] { // on both

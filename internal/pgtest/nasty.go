@@ -27,9 +27,6 @@ var nasty17 string
 //go:embed nasty/18.sql
 var nasty18 string
 
-// NastySchema is NastySQL for the oldest server, 12: it loads on every one.
-func NastySchema() string { return NastySQL(12) }
-
 // NastySQL fills an empty database with traps known to a major version and its predecessors: to be
 // loaded by a superuser, by Exec as one string.
 func NastySQL(major int) string {

@@ -162,9 +162,6 @@ func cleanEnvironment() []string {
 	return env
 }
 
-// PID of the process.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
-
 // Signal sends a signal to this process alone.
 func (p *Process) Signal(t testing.TB, sig os.Signal) {
 	t.Helper()

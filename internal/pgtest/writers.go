@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -343,20 +342,4 @@ func (w *Writers) record(tx transaction, outcome Outcome, id int64, err error) {
 
 func (tx transaction) String() string {
 	return fmt.Sprintf("writer %d transaction %d", tx.writer, tx.seq)
-}
-
-// Outcomes returns the numbers of a writer's transactions by outcome, ascending.
-func (w *Writers) Outcomes(writer int) (committed, failed, unknown []int64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	by := map[Outcome][]int64{}
-	for tx, outcome := range w.outcomes {
-		if tx.writer == writer {
-			by[outcome] = append(by[outcome], tx.seq)
-		}
-	}
-	for _, list := range by {
-		slices.Sort(list)
-	}
-	return by[Committed], by[Failed], by[Unknown]
 }
